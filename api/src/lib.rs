@@ -1,0 +1,1 @@
+//! Protocol contracts, generated types and the shared-memory channel.

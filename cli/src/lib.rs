@@ -1,0 +1,1 @@
+//! keelblock (a whole cluster on this machine) and keelctl.

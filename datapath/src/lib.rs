@@ -1,0 +1,1 @@
+//! The polled data path of a node.

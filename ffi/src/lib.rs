@@ -1,0 +1,1 @@
+//! Raw operating-system interfaces behind safe, documented functions.

@@ -1,0 +1,1 @@
+//! DMA memory: hugetlb pools with a plain-page fallback, per-core buffers, shared regions.

@@ -1,0 +1,1 @@
+//! NVMe and NVMe/TCP types, PDU codec and a small initiator.

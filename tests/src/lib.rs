@@ -1,0 +1,1 @@
+//! Whole-system tests: a cluster builder, faults, real Linux hosts.
