@@ -1,12 +1,29 @@
-//! Compiles the contracts without a system `protoc`.
-use std::path::Path;
+//! Compiles every contract under `proto/` without a system `protoc`.
+use std::path::{Path, PathBuf};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["keelblock/datapath.proto", "keelblock/admin.proto"];
+    let root = Path::new("proto");
     println!("cargo:rerun-if-changed=proto");
-    let set = protox::compile(files, ["proto"])?;
-    let out = std::env::var("OUT_DIR")?;
-    std::fs::write(Path::new(&out).join("descriptors.bin"), prost::Message::encode_to_vec(&set))?;
-    tonic_prost_build::configure().compile_fds(set)?;
+    let mut files = Vec::new();
+    find(root, &mut files)?;
+    files.sort();
+    let set = protox::compile(files, [root])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&set))?;
+    // One file holds a module per package, nested as the packages are, so that they can refer to each other.
+    tonic_prost_build::configure().include_file("contracts.rs").compile_fds(set)?;
+    Ok(())
+}
+
+/// Collects the `.proto` files below `folder`.
+fn find(folder: &Path, files: &mut Vec<PathBuf>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            find(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "proto") {
+            files.push(path);
+        }
+    }
     Ok(())
 }

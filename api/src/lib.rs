@@ -1,13 +1,19 @@
 //! Protocol contracts, generated types and the shared-memory channel.
+//!
+//! Every `.proto` file under `api/proto` is compiled by `build.rs`; each package becomes a module of the private `contracts`
+//! tree, nested as its name is, and gets its public name here. A new package needs its `pub use` below and nothing else.
+
+/// All generated code, a module per protobuf package.
+#[allow(missing_docs, clippy::all)]
+mod contracts {
+    include!(concat!(env!("OUT_DIR"), "/contracts.rs"));
+}
 
 /// Commands from the control process to the data path (`proto/keelblock/datapath.proto`).
-#[allow(missing_docs)]
-pub mod datapath {
-    tonic::include_proto!("keelblock.datapath.v1");
-}
+pub use contracts::keelblock::datapath::v1 as datapath;
 
 /// Keelblock's own services beside the OpenStorage SDK (`proto/keelblock/admin.proto`).
-#[allow(missing_docs)]
-pub mod admin {
-    tonic::include_proto!("keelblock.admin.v1");
-}
+pub use contracts::keelblock::admin::v1 as admin;
+
+/// The `FileDescriptorSet` of all contracts, imports and comments included.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
