@@ -1,1 +1,7 @@
-//! DMA memory: hugetlb pools with a plain-page fallback, per-core buffers, shared regions.
+//! DMA memory of a data path, and memory that two processes share.
+//!
+//! [`SharedRegion`] is a sealed memfd mapped by two processes: the command channel and the statistics page live in such regions.
+
+pub mod shared;
+
+pub use shared::{RegionError, SharedRegion, SharedView};
