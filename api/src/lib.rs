@@ -15,5 +15,10 @@ pub use contracts::keelblock::datapath::v1 as datapath;
 /// Keelblock's own services beside the OpenStorage SDK (`proto/keelblock/admin.proto`).
 pub use contracts::keelblock::admin::v1 as admin;
 
+/// The part of etcd's v3 API that the KVDB speaks (`proto/etcd/`).
+pub mod etcd {
+    pub use super::contracts::{etcdserverpb, mvccpb};
+}
+
 /// The `FileDescriptorSet` of all contracts, imports and comments included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
