@@ -1,1 +1,3 @@
 //! The polled data path of a node.
+
+pub mod nvmf;
