@@ -1,2 +1,42 @@
-//! Entry point.
-fn main() {}
+//! Tasks of the project that are more than one cargo command. `cargo xtask help` lists them.
+//!
+//! Each task is a module that builds a list of commands and runs them from the workspace's root; what a task prints is what a
+//! person needs to repeat a step by hand.
+mod ci;
+mod run;
+mod test;
+mod tools;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Tasks of the Keelblock project")]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Say which tools the tests use, which of them are missing, and what installs them.
+    Tools,
+    /// Run all tests, those under loom, AddressSanitizer and a real Linux host included where their tools are there.
+    Test(test::TestArgs),
+    /// What `.ci/run` runs: formatting, clippy, documentation, tests, and a whole `keelblock up --check`.
+    Ci,
+}
+
+fn main() -> std::process::ExitCode {
+    let outcome = match Args::parse().task {
+        Task::Tools => tools::report(),
+        Task::Test(args) => test::test(&args),
+        Task::Ci => ci::ci(),
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
