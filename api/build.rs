@@ -9,9 +9,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     files.sort();
     let set = protox::compile(files, [root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&set))?;
+    std::fs::write(
+        out.join("descriptors.bin"),
+        prost::Message::encode_to_vec(&set),
+    )?;
     // One file holds a module per package, nested as the packages are, so that they can refer to each other.
-    tonic_prost_build::configure().include_file("contracts.rs").compile_fds(set)?;
+    tonic_prost_build::configure()
+        .include_file("contracts.rs")
+        .compile_fds(set)?;
     Ok(())
 }
 

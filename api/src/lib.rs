@@ -22,3 +22,6 @@ pub mod etcd {
 
 /// The `FileDescriptorSet` of all contracts, imports and comments included.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The OpenStorage SDK, package `openstorage.api` (`proto/openstorage/`).
+pub use contracts::openstorage::api as openstorage;
