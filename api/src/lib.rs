@@ -3,8 +3,10 @@
 //! Every `.proto` file under `api/proto` is compiled by `build.rs`; each package becomes a module of the private `contracts`
 //! tree, nested as its name is, and gets its public name here. A new package needs its `pub use` below and nothing else.
 
+pub mod stats;
+
 /// All generated code, a module per protobuf package.
-#[allow(missing_docs, clippy::all)]
+#[allow(missing_docs, clippy::all, rustdoc::all)]
 mod contracts {
     include!(concat!(env!("OUT_DIR"), "/contracts.rs"));
 }
@@ -20,8 +22,8 @@ pub mod etcd {
     pub use super::contracts::{etcdserverpb, mvccpb};
 }
 
-/// The `FileDescriptorSet` of all contracts, imports and comments included.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
-
 /// The OpenStorage SDK, package `openstorage.api` (`proto/openstorage/`).
 pub use contracts::openstorage::api as openstorage;
+
+/// The `FileDescriptorSet` of all contracts, imports and comments included.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
