@@ -1,12 +1,12 @@
 //! The types between the transport half and the controller half of the target.
 //!
-//! The controller half (`nvmf::controller::Subsystem`) is sans-I/O and synchronous. Its methods, all called on the home reactor, are
+//! The controller half (`nvmf::subsystem::Subsystem`) is sans-I/O and synchronous. Its methods, all called on the home reactor, are
 //!
 //! ```text
 //! impl Subsystem {
-//!     fn new(config: ExportConfig, identity: &NodeIdentity, now: Nanos) -> Self;      // a subsystem with namespaces
+//!     fn new(config: ExportConfig, identity: &NodeIdentity, now: Nanos) -> Result<Self, ExportError>; // a subsystem with namespaces
 //!     fn discovery(identity: &NodeIdentity, now: Nanos) -> Self;                      // the discovery subsystem (home: reactor 0)
-//!     fn update(&mut self, config: ExportConfig, now: Nanos);                         // export again: hosts, namespaces, sizes, ANA
+//!     fn update(&mut self, config: ExportConfig, now: Nanos) -> Result<(), ExportError>; // export again: hosts, namespaces, sizes, ANA
 //!     fn set_discovery_log(&mut self, entries: Vec<DiscoveryEntry>, now: Nanos);      // discovery only
 //!     fn remove(&mut self, now: Nanos);                                               // unexport: closes every controller
 //!     fn config(&self) -> &ExportConfig;   fn controllers(&self) -> Vec<ControllerInfo>;
@@ -22,6 +22,8 @@
 //!     fn published(&mut self, generation: u64, now: Nanos);                           // every reactor acknowledged that view
 //!     fn flushed(&mut self, cntlid: u16, now: Nanos);                                 // answers Effect::Flush
 //!     fn log_error(&mut self, error: ErrorReport, now: Nanos);                        // an I/O command failed on a controller's queue
+//!
+//!     fn set_counters(&mut self, counters: IoCounters);                               // since start, before SMART is asked for
 //!
 //!     fn deadline(&self) -> Option<Nanos>;   fn expire(&mut self, now: Nanos);        // keep-alive, reservation waits, shutdowns
 //!     fn next_effect(&mut self) -> Option<Effect>;                                    // drained by the transport after every call above
@@ -377,6 +379,40 @@ pub struct ViewSpec {
     pub namespaces: Vec<NamespaceView>,
 }
 
+/// Why an export is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExportError {
+    /// The stored reservation state is damaged; serving without it could let a fenced host write.
+    #[error("reservation state of namespace {nsid}: {reason}")]
+    Reservation {
+        /// The namespace.
+        nsid: u32,
+        /// What is wrong with the bytes.
+        reason: String,
+    },
+    /// A namespace id of 0 or beyond what Identify says, or twice the same.
+    #[error("namespace id {0} is out of range or given twice")]
+    Namespace(u32),
+    /// No controller ids, or ones that NVMe reserves.
+    #[error("controller ids {0} to {1} are not a range within 1 to 65519")]
+    ControllerIds(u16, u16),
+}
+
+/// What a subsystem's volumes did since start, for the SMART log page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IoCounters {
+    /// Read commands, and compares.
+    pub reads: u64,
+    /// Write commands.
+    pub writes: u64,
+    /// Bytes that hosts read.
+    pub read_bytes: u64,
+    /// Bytes that hosts wrote.
+    pub write_bytes: u64,
+    /// Unrecovered errors of media.
+    pub media_errors: u64,
+}
+
 /// A namespace as the I/O path sees it.
 #[derive(Clone, Debug)]
 pub struct NamespaceView {
@@ -392,6 +428,9 @@ pub struct NamespaceView {
     pub ana: AnaState,
     /// What reservations allow.
     pub reservation: ReservationView,
+    /// Hosts that were preempted with abort: a reactor acknowledges this view only when no command of theirs on this namespace is in
+    /// flight there. Almost always empty.
+    pub drain: Vec<HostId>,
 }
 
 /// Reservation types (NVMe Base 2.1, figure 'Reservation Types'); the numbers are those of the wire.
