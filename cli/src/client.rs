@@ -1,0 +1,218 @@
+//! The connection to a node's control process (SDK port): typed clients, a time limit on every call, errors in words.
+use crate::failure::{Failure, Result};
+use keelblock_api::admin::{self, admin_client::AdminClient};
+use keelblock_api::openstorage as sdk;
+use sdk::open_storage_cluster_client::OpenStorageClusterClient;
+use sdk::open_storage_mount_attach_client::OpenStorageMountAttachClient;
+use sdk::open_storage_node_client::OpenStorageNodeClient;
+use sdk::open_storage_volume_client::OpenStorageVolumeClient;
+use std::time::Duration;
+use tonic::transport::{Channel, Endpoint};
+
+/// Longest wait for the TCP connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Driver option of Attach: export the volume as a further namespace of the named volume's subsystem.
+pub const SUBSYSTEM_OF: &str = "keelblock.subsystem_of";
+
+/// A node's services, over one connection.
+#[derive(Clone)]
+pub struct Client {
+    /// Keelblock's own service.
+    pub admin: AdminClient<Channel>,
+    /// OpenStorage volumes.
+    pub volumes: OpenStorageVolumeClient<Channel>,
+    /// OpenStorage attach and detach.
+    pub attach: OpenStorageMountAttachClient<Channel>,
+    /// OpenStorage nodes.
+    pub nodes: OpenStorageNodeClient<Channel>,
+    /// OpenStorage cluster.
+    pub cluster: OpenStorageClusterClient<Channel>,
+}
+
+/// A volume as its node describes it, with its name at hand.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// Id of the volume.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Everything else.
+    pub inner: sdk::Volume,
+}
+
+impl Volume {
+    fn new(reply: sdk::SdkVolumeInspectResponse) -> Option<Volume> {
+        let inner = reply.volume?;
+        let name = inner
+            .locator
+            .as_ref()
+            .map(|l| l.name.clone())
+            .filter(|n| !n.is_empty())
+            .unwrap_or(reply.name);
+        Some(Volume {
+            id: inner.id.clone(),
+            name,
+            inner,
+        })
+    }
+
+    /// What its creator asked for.
+    pub fn spec(&self) -> sdk::VolumeSpec {
+        self.inner.spec.clone().unwrap_or_default()
+    }
+
+    /// Whether a host can connect to it now.
+    pub fn attached(&self) -> bool {
+        self.inner.state() == sdk::VolumeState::Attached
+    }
+}
+
+impl Client {
+    /// Connects to `endpoint` (`address:port`); each call that follows may take up to `timeout`.
+    pub async fn connect(endpoint: &str, timeout: Duration) -> Result<Client> {
+        let address = endpoint.strip_prefix("http://").unwrap_or(endpoint);
+        let channel = Endpoint::from_shared(format!("http://{address}"))
+            .map_err(|_| {
+                Failure::Usage(format!(
+                    "`{endpoint}` is not an endpoint: write ADDRESS:PORT, like 127.0.0.1:9020"
+                ))
+            })?
+            .connect_timeout(CONNECT_TIMEOUT.min(timeout))
+            .timeout(timeout)
+            .connect()
+            .await
+            .map_err(|e| Failure::Unreachable {
+                endpoint: endpoint.into(),
+                why: innermost(&e),
+            })?;
+        Ok(Client {
+            admin: AdminClient::new(channel.clone()),
+            volumes: OpenStorageVolumeClient::new(channel.clone()),
+            attach: OpenStorageMountAttachClient::new(channel.clone()),
+            nodes: OpenStorageNodeClient::new(channel.clone()),
+            cluster: OpenStorageClusterClient::new(channel),
+        })
+    }
+
+    /// All volumes, by name.
+    pub async fn list(&mut self) -> Result<Vec<Volume>> {
+        self.find(sdk::SdkVolumeInspectWithFiltersRequest::default())
+            .await
+    }
+
+    /// The volumes that a filter selects, by name.
+    pub async fn find(
+        &mut self,
+        filter: sdk::SdkVolumeInspectWithFiltersRequest,
+    ) -> Result<Vec<Volume>> {
+        let reply = self.volumes.inspect_with_filters(filter).await;
+        let reply = reply
+            .map_err(|s| Failure::from_status("list volumes", &s))?
+            .into_inner();
+        let mut volumes: Vec<_> = reply.volumes.into_iter().filter_map(Volume::new).collect();
+        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(volumes)
+    }
+
+    /// The volume of that name or id.
+    pub async fn volume(&mut self, name: &str) -> Result<Volume> {
+        let filter = sdk::SdkVolumeInspectWithFiltersRequest {
+            name: name.into(),
+            ..Default::default()
+        };
+        if let Some(volume) = self
+            .find(filter)
+            .await?
+            .into_iter()
+            .find(|v| v.name == name)
+        {
+            return Ok(volume);
+        }
+        let absent = || {
+            Failure::NotFound {
+            what: format!("volume {name}"),
+            why: "there is no volume of that name or id; `keelctl volume list` shows those that there are".into(),
+        }
+        };
+        let request = sdk::SdkVolumeInspectRequest {
+            volume_id: name.into(),
+            ..Default::default()
+        };
+        match self.volumes.inspect(request).await {
+            Ok(reply) => Volume::new(reply.into_inner()).ok_or_else(absent),
+            Err(status) if status.code() == tonic::Code::NotFound => Err(absent()),
+            Err(status) => Err(Failure::from_status(
+                format!("inspect volume {name}"),
+                &status,
+            )),
+        }
+    }
+
+    /// Makes a volume and returns its id. The same request again returns the same id.
+    pub async fn create(&mut self, request: sdk::SdkVolumeCreateRequest) -> Result<String> {
+        let what = format!("create volume {}", request.name);
+        let reply = self
+            .volumes
+            .create(request)
+            .await
+            .map_err(|s| Failure::from_status(what, &s))?;
+        Ok(reply.into_inner().volume_id)
+    }
+
+    /// Exports a volume so that hosts can connect, in a subsystem of its own or, as a further namespace, in that of the
+    /// volume with the id `subsystem_of`.
+    pub async fn attach(&mut self, volume: &Volume, subsystem_of: Option<&str>) -> Result<()> {
+        let driver_options = subsystem_of
+            .iter()
+            .map(|id| (SUBSYSTEM_OF.to_owned(), (*id).to_owned()))
+            .collect();
+        let request = sdk::SdkVolumeAttachRequest {
+            volume_id: volume.id.clone(),
+            driver_options,
+            ..Default::default()
+        };
+        let reply = self.attach.attach(request).await;
+        reply.map_err(|s| Failure::from_status(format!("attach volume {}", volume.name), &s))?;
+        Ok(())
+    }
+
+    /// How hosts connect to a volume, and which may.
+    pub async fn connection(&mut self, volume: &str) -> Result<admin::ConnectionInfoReply> {
+        let request = admin::ConnectionInfoRequest {
+            volume: volume.into(),
+        };
+        let reply = self.admin.connection_info(request).await;
+        Ok(reply
+            .map_err(|s| Failure::from_status(format!("connection of volume {volume}"), &s))?
+            .into_inner())
+    }
+
+    /// Counters of the node, its reactors and pools.
+    pub async fn node_status(&mut self) -> Result<admin::NodeStatusReply> {
+        let reply = self.admin.node_status(admin::NodeStatusRequest {}).await;
+        Ok(reply
+            .map_err(|s| Failure::from_status("status of the node", &s))?
+            .into_inner())
+    }
+
+    /// Counters of a volume.
+    pub async fn volume_status(&mut self, volume: &str) -> Result<admin::VolumeStatusReply> {
+        let request = admin::VolumeStatusRequest {
+            volume: volume.into(),
+        };
+        let reply = self.admin.volume_status(request).await;
+        Ok(reply
+            .map_err(|s| Failure::from_status(format!("status of volume {volume}"), &s))?
+            .into_inner())
+    }
+}
+
+/// The cause at the bottom: "Connection refused" rather than "transport error".
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

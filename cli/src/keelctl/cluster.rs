@@ -1,0 +1,50 @@
+//! `keelctl cluster …`.
+use super::node::all_nodes;
+use super::view::word;
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use crate::render::{Answer, facts, table};
+use clap::Subcommand;
+use keelblock_api::openstorage as sdk;
+use serde_json::json;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// The cluster's nodes, a line each.
+    List,
+    /// The cluster's id, name and state.
+    Inspect,
+}
+
+pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
+    let reply = client
+        .cluster
+        .inspect_current(sdk::SdkClusterInspectCurrentRequest {})
+        .await;
+    let reply = reply.map_err(|s| Failure::from_status("inspect the cluster", &s))?;
+    let cluster = reply.into_inner().cluster.unwrap_or_default();
+    let nodes = all_nodes(client).await?;
+    let status = word(cluster.status().as_str_name(), "STATUS_");
+    let data = json!({ "id": cluster.id, "name": cluster.name, "status": status, "nodes": nodes });
+    let mut text = facts(&[
+        ("Cluster", cluster.name.clone()),
+        ("Id", cluster.id.clone()),
+        ("Status", status),
+    ]);
+    match command {
+        Command::Inspect => text += &facts(&[("Nodes  ", nodes.len().to_string())]),
+        Command::List => {
+            let rows = nodes.iter().map(|n| {
+                vec![
+                    n.id.clone(),
+                    n.hostname.clone(),
+                    n.data_ip.clone(),
+                    n.status.clone(),
+                ]
+            });
+            text += "\n";
+            text += &table(&["NODE", "HOST", "ADDRESS", "STATUS"], rows);
+        }
+    }
+    Ok(Answer::new(data, text))
+}

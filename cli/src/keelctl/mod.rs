@@ -1,0 +1,160 @@
+//! `keelctl`: what an operator asks of a cluster, one module per group of commands. Each command is a function from the
+//! connection and its arguments to an [`Answer`]; printing and exit codes are done once, here.
+mod cluster;
+mod host;
+mod hosts;
+mod node;
+mod service;
+mod status;
+mod view;
+mod volume;
+
+use crate::client::Client;
+use crate::failure::Result;
+use crate::render::{Answer, Format};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::time::Duration;
+
+/// Looks after a Keelblock cluster.
+#[derive(Debug, Parser)]
+#[command(name = "keelctl", version, propagate_version = true, after_help = EXIT_CODES)]
+pub struct Args {
+    /// A node's SDK address.
+    #[arg(
+        long,
+        global = true,
+        env = "KEELBLOCK_ENDPOINT",
+        default_value = "127.0.0.1:9020",
+        value_name = "ADDR:PORT"
+    )]
+    endpoint: String,
+    /// How to show answers.
+    #[arg(short, long, global = true, value_enum, default_value = "table")]
+    output: Format,
+    /// Short for --output json.
+    #[arg(short, long, global = true)]
+    json: bool,
+    /// Longest wait for each answer, in seconds.
+    #[arg(long, global = true, default_value = "15", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 no such thing; 4 the cluster cannot be reached, or cannot do it now.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The node, its reactors, pools and volumes at a glance.
+    Status,
+    /// Volumes: create, list, inspect, update, delete, statistics, allowed hosts, how to connect.
+    #[command(subcommand)]
+    Volume(volume::Command),
+    /// Attach a volume, so that hosts can connect to it, and detach it.
+    #[command(subcommand)]
+    Host(host::Command),
+    /// The cluster as a whole.
+    #[command(subcommand)]
+    Cluster(cluster::Command),
+    /// Nodes.
+    #[command(subcommand)]
+    Node(node::Command),
+    /// Pools and drives.
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Completions for a shell, on standard output.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Runs one command and prints its answer.
+pub async fn run(args: Args) -> Result<()> {
+    let format = if args.json { Format::Json } else { args.output };
+    if let Command::Completions { shell } = args.command {
+        clap_complete::generate(
+            shell,
+            &mut Args::command(),
+            "keelctl",
+            &mut std::io::stdout(),
+        );
+        return Ok(());
+    }
+    let mut client = Client::connect(&args.endpoint, Duration::from_secs(args.timeout)).await?;
+    answer(&mut client, args.command).await?.print(format);
+    Ok(())
+}
+
+async fn answer(client: &mut Client, command: Command) -> Result<Answer> {
+    match command {
+        Command::Status => status::status(client).await,
+        Command::Volume(command) => volume::run(client, command).await,
+        Command::Host(command) => host::run(client, command).await,
+        Command::Cluster(command) => cluster::run(client, command).await,
+        Command::Node(command) => node::run(client, command).await,
+        Command::Service(command) => service::run(client, command).await,
+        Command::Completions { .. } => unreachable!("answered before connecting"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_tree_that_operators_know() {
+        for line in [
+            "status -j",
+            "volume create db --size 10G --block-size 512 --label app=db --label tier=1",
+            "volume list --label app=db",
+            "volume inspect db other -j",
+            "volume update db --size 20G --label app=x --remove-label tier",
+            "volume delete db --yes",
+            "volume stats db --interval 2",
+            "volume hosts list db",
+            "volume hosts allow db nqn.2014-08.org.nvmexpress:uuid:1",
+            "volume hosts deny db nqn.2014-08.org.nvmexpress:uuid:1",
+            "volume hosts allow db --any",
+            "volume connect-info db",
+            "volume path db --state inaccessible",
+            "host attach db --with other",
+            "host detach db",
+            "cluster list",
+            "cluster inspect --output json",
+            "node list",
+            "node inspect",
+            "service pool show",
+            "service drive show",
+            "--endpoint 127.0.0.1:1 --timeout 3 status",
+            "completions bash",
+        ] {
+            let words = std::iter::once("keelctl").chain(line.split(' '));
+            assert!(Args::try_parse_from(words).is_ok(), "keelctl {line}");
+        }
+    }
+
+    #[test]
+    fn wrong_usage_is_refused() {
+        for line in [
+            "",
+            "volume create db",
+            "volume create db --size ten",
+            "volume create db --size 1G --block-size 1024",
+            "volume create db --size 1G --label novalue",
+            "volume update db",
+            "volume path db --state sideways",
+            "volume hosts allow db",
+            "volume hosts allow db --any nqn.x",
+        ] {
+            let words = std::iter::once("keelctl").chain(line.split(' ').filter(|w| !w.is_empty()));
+            assert!(Args::try_parse_from(words).is_err(), "keelctl {line}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `keelctl status`: the node at a glance.
+use super::service::{pool_json, pool_table};
+use super::view::VolumeView;
+use crate::client::Client;
+use crate::failure::Result;
+use crate::render::{Answer, facts, table};
+use crate::size::show_size;
+use keelblock_api::admin::{NodeStatusReply, ReactorStatus};
+use serde_json::json;
+
+pub async fn status(client: &mut Client) -> Result<Answer> {
+    let node = client.node_status().await?;
+    let volumes: Vec<_> = client.list().await?.iter().map(VolumeView::new).collect();
+    let data = json!({
+        "cluster_id": node.cluster_id, "node_id": node.node_id, "version": node.version,
+        "control_pid": node.control_pid, "datapath_up": node.datapath_up, "datapath_pid": node.datapath_pid,
+        "nvme_address": node.nvme_address, "memory_bytes": node.memory_bytes, "hugepages": node.hugepages,
+        "datapath_started_unix_ms": node.datapath_started_unix_ms,
+        "reactors": node.reactors.iter().map(reactor_json).collect::<Vec<_>>(),
+        "pools": node.pools.iter().map(pool_json).collect::<Vec<_>>(),
+        "volumes": volumes,
+    });
+    let rows = volumes.iter().map(|v| {
+        vec![
+            v.name.clone(),
+            show_size(v.size_bytes),
+            v.status.clone(),
+            v.state.clone(),
+        ]
+    });
+    let volumes = if volumes.is_empty() {
+        "No volumes.\n".into()
+    } else {
+        table(&["VOLUME", "SIZE>", "STATUS", "STATE"], rows)
+    };
+    let text = format!(
+        "{}\n{}\n{}\n{volumes}",
+        head(&node),
+        reactor_table(&node.reactors),
+        pool_table(&node.pools)
+    );
+    Ok(Answer::new(data, text))
+}
+
+fn head(node: &NodeStatusReply) -> String {
+    let datapath = match node.datapath_up {
+        true => format!(
+            "up, pid {}, hosts connect to {}",
+            node.datapath_pid, node.nvme_address
+        ),
+        false => "DOWN: it does not answer; its log says why".into(),
+    };
+    let pages = if node.hugepages {
+        "hugepages"
+    } else {
+        "plain pages"
+    };
+    let memory = if node.datapath_up {
+        format!("{} of {pages}", show_size(node.memory_bytes))
+    } else {
+        String::new()
+    };
+    facts(&[
+        ("Cluster", node.cluster_id.clone()),
+        ("Node", node.node_id.clone()),
+        ("Version", node.version.clone()),
+        ("Control", format!("up, pid {}", node.control_pid)),
+        ("Data path", datapath),
+        ("Memory", memory),
+    ])
+}
+
+fn reactor_table(reactors: &[ReactorStatus]) -> String {
+    let rows = reactors.iter().map(|r| {
+        let cpu = if r.cpu < 0 {
+            "-".to_owned()
+        } else {
+            r.cpu.to_string()
+        };
+        let (connections, commands) = (r.connections.to_string(), r.commands.to_string());
+        vec![
+            r.id.to_string(),
+            cpu,
+            r.poll.clone(),
+            connections,
+            commands,
+            r.wakeups.to_string(),
+            r.stalls.to_string(),
+        ]
+    });
+    table(
+        &[
+            "REACTOR>",
+            "CPU>",
+            "POLL",
+            "CONNECTIONS>",
+            "COMMANDS>",
+            "WAKEUPS>",
+            "STALLS>",
+        ],
+        rows,
+    )
+}
+
+fn reactor_json(r: &ReactorStatus) -> serde_json::Value {
+    json!({
+        "id": r.id, "cpu": r.cpu, "poll": r.poll, "busy_ns": r.busy_ns, "idle_ns": r.idle_ns, "asleep_ns": r.asleep_ns,
+        "cpu_ns": r.cpu_ns, "passes": r.passes, "wakeups": r.wakeups, "connections": r.connections,
+        "commands": r.commands, "stalls": r.stalls,
+    })
+}

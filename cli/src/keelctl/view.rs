@@ -1,0 +1,119 @@
+//! Volumes, nodes and pools as `keelctl` shows them: the JSON that programs may rely on.
+use crate::client::Volume;
+use keelblock_api::openstorage as sdk;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The words of an enum of the SDK, without its prefix: `VOLUME_STATUS_UP` is `up`.
+pub fn word(name: &str, prefix: &str) -> String {
+    name.strip_prefix(prefix)
+        .unwrap_or(name)
+        .to_ascii_lowercase()
+        .replace('_', "-")
+}
+
+/// A volume.
+#[derive(Debug, Serialize)]
+pub struct VolumeView {
+    pub id: String,
+    pub name: String,
+    pub size_bytes: u64,
+    pub block_size: i64,
+    pub replicas: i64,
+    pub status: String,
+    pub state: String,
+    pub attached_on: String,
+    pub used_bytes: u64,
+    pub labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub error: String,
+}
+
+impl VolumeView {
+    pub fn new(volume: &Volume) -> VolumeView {
+        let spec = volume.spec();
+        let labels = volume
+            .inner
+            .locator
+            .clone()
+            .unwrap_or_default()
+            .volume_labels;
+        VolumeView {
+            id: volume.id.clone(),
+            name: volume.name.clone(),
+            size_bytes: spec.size,
+            block_size: spec.block_size,
+            replicas: spec.ha_level,
+            status: word(volume.inner.status().as_str_name(), "VOLUME_STATUS_"),
+            state: word(volume.inner.state().as_str_name(), "VOLUME_STATE_"),
+            attached_on: volume.inner.attached_on.clone(),
+            used_bytes: volume.inner.usage,
+            labels: labels.into_iter().collect(),
+            error: volume.inner.error.clone(),
+        }
+    }
+
+    pub fn labels_shown(&self) -> String {
+        let pairs: Vec<_> = self
+            .labels
+            .iter()
+            .map(|(k, v)| format!("{k}={v}"))
+            .collect();
+        pairs.join(",")
+    }
+}
+
+/// A node.
+#[derive(Debug, Serialize)]
+pub struct NodeView {
+    pub id: String,
+    pub status: String,
+    pub hostname: String,
+    pub data_ip: String,
+    pub management_ip: String,
+    pub cpu_cores: i64,
+    pub memory_bytes: u64,
+    pub pools: Vec<PoolView>,
+}
+
+/// A pool.
+#[derive(Debug, Serialize)]
+pub struct PoolView {
+    pub id: String,
+    pub total_bytes: u64,
+    pub used_bytes: u64,
+}
+
+impl NodeView {
+    pub fn new(node: &sdk::StorageNode) -> NodeView {
+        let pool = |p: &sdk::StoragePool| PoolView {
+            id: p.uuid.clone(),
+            total_bytes: p.total_size,
+            used_bytes: p.used,
+        };
+        NodeView {
+            id: node.id.clone(),
+            status: word(node.status().as_str_name(), "STATUS_"),
+            hostname: node.hostname.clone(),
+            data_ip: node.data_ip.clone(),
+            management_ip: node.mgmt_ip.clone(),
+            cpu_cores: node.cpu_cores,
+            memory_bytes: node.mem_total,
+            pools: node.pools.iter().map(pool).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::word;
+
+    #[test]
+    fn enum_names_become_words() {
+        assert_eq!(
+            word("VOLUME_STATUS_NOT_PRESENT", "VOLUME_STATUS_"),
+            "not-present"
+        );
+        assert_eq!(word("OTHER", "VOLUME_STATUS_"), "other");
+    }
+}

@@ -1,0 +1,474 @@
+//! `keelctl volume …`.
+use super::hosts;
+use super::view::VolumeView;
+use crate::client::{Client, Volume};
+use crate::failure::{Failure, Result};
+use crate::rates::{Interval, show_latency};
+use crate::render::{Answer, facts, table};
+use crate::size::{parse_size, show_size};
+use clap::{Args, Subcommand, ValueEnum};
+use keelblock_api::admin;
+use keelblock_api::openstorage as sdk;
+use keelblock_api::stats::bucket_upper_ns;
+use serde_json::json;
+use std::collections::HashMap;
+use std::time::Duration;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a volume and attach it, so that hosts can connect.
+    Create(Create),
+    /// All volumes, or those with certain labels.
+    List {
+        /// Only volumes with this label (repeatable).
+        #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+        label: Vec<(String, String)>,
+    },
+    /// Everything about volumes, how to connect to them included.
+    Inspect {
+        /// Names or ids.
+        #[arg(required = true)]
+        volumes: Vec<String>,
+    },
+    /// Grow a volume, or change its labels. Hosts see the new size without reconnecting.
+    Update(Update),
+    /// Delete a volume and its data. It must be detached, or --force given.
+    Delete {
+        /// Name or id.
+        volume: String,
+        /// Detach it first: hosts that use it lose it.
+        #[arg(long)]
+        force: bool,
+        /// Accepted so that scripts can say they mean it; nothing asks.
+        #[arg(long, hide = true)]
+        yes: bool,
+    },
+    /// I/O of a volume over an interval.
+    Stats {
+        /// Name or id.
+        volume: String,
+        /// Seconds to watch; 0 shows the totals since the data path started.
+        #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
+        interval: u64,
+    },
+    /// The hosts that may connect to a volume.
+    #[command(subcommand)]
+    Hosts(hosts::Command),
+    /// How a host connects to a volume.
+    ConnectInfo {
+        /// Name or id.
+        volume: String,
+    },
+    /// Set the state in which hosts see this node's path to a volume (ANA), for maintenance.
+    Path {
+        /// Name or id.
+        volume: String,
+        /// The state.
+        #[arg(long, value_enum)]
+        state: PathState,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Name of the volume.
+    name: String,
+    /// Size, like 10G.
+    #[arg(long, short, value_parser = parse_size)]
+    size: u64,
+    /// Logical block size in bytes that hosts see.
+    #[arg(long, default_value = "4096", value_parser = ["512", "4096"])]
+    block_size: String,
+    /// Number of replicas.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(i64).range(1..=3))]
+    repl: i64,
+    /// A label (repeatable).
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
+    label: Vec<(String, String)>,
+    /// Leave it detached; `keelctl host attach` attaches it.
+    #[arg(long)]
+    no_attach: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+pub struct Update {
+    /// Name or id.
+    volume: String,
+    /// New size; volumes only grow.
+    #[arg(long, short, value_parser = parse_size, group = "change")]
+    size: Option<u64>,
+    /// A label to set (repeatable).
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label, group = "change")]
+    label: Vec<(String, String)>,
+    /// A label to take away (repeatable).
+    #[arg(long, value_name = "KEY", group = "change")]
+    remove_label: Vec<String>,
+}
+
+/// The states of NVMe's asymmetric namespace access.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PathState {
+    /// The best path.
+    Optimized,
+    /// Works, but others are better.
+    NonOptimized,
+    /// Does not work now.
+    Inaccessible,
+    /// Will not work again.
+    PersistentLoss,
+    /// About to change.
+    Change,
+}
+
+/// Reads `key=value`.
+fn parse_label(text: &str) -> std::result::Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("`{text}` is not a label: write KEY=VALUE")),
+    }
+}
+
+pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
+    match command {
+        Command::Create(args) => create(client, args).await,
+        Command::List { label } => list(client, label).await,
+        Command::Inspect { volumes } => inspect(client, &volumes).await,
+        Command::Update(args) => update(client, args).await,
+        Command::Delete {
+            volume,
+            force,
+            yes: _,
+        } => delete(client, &volume, force).await,
+        Command::Stats { volume, interval } => {
+            stats(client, &volume, Duration::from_secs(interval)).await
+        }
+        Command::Hosts(command) => hosts::run(client, command).await,
+        Command::ConnectInfo { volume } => connect_info(client, &volume).await,
+        Command::Path { volume, state } => path(client, &volume, state).await,
+    }
+}
+
+async fn create(client: &mut Client, args: Create) -> Result<Answer> {
+    let spec = sdk::VolumeSpec {
+        size: args.size,
+        block_size: args
+            .block_size
+            .parse()
+            .expect("clap admits 512 and 4096 only"),
+        ha_level: args.repl,
+        ..Default::default()
+    };
+    let labels: HashMap<_, _> = args.label.into_iter().collect();
+    let id = client
+        .create(sdk::SdkVolumeCreateRequest {
+            name: args.name,
+            spec: Some(spec),
+            labels,
+        })
+        .await?;
+    let mut volume = client.volume(&id).await?;
+    if !args.no_attach && !volume.attached() {
+        client.attach(&volume, None).await?;
+        volume = client.volume(&id).await?;
+    }
+    let text = if volume.attached() {
+        let info = client.connection(&id).await?;
+        format!(
+            "Volume {} created, id {id}. To connect a host:\n{}",
+            volume.name,
+            connect_lines(&info)
+        )
+    } else {
+        format!(
+            "Volume {} created, id {id}. `keelctl host attach {}` lets hosts connect.",
+            volume.name, volume.name
+        )
+    };
+    Ok(Answer::new(VolumeView::new(&volume), text))
+}
+
+async fn list(client: &mut Client, labels: Vec<(String, String)>) -> Result<Answer> {
+    let filter = sdk::SdkVolumeInspectWithFiltersRequest {
+        labels: labels.into_iter().collect(),
+        ..Default::default()
+    };
+    let views: Vec<_> = client
+        .find(filter)
+        .await?
+        .iter()
+        .map(VolumeView::new)
+        .collect();
+    let rows = views.iter().map(|v| {
+        let (size, block) = (show_size(v.size_bytes), v.block_size.to_string());
+        vec![
+            v.name.clone(),
+            v.id.clone(),
+            size,
+            block,
+            v.status.clone(),
+            v.state.clone(),
+            v.attached_on.clone(),
+            v.labels_shown(),
+        ]
+    });
+    let text = if views.is_empty() {
+        "No volumes. `keelctl volume create NAME --size 10G` makes one.".to_owned()
+    } else {
+        table(
+            &[
+                "NAME",
+                "ID",
+                "SIZE>",
+                "BLOCK>",
+                "STATUS",
+                "STATE",
+                "ATTACHED ON",
+                "LABELS",
+            ],
+            rows,
+        )
+    };
+    Ok(Answer::new(&views, text))
+}
+
+async fn inspect(client: &mut Client, names: &[String]) -> Result<Answer> {
+    let (mut all, mut text) = (Vec::new(), String::new());
+    for name in names {
+        let volume = client.volume(name).await?;
+        let view = VolumeView::new(&volume);
+        let info = if volume.attached() {
+            Some(client.connection(&volume.id).await?)
+        } else {
+            None
+        };
+        text += &described(&view, info.as_ref());
+        text += "\n";
+        let mut value = json!(view);
+        if let Some(info) = info {
+            value["connection"] = connection_json(&info);
+        }
+        all.push(value);
+    }
+    Ok(Answer::new(all, text))
+}
+
+/// A volume's facts, with how to connect to it when it is attached.
+fn described(view: &VolumeView, info: Option<&admin::ConnectionInfoReply>) -> String {
+    let mut text = facts(&[
+        ("Volume", view.name.clone()),
+        ("Id", view.id.clone()),
+        ("Size", show_size(view.size_bytes)),
+        ("Used", show_size(view.used_bytes)),
+        ("Block size", format!("{} B", view.block_size)),
+        ("Replicas", view.replicas.to_string()),
+        ("Status", view.status.clone()),
+        ("State", view.state.clone()),
+        ("Attached on", view.attached_on.clone()),
+        ("Labels", view.labels_shown()),
+        ("Error", view.error.clone()),
+    ]);
+    if let Some(info) = info {
+        text += &facts(&[
+            ("Hosts     ", hosts::shown(info)),
+            ("NQN       ", info.nqn.clone()),
+            ("Namespace ", info.nsid.to_string()),
+        ]);
+        text += &connect_lines(info);
+    }
+    text
+}
+
+async fn update(client: &mut Client, args: Update) -> Result<Answer> {
+    let volume = client.volume(&args.volume).await?;
+    let mut labels = volume
+        .inner
+        .locator
+        .clone()
+        .unwrap_or_default()
+        .volume_labels;
+    let relabelled = !args.label.is_empty() || !args.remove_label.is_empty();
+    for key in &args.remove_label {
+        if labels.remove(key).is_none() {
+            let what = format!("update volume {}", volume.name);
+            return Err(Failure::NotFound {
+                what,
+                why: format!("it has no label {key}"),
+            });
+        }
+    }
+    labels.extend(args.label);
+    // An empty value takes a label away: the SDK merges what an update names into what is there.
+    let gone = args
+        .remove_label
+        .iter()
+        .filter(|k| !labels.contains_key(*k))
+        .map(|k| (k.clone(), String::new()));
+    let changed: HashMap<_, _> = if relabelled {
+        labels.clone().into_iter().chain(gone).collect()
+    } else {
+        HashMap::new()
+    };
+    let spec = args.size.map(|size| sdk::VolumeSpecUpdate {
+        size_opt: Some(sdk::volume_spec_update::SizeOpt::Size(size)),
+        ..Default::default()
+    });
+    let request = sdk::SdkVolumeUpdateRequest {
+        volume_id: volume.id.clone(),
+        labels: changed,
+        spec,
+    };
+    let reply = client.volumes.update(request).await;
+    reply.map_err(|s| Failure::from_status(format!("update volume {}", volume.name), &s))?;
+    let view = VolumeView::new(&client.volume(&volume.id).await?);
+    let text = format!(
+        "Volume {} updated: {}, labels {}",
+        view.name,
+        show_size(view.size_bytes),
+        view.labels_shown()
+    );
+    Ok(Answer::new(&view, text))
+}
+
+async fn delete(client: &mut Client, name: &str, force: bool) -> Result<Answer> {
+    let volume = client.volume(name).await?;
+    if volume.attached() {
+        if !force {
+            return Err(Failure::local(
+                format!("delete volume {}", volume.name),
+                format!(
+                    "it is attached, so hosts may be using it. `keelctl host detach {}` first, or pass --force to do both",
+                    volume.name
+                ),
+            ));
+        }
+        super::host::detach_volume(client, &volume).await?;
+    }
+    let request = sdk::SdkVolumeDeleteRequest {
+        volume_id: volume.id.clone(),
+    };
+    let reply = client.volumes.delete(request).await;
+    reply.map_err(|s| Failure::from_status(format!("delete volume {}", volume.name), &s))?;
+    Ok(Answer::new(
+        json!({ "id": volume.id, "deleted": true }),
+        format!("Volume {} deleted.", volume.name),
+    ))
+}
+
+async fn stats(client: &mut Client, name: &str, interval: Duration) -> Result<Answer> {
+    let volume = client.volume(name).await?;
+    let before = if interval.is_zero() {
+        None
+    } else {
+        Some(client.volume_status(&volume.id).await?)
+    };
+    tokio::time::sleep(interval).await;
+    let now = client.volume_status(&volume.id).await?;
+    let i = Interval::between(before.as_ref(), &now);
+    let seconds = interval.as_secs_f64();
+    let (p50, p99) = (
+        i.percentile_ns(0.5, bucket_upper_ns),
+        i.percentile_ns(0.99, bucket_upper_ns),
+    );
+    let mut rows = vec![("Volume", volume.name.clone())];
+    if interval.is_zero() {
+        rows.push(("Commands", i.commands.to_string()));
+        rows.push(("Bytes", show_size(i.bytes)));
+    } else {
+        rows.push(("IOPS", format!("{:.0}", i.commands as f64 / seconds)));
+        rows.push((
+            "Bandwidth",
+            format!("{:.1} MB/s", i.bytes as f64 / seconds / 1e6),
+        ));
+    }
+    rows.extend([
+        ("Latency p50", show_latency(p50)),
+        ("Latency p99", show_latency(p99)),
+    ]);
+    rows.extend([
+        (
+            "Reads",
+            format!("{} ({})", now.reads, show_size(now.read_bytes)),
+        ),
+        (
+            "Writes",
+            format!("{} ({})", now.writes, show_size(now.write_bytes)),
+        ),
+        ("Others", now.others.to_string()),
+        ("Errors", now.errors.to_string()),
+        ("Connections", now.connections.to_string()),
+    ]);
+    let data = json!({
+        "id": volume.id, "name": volume.name, "interval_s": interval.as_secs(),
+        "interval": { "commands": i.commands, "bytes": i.bytes, "latency_p50_ns": p50, "latency_p99_ns": p99 },
+        "total": { "reads": now.reads, "writes": now.writes, "others": now.others, "errors": now.errors,
+                   "read_bytes": now.read_bytes, "write_bytes": now.write_bytes },
+        "connections": now.connections,
+    });
+    Ok(Answer::new(data, facts(&rows)))
+}
+
+async fn connect_info(client: &mut Client, name: &str) -> Result<Answer> {
+    let volume: Volume = client.volume(name).await?;
+    let info = client.connection(&volume.id).await?;
+    let paths = info.paths.iter();
+    let rows = paths.map(|p| {
+        vec![
+            p.node_id.clone(),
+            p.transport.clone(),
+            p.address.clone(),
+            p.port.to_string(),
+            p.state.clone(),
+        ]
+    });
+    let mut text = facts(&[
+        ("NQN", info.nqn.clone()),
+        ("Namespace", info.nsid.to_string()),
+        ("Hosts", hosts::shown(&info)),
+    ]);
+    text += "\n";
+    text += &table(&["NODE", "TRANSPORT", "ADDRESS", "PORT>", "PATH"], rows);
+    text += "\n";
+    text += &connect_lines(&info);
+    Ok(Answer::new(connection_json(&info), text))
+}
+
+async fn path(client: &mut Client, name: &str, state: PathState) -> Result<Answer> {
+    let volume = client.volume(name).await?;
+    let state = state
+        .to_possible_value()
+        .expect("no state is hidden")
+        .get_name()
+        .to_owned();
+    let request = admin::SetPathStateRequest {
+        volume: volume.id.clone(),
+        state: state.clone(),
+    };
+    let reply = client.admin.set_path_state(request).await;
+    reply
+        .map_err(|s| Failure::from_status(format!("set the path to volume {}", volume.name), &s))?;
+    Ok(Answer::new(
+        json!({ "id": volume.id, "state": state }),
+        format!("Path to volume {} is now {state}.", volume.name),
+    ))
+}
+
+/// The commands that connect a Linux host.
+pub fn connect_lines(info: &admin::ConnectionInfoReply) -> String {
+    let line = |p: &admin::Path| {
+        format!(
+            "nvme connect -t {} -a {} -s {} -n {}\n",
+            p.transport, p.address, p.port, info.nqn
+        )
+    };
+    info.paths.iter().map(line).collect()
+}
+
+fn connection_json(info: &admin::ConnectionInfoReply) -> serde_json::Value {
+    let path = |p: &admin::Path| json!({ "node_id": p.node_id, "transport": p.transport, "address": p.address, "port": p.port, "state": p.state });
+    json!({
+        "volume_id": info.volume_id, "nqn": info.nqn, "nsid": info.nsid,
+        "paths": info.paths.iter().map(path).collect::<Vec<_>>(),
+        "allowed_hosts": info.allowed_hosts, "any_host": info.any_host,
+    })
+}
