@@ -1,1 +1,3 @@
 //! The control process of a node.
+
+pub mod kvdb;

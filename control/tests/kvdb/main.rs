@@ -1,0 +1,57 @@
+//! The KVDB's behaviour, as its client and `etcdctl` see it. Every test of `suite!` runs on the embedded server, and again on a
+//! real etcd: the program `etcd` if it is installed, or the server at `KEELBLOCK_TEST_ETCD` (HOST:PORT).
+
+mod backend;
+mod durability;
+mod etcdctl;
+mod kv;
+mod lease;
+mod model;
+mod watch;
+
+/// Makes a module of tests per backend from functions that take one.
+macro_rules! suite {
+    ($($(#[$attribute:meta])* $module:ident :: $name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                let backend = crate::backend::Backend::embedded().await;
+                crate::$module::$name(&backend).await;
+            })*
+        }
+        mod etcd {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                match crate::backend::Backend::etcd().await {
+                    Some(backend) => crate::$module::$name(&backend).await,
+                    None => eprintln!("not run: there is no etcd here"),
+                }
+            })*
+        }
+    };
+}
+
+suite! {
+    kv::revisions_and_versions_count_changes,
+    kv::ranges_sort_limit_and_filter,
+    kv::old_revisions_stay_readable_until_compaction,
+    kv::deletions_end_a_key_and_a_put_begins_it_anew,
+    kv::transactions_are_all_or_nothing,
+    kv::nested_transactions_compare_before_they_change,
+    kv::a_key_changes_once_per_transaction,
+    kv::refusals_name_the_reason_and_change_nothing,
+    kv::racing_swaps_have_one_winner_each,
+    kv::lists_page_through_one_revision,
+    kv::ignore_value_and_lease_keep_them,
+    watch::changes_arrive_in_order_with_what_was_before,
+    watch::a_watch_from_the_past_catches_up,
+    watch::a_compacted_watch_says_so_and_a_new_list_goes_on,
+    watch::many_watches_share_a_stream,
+    watch::filters_progress_and_cancel,
+    watch::a_watcher_that_is_far_behind_gets_everything,
+    lease::keys_go_when_their_lease_ends,
+    lease::a_lease_that_is_kept_alive_stays,
+    lease::an_expired_lease_deletes_and_watchers_hear_it,
+    lease::a_key_that_changes_its_lease_follows_the_new_one,
+    model::random_histories_match_a_model,
+}
