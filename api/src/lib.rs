@@ -3,6 +3,7 @@
 //! Every `.proto` file under `api/proto` is compiled by `build.rs`; each package becomes a module of the private `contracts`
 //! tree, nested as its name is, and gets its public name here. A new package needs its `pub use` below and nothing else.
 
+pub mod channel;
 pub mod stats;
 
 /// All generated code, a module per protobuf package.
