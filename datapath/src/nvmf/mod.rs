@@ -5,4 +5,10 @@
 //! a state machine without I/O that lives on the home reactor of its subsystem: the transport calls it and carries out the
 //! [`seam::Effect`]s that it leaves.
 
+mod admin;
+mod ana;
+mod controller;
+mod discovery;
+mod reservation;
 pub mod seam;
+pub mod subsystem;

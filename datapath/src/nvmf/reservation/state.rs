@@ -1,61 +1,36 @@
 //! The reservation table of one namespace and what each command does to it.
 //!
 //! Invariants (`check`): registrants ascend by host identifier, at most `MAX_REGISTRANTS`; a reservation of one host names a
-//! registrant as holder; a reservation of all registrants names none and there is at least one registrant.
+//! registrant as holder; a reservation of all registrants names none, and there is at least one registrant.
+
+use crate::nvmf::seam::{HostId, ReservationType, ReservationView};
 
 /// Registrants of one namespace, at most. Bounds the stored bytes, the report and the copies in views.
 pub const MAX_REGISTRANTS: usize = 128;
 
-/// A host's 128-bit identifier (HOSTID of its Connect).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct HostId(pub [u8; 16]);
-
-impl std::fmt::Debug for HostId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
-    }
-}
-
-/// Reservation type (RTYPE).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Kind {
-    /// Only the holder writes, everyone reads.
-    WriteExclusive = 1,
-    /// Only the holder reads and writes.
-    ExclusiveAccess = 2,
-    /// Registrants write, everyone reads.
-    WriteExclusiveRegistrants = 3,
-    /// Registrants read and write.
-    ExclusiveAccessRegistrants = 4,
-    /// As 3, every registrant is a holder.
-    WriteExclusiveAll = 5,
-    /// As 4, every registrant is a holder.
-    ExclusiveAccessAll = 6,
-}
-
-impl Kind {
-    /// The type with this RTYPE, if there is one.
-    pub fn from_rtype(rtype: u8) -> Option<Kind> {
+impl ReservationType {
+    /// The type with this RTYPE; zero is none, and what is not defined is refused.
+    pub fn from_rtype(rtype: u8) -> Option<Self> {
         Some(match rtype {
-            1 => Kind::WriteExclusive,
-            2 => Kind::ExclusiveAccess,
-            3 => Kind::WriteExclusiveRegistrants,
-            4 => Kind::ExclusiveAccessRegistrants,
-            5 => Kind::WriteExclusiveAll,
-            6 => Kind::ExclusiveAccessAll,
+            0 => Self::None,
+            1 => Self::WriteExclusive,
+            2 => Self::ExclusiveAccess,
+            3 => Self::WriteExclusiveRegistrants,
+            4 => Self::ExclusiveAccessRegistrants,
+            5 => Self::WriteExclusiveAll,
+            6 => Self::ExclusiveAccessAll,
             _ => return None,
         })
     }
 
     /// Every registrant holds it.
     pub fn all_registrants(self) -> bool {
-        matches!(self, Kind::WriteExclusiveAll | Kind::ExclusiveAccessAll)
+        matches!(self, Self::WriteExclusiveAll | Self::ExclusiveAccessAll)
     }
 
     /// Registrants other than the holder have rights by it, so its end concerns them.
     pub fn concerns_registrants(self) -> bool {
-        !matches!(self, Kind::WriteExclusive | Kind::ExclusiveAccess)
+        self as u8 >= Self::WriteExclusiveRegistrants as u8
     }
 }
 
@@ -68,15 +43,6 @@ pub struct Registrant {
     pub key: u64,
 }
 
-/// A reservation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Held {
-    /// Its type.
-    pub kind: Kind,
-    /// The one holder; none where all registrants hold it.
-    pub holder: Option<HostId>,
-}
-
 /// The table.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct State {
@@ -84,8 +50,10 @@ pub struct State {
     pub generation: u32,
     /// Persist through power loss.
     pub ptpl: bool,
-    /// The reservation, if there is one.
-    pub held: Option<Held>,
+    /// The reservation that is held.
+    pub kind: ReservationType,
+    /// Its one holder; none where there is no reservation or all registrants hold it.
+    pub holder: Option<HostId>,
     /// Ascending by host.
     pub registrants: Vec<Registrant>,
 }
@@ -105,19 +73,58 @@ pub enum PtplChange {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Op {
     /// RREGA 0.
-    Register { new_key: u64, ptpl: PtplChange },
+    Register {
+        /// NRKEY.
+        new_key: u64,
+        /// CPTPL.
+        ptpl: PtplChange,
+    },
     /// RREGA 1.
-    Unregister { key: Option<u64>, ptpl: PtplChange },
+    Unregister {
+        /// CRKEY.
+        key: Option<u64>,
+        /// CPTPL.
+        ptpl: PtplChange,
+    },
     /// RREGA 2.
-    Replace { key: Option<u64>, new_key: u64, ptpl: PtplChange },
+    Replace {
+        /// CRKEY.
+        key: Option<u64>,
+        /// NRKEY.
+        new_key: u64,
+        /// CPTPL.
+        ptpl: PtplChange,
+    },
     /// RACQA 0.
-    Acquire { key: u64, kind: Kind },
+    Acquire {
+        /// CRKEY.
+        key: u64,
+        /// RTYPE, never none.
+        kind: ReservationType,
+    },
     /// RACQA 1, and 2 with `abort`.
-    Preempt { key: u64, victim: u64, kind: Kind, abort: bool },
+    Preempt {
+        /// CRKEY.
+        key: u64,
+        /// PRKEY.
+        victim: u64,
+        /// RTYPE, never none.
+        kind: ReservationType,
+        /// The victims' commands must end first.
+        abort: bool,
+    },
     /// RRELA 0; the type is compared with the one held, so it stays as given.
-    Release { key: u64, rtype: u8 },
+    Release {
+        /// CRKEY.
+        key: u64,
+        /// RTYPE.
+        rtype: u8,
+    },
     /// RRELA 1.
-    Clear { key: u64 },
+    Clear {
+        /// CRKEY.
+        key: u64,
+    },
     /// Set Features 83h.
     Persist(bool),
 }
@@ -142,9 +149,9 @@ pub enum Refusal {
 pub enum NoticeKind {
     /// The host's registration was removed by another host.
     RegistrationPreempted = 1,
-    /// The reservation under which the host had rights ended.
+    /// The reservation by which the host had rights ended.
     ReservationReleased = 2,
-    /// The host's reservation, or all of them, was taken away.
+    /// The host's reservation, or every registration, was taken away.
     ReservationPreempted = 3,
 }
 
@@ -171,26 +178,45 @@ pub struct Outcome {
 impl State {
     /// What `op` by `host` leads to. Nothing changes here.
     pub fn apply(&self, host: HostId, op: Op) -> Result<Outcome, Refusal> {
-        let mut out = Outcome { next: self.clone(), ..Outcome::default() };
+        let mut out = Outcome {
+            next: self.clone(),
+            ..Outcome::default()
+        };
         match op {
             Op::Register { new_key, ptpl } => out.next.register(host, new_key, ptpl)?,
             Op::Replace { key, new_key, ptpl } => out.next.replace(host, key, new_key, ptpl)?,
             Op::Unregister { key, ptpl } => {
-                out.next.expect_key(host, key)?;
-                out.next.generation = out.next.generation.wrapping_add(1);
+                self.expect_key(host, key)?;
+                out.next.bump();
                 out.next.change_ptpl(ptpl);
                 out.next.remove(&[host]);
                 out.tell_released(self, host);
             }
             Op::Acquire { key, kind } => out.next.acquire(host, key, kind)?,
-            Op::Preempt { key, victim, kind, abort } => out.preempt(self, host, key, victim, kind, abort)?,
+            Op::Preempt {
+                key,
+                victim,
+                kind,
+                abort,
+            } => {
+                self.expect_key(host, Some(key))?;
+                out.preempt(self, host, victim, kind)?;
+                if abort {
+                    out.drain = out.removed(self).filter(|h| *h != host).collect();
+                }
+            }
             Op::Release { key, rtype } => {
                 out.next.release(host, key, rtype)?;
                 out.tell_released(self, host);
             }
             Op::Clear { key } => {
                 self.expect_key(host, Some(key))?;
-                out.next = State { generation: self.generation.wrapping_add(1), ptpl: self.ptpl, ..State::default() };
+                out.next = State {
+                    generation: self.generation,
+                    ptpl: self.ptpl,
+                    ..State::default()
+                };
+                out.next.bump();
                 out.tell_others(self, host, NoticeKind::ReservationPreempted);
             }
             Op::Persist(on) => out.next.ptpl = on,
@@ -206,21 +232,41 @@ impl State {
 
     /// `host` holds the reservation.
     pub fn holds(&self, host: HostId) -> bool {
-        self.held.is_some_and(|h| match h.holder {
+        match self.holder {
             Some(holder) => holder == host,
-            None => self.registrant(host).is_some(),
-        })
+            None => self.kind.all_registrants() && self.registrant(host).is_some(),
+        }
+    }
+
+    /// What the I/O path needs to decide.
+    pub fn view(&self) -> ReservationView {
+        let registrants = match self.kind {
+            ReservationType::None => Vec::new(),
+            _ => self.registrants.iter().map(|r| r.host).collect(),
+        };
+        ReservationView {
+            kind: self.kind,
+            holder: self.holder,
+            registrants,
+        }
+    }
+
+    /// What is stored of it: all, or nothing but the counter without PTPL.
+    pub fn persistent(&self) -> State {
+        match self.ptpl {
+            true => self.clone(),
+            false => State::default(),
+        }
     }
 
     /// Our own mistakes, caught.
     pub fn check(&self) {
         assert!(self.registrants.len() <= MAX_REGISTRANTS);
         assert!(self.registrants.windows(2).all(|w| w[0].host < w[1].host));
-        if let Some(held) = self.held {
-            assert!(held.kind.all_registrants() == held.holder.is_none());
-            assert!(!self.registrants.is_empty());
-            assert!(held.holder.is_none_or(|h| self.registrant(h).is_some()));
-        }
+        let one_holder = self.kind != ReservationType::None && !self.kind.all_registrants();
+        assert!(one_holder == self.holder.is_some());
+        assert!(self.holder.is_none_or(|h| self.registrant(h).is_some()));
+        assert!(self.kind == ReservationType::None || !self.registrants.is_empty());
     }
 
     fn position(&self, host: HostId) -> Result<usize, usize> {
@@ -234,12 +280,26 @@ impl State {
         }
     }
 
+    fn bump(&mut self) {
+        self.generation = self.generation.wrapping_add(1);
+    }
+
     fn change_ptpl(&mut self, change: PtplChange) {
         match change {
             PtplChange::Keep => {}
             PtplChange::Clear => self.ptpl = false,
             PtplChange::Set => self.ptpl = true,
         }
+    }
+
+    fn hold(&mut self, kind: ReservationType, host: HostId) {
+        self.kind = kind;
+        self.holder = (!kind.all_registrants()).then_some(host);
+    }
+
+    fn let_go(&mut self) {
+        self.kind = ReservationType::None;
+        self.holder = None;
     }
 
     fn register(&mut self, host: HostId, key: u64, ptpl: PtplChange) -> Result<(), Refusal> {
@@ -253,66 +313,67 @@ impl State {
             Err(i) => self.registrants.insert(i, Registrant { host, key }),
         }
         self.change_ptpl(ptpl);
-        self.generation = self.generation.wrapping_add(1);
+        self.bump();
         Ok(())
     }
 
-    fn replace(&mut self, host: HostId, key: Option<u64>, new_key: u64, ptpl: PtplChange) -> Result<(), Refusal> {
+    fn replace(
+        &mut self,
+        host: HostId,
+        key: Option<u64>,
+        new_key: u64,
+        ptpl: PtplChange,
+    ) -> Result<(), Refusal> {
+        let Ok(i) = self.position(host) else {
+            return if key.is_none() {
+                self.register(host, new_key, ptpl)
+            } else {
+                Err(Refusal::Conflict)
+            };
+        };
+        self.expect_key(host, key)?;
         if new_key == 0 {
             return Err(Refusal::InvalidField);
         }
-        match self.position(host) {
-            Ok(i) => {
-                self.expect_key(host, key)?;
-                self.registrants[i].key = new_key;
-            }
-            Err(_) if key.is_none() => return self.register(host, new_key, ptpl),
-            Err(_) => return Err(Refusal::Conflict),
-        }
+        self.registrants[i].key = new_key;
         self.change_ptpl(ptpl);
-        self.generation = self.generation.wrapping_add(1);
+        self.bump();
         Ok(())
     }
 
-    fn acquire(&mut self, host: HostId, key: u64, kind: Kind) -> Result<(), Refusal> {
+    fn acquire(&mut self, host: HostId, key: u64, kind: ReservationType) -> Result<(), Refusal> {
         self.expect_key(host, Some(key))?;
-        match self.held {
-            None => self.held = Some(Held::of(kind, host)),
-            Some(held) if self.holds(host) && held.kind == kind => {}
-            Some(_) => return Err(Refusal::Conflict),
+        if self.kind == ReservationType::None {
+            self.hold(kind, host);
+            return Ok(());
         }
-        Ok(())
+        if self.holds(host) && self.kind == kind {
+            Ok(())
+        } else {
+            Err(Refusal::Conflict)
+        }
     }
 
+    /// A release by a host that holds nothing succeeds and does nothing.
     fn release(&mut self, host: HostId, key: u64, rtype: u8) -> Result<(), Refusal> {
         self.expect_key(host, Some(key))?;
-        let Some(held) = self.held else { return Ok(()) };
         if !self.holds(host) {
             return Ok(());
         }
-        if held.kind as u8 != rtype {
+        if self.kind as u8 != rtype {
             return Err(Refusal::InvalidField);
         }
-        self.held = None;
+        self.let_go();
         Ok(())
     }
 
     /// Removes registrations, and the reservation with its last holder.
     fn remove(&mut self, hosts: &[HostId]) {
         self.registrants.retain(|r| !hosts.contains(&r.host));
-        let orphan = self.held.is_some_and(|h| match h.holder {
-            Some(holder) => hosts.contains(&holder),
-            None => self.registrants.is_empty(),
-        });
+        let orphan = self.holder.is_some_and(|h| hosts.contains(&h)) || self.registrants.is_empty();
         if orphan {
-            self.held = None;
+            self.let_go();
         }
-    }
-}
-
-impl Held {
-    fn of(kind: Kind, host: HostId) -> Held {
-        Held { kind, holder: (!kind.all_registrants()).then_some(host) }
     }
 }
 
@@ -322,62 +383,438 @@ impl Outcome {
         &mut self,
         before: &State,
         host: HostId,
-        key: u64,
         victim: u64,
-        kind: Kind,
-        abort: bool,
+        kind: ReservationType,
     ) -> Result<(), Refusal> {
-        before.expect_key(host, Some(key))?;
-        let holder_key = before.held.and_then(|h| h.holder).and_then(|h| before.registrant(h)).map(|r| r.key);
-        let takes_all = victim == 0 && before.held.is_some_and(|h| h.kind.all_registrants());
+        let holder_key = before
+            .holder
+            .and_then(|h| before.registrant(h))
+            .map(|r| r.key);
+        let takes_all = victim == 0 && before.kind.all_registrants();
         let takes = takes_all || holder_key == Some(victim);
         if victim == 0 && !takes_all {
             return Err(Refusal::InvalidField);
         }
-        let hit = |r: &&Registrant| takes_all || r.key == victim;
         // A host that takes the reservation keeps its registration, even when it preempts itself.
-        let removed: Vec<HostId> =
-            before.registrants.iter().filter(hit).map(|r| r.host).filter(|h| !(takes && *h == host)).collect();
+        let keeps = |h: HostId| takes && h == host;
+        let hit = before
+            .registrants
+            .iter()
+            .filter(|r| takes_all || r.key == victim)
+            .map(|r| r.host);
+        let removed: Vec<HostId> = hit.filter(|h| !keeps(*h)).collect();
         if removed.is_empty() && !takes {
             return Err(Refusal::Conflict);
         }
-        self.next.generation = self.next.generation.wrapping_add(1);
+        self.next.bump();
         self.next.remove(&removed);
         if takes {
-            self.next.held = Some(Held::of(kind, host));
+            self.next.hold(kind, host);
         }
-        self.tell_preempted(before, host, &removed);
-        if abort {
-            self.drain = removed.into_iter().filter(|h| *h != host).collect();
-        }
+        self.tell_preempted(before, host);
         Ok(())
     }
 
-    fn tell_preempted(&mut self, before: &State, by: HostId, removed: &[HostId]) {
-        for &host in removed.iter().filter(|h| **h != by) {
-            self.notices.push(Notice { host, kind: NoticeKind::RegistrationPreempted });
-            if before.holds(host) && before.held != self.next.held {
-                self.notices.push(Notice { host, kind: NoticeKind::ReservationPreempted });
+    fn removed<'a>(&'a self, before: &'a State) -> impl Iterator<Item = HostId> + 'a {
+        before
+            .registrants
+            .iter()
+            .map(|r| r.host)
+            .filter(|h| self.next.registrant(*h).is_none())
+    }
+
+    fn tell_preempted(&mut self, before: &State, by: HostId) {
+        let mut notices = Vec::new();
+        let reservation_changed =
+            (before.kind, before.holder) != (self.next.kind, self.next.holder);
+        for host in self.removed(before).filter(|h| *h != by) {
+            notices.push(Notice {
+                host,
+                kind: NoticeKind::RegistrationPreempted,
+            });
+            if before.holds(host) && reservation_changed {
+                notices.push(Notice {
+                    host,
+                    kind: NoticeKind::ReservationPreempted,
+                });
             }
         }
-        let rights_changed = before.held.is_some_and(|h| h.kind.concerns_registrants())
-            && before.held.map(|h| h.kind) != self.next.held.map(|h| h.kind);
-        if rights_changed {
-            let rest: Vec<HostId> = self.next.registrants.iter().map(|r| r.host).filter(|h| *h != by).collect();
-            self.notices.extend(rest.into_iter().map(|host| Notice { host, kind: NoticeKind::ReservationReleased }));
+        if before.kind.concerns_registrants() && before.kind != self.next.kind {
+            let rest = self
+                .next
+                .registrants
+                .iter()
+                .map(|r| r.host)
+                .filter(|h| *h != by);
+            notices.extend(rest.map(|host| Notice {
+                host,
+                kind: NoticeKind::ReservationReleased,
+            }));
         }
+        self.notices = notices;
     }
 
     /// The reservation that was there is gone: those who had rights by it are told.
     fn tell_released(&mut self, before: &State, by: HostId) {
-        let ended = before.held.is_some_and(|h| h.kind.concerns_registrants()) && self.next.held.is_none();
-        if ended {
+        if before.kind.concerns_registrants() && self.next.kind == ReservationType::None {
             self.tell_others(before, by, NoticeKind::ReservationReleased);
         }
     }
 
     fn tell_others(&mut self, before: &State, by: HostId, kind: NoticeKind) {
-        let others = before.registrants.iter().map(|r| r.host).filter(|h| *h != by);
-        self.notices.extend(others.map(|host| Notice { host, kind }));
+        let others = before
+            .registrants
+            .iter()
+            .map(|r| r.host)
+            .filter(|h| *h != by);
+        self.notices
+            .extend(others.map(|host| Notice { host, kind }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ReservationType::{
+        ExclusiveAccess, ExclusiveAccessAll, ExclusiveAccessRegistrants, WriteExclusive,
+        WriteExclusiveAll, WriteExclusiveRegistrants,
+    };
+
+    const FREE: ReservationType = ReservationType::None;
+
+    const A: HostId = [0xa; 16];
+    const B: HostId = [0xb; 16];
+    const C: HostId = [0xc; 16];
+
+    fn after(ops: &[(HostId, Op)]) -> State {
+        ops.iter().fold(State::default(), |s, (h, op)| {
+            s.apply(*h, *op).expect("accepted").next
+        })
+    }
+
+    fn reg(new_key: u64) -> Op {
+        Op::Register {
+            new_key,
+            ptpl: PtplChange::Keep,
+        }
+    }
+
+    fn told(out: &Outcome) -> Vec<(HostId, NoticeKind)> {
+        out.notices.iter().map(|n| (n.host, n.kind)).collect()
+    }
+
+    #[test]
+    fn register_again_with_the_same_key_only() {
+        let s = after(&[(A, reg(1))]);
+        assert_eq!(s.apply(A, reg(2)), Err(Refusal::Conflict));
+        assert_eq!(s.apply(A, reg(1)).unwrap().next.generation, 2);
+        assert_eq!(s.apply(B, reg(0)), Err(Refusal::InvalidField));
+    }
+
+    #[test]
+    fn replace_registers_a_stranger_only_with_iekey() {
+        let replace = |key| Op::Replace {
+            key,
+            new_key: 7,
+            ptpl: PtplChange::Keep,
+        };
+        assert_eq!(
+            State::default().apply(A, replace(Some(0))),
+            Err(Refusal::Conflict)
+        );
+        let s = after(&[(A, replace(None))]);
+        assert_eq!(s.registrants, [Registrant { host: A, key: 7 }]);
+        assert_eq!(
+            s.apply(
+                A,
+                Op::Replace {
+                    key: Some(8),
+                    new_key: 9,
+                    ptpl: PtplChange::Keep
+                }
+            ),
+            Err(Refusal::Conflict)
+        );
+        let s = s
+            .apply(
+                A,
+                Op::Replace {
+                    key: None,
+                    new_key: 9,
+                    ptpl: PtplChange::Set,
+                },
+            )
+            .unwrap()
+            .next;
+        assert_eq!((s.registrants[0].key, s.ptpl), (9, true));
+    }
+
+    #[test]
+    fn the_holder_leaving_frees_and_tells_registrants() {
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(2)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: WriteExclusiveRegistrants,
+                },
+            ),
+        ]);
+        let out = s
+            .apply(
+                A,
+                Op::Unregister {
+                    key: Some(1),
+                    ptpl: PtplChange::Keep,
+                },
+            )
+            .unwrap();
+        assert_eq!((out.next.kind, out.next.holder), (FREE, None));
+        assert_eq!(told(&out), [(B, NoticeKind::ReservationReleased)]);
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(2)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: WriteExclusive,
+                },
+            ),
+        ]);
+        let out = s
+            .apply(
+                A,
+                Op::Unregister {
+                    key: None,
+                    ptpl: PtplChange::Keep,
+                },
+            )
+            .unwrap();
+        assert_eq!(told(&out), [], "nobody else had rights by it");
+    }
+
+    #[test]
+    fn all_registrants_hold_until_the_last_leaves() {
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(2)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: ExclusiveAccessAll,
+                },
+            ),
+        ]);
+        assert!(s.holds(B) && !s.holds(C));
+        let s = s
+            .apply(
+                A,
+                Op::Unregister {
+                    key: Some(1),
+                    ptpl: PtplChange::Keep,
+                },
+            )
+            .unwrap()
+            .next;
+        assert_eq!(s.kind, ExclusiveAccessAll);
+        let s = s
+            .apply(
+                B,
+                Op::Unregister {
+                    key: Some(2),
+                    ptpl: PtplChange::Keep,
+                },
+            )
+            .unwrap()
+            .next;
+        assert_eq!(s.kind, FREE);
+    }
+
+    #[test]
+    fn preempt_of_the_holder_takes_over() {
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(2)),
+            (C, reg(3)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: ExclusiveAccessRegistrants,
+                },
+            ),
+        ]);
+        let op = |victim, abort| Op::Preempt {
+            key: 2,
+            victim,
+            kind: WriteExclusive,
+            abort,
+        };
+        let out = s.apply(B, op(1, true)).unwrap();
+        assert_eq!((out.next.kind, out.next.holder), (WriteExclusive, Some(B)));
+        assert!(out.next.registrant(A).is_none() && out.next.registrant(C).is_some());
+        assert_eq!(out.drain, [A]);
+        assert_eq!(
+            told(&out),
+            [
+                (A, NoticeKind::RegistrationPreempted),
+                (A, NoticeKind::ReservationPreempted),
+                (C, NoticeKind::ReservationReleased)
+            ]
+        );
+        let out = s.apply(B, op(3, false)).unwrap();
+        assert_eq!(
+            (out.next.kind, out.next.holder),
+            (ExclusiveAccessRegistrants, Some(A)),
+            "only a registration went"
+        );
+        assert_eq!(told(&out), [(C, NoticeKind::RegistrationPreempted)]);
+        assert_eq!(s.apply(B, op(99, false)), Err(Refusal::Conflict));
+        assert_eq!(s.apply(B, op(0, false)), Err(Refusal::InvalidField));
+    }
+
+    #[test]
+    fn a_holder_preempts_itself_and_stays() {
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(1)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: WriteExclusive,
+                },
+            ),
+        ]);
+        let out = s
+            .apply(
+                A,
+                Op::Preempt {
+                    key: 1,
+                    victim: 1,
+                    kind: ExclusiveAccess,
+                    abort: false,
+                },
+            )
+            .unwrap();
+        assert_eq!((out.next.kind, out.next.holder), (ExclusiveAccess, Some(A)));
+        assert_eq!(
+            out.next.registrants,
+            [Registrant { host: A, key: 1 }],
+            "the other host with the key went"
+        );
+    }
+
+    #[test]
+    fn preempt_zero_clears_an_all_registrants_reservation() {
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(2)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: WriteExclusiveAll,
+                },
+            ),
+        ]);
+        let out = s
+            .apply(
+                B,
+                Op::Preempt {
+                    key: 2,
+                    victim: 0,
+                    kind: ExclusiveAccess,
+                    abort: false,
+                },
+            )
+            .unwrap();
+        assert_eq!(
+            (out.next.kind, out.next.holder, out.next.registrants.len()),
+            (ExclusiveAccess, Some(B), 1)
+        );
+        let out = s
+            .apply(
+                B,
+                Op::Preempt {
+                    key: 2,
+                    victim: 1,
+                    kind: ExclusiveAccess,
+                    abort: false,
+                },
+            )
+            .unwrap();
+        assert_eq!(
+            (out.next.kind, out.next.registrants.len()),
+            (WriteExclusiveAll, 1),
+            "the reservation stays"
+        );
+    }
+
+    #[test]
+    fn release_compares_the_type_for_the_holder_only() {
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(2)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: WriteExclusive,
+                },
+            ),
+        ]);
+        assert_eq!(
+            s.apply(B, Op::Release { key: 2, rtype: 2 }).unwrap().next,
+            s
+        );
+        assert_eq!(
+            s.apply(A, Op::Release { key: 1, rtype: 2 }),
+            Err(Refusal::InvalidField)
+        );
+        assert_eq!(
+            s.apply(A, Op::Release { key: 1, rtype: 1 })
+                .unwrap()
+                .next
+                .kind,
+            FREE
+        );
+    }
+
+    #[test]
+    fn clear_empties_and_tells_the_others() {
+        let s = after(&[
+            (A, reg(1)),
+            (B, reg(2)),
+            (
+                A,
+                Op::Acquire {
+                    key: 1,
+                    kind: WriteExclusive,
+                },
+            ),
+        ]);
+        let out = s.apply(B, Op::Clear { key: 2 }).unwrap();
+        assert_eq!(
+            out.next,
+            State {
+                generation: s.generation + 1,
+                ..State::default()
+            }
+        );
+        assert_eq!(told(&out), [(A, NoticeKind::ReservationPreempted)]);
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut s = State::default();
+        for i in 0..MAX_REGISTRANTS {
+            s = s.apply([i as u8; 16], reg(5)).unwrap().next;
+        }
+        assert_eq!(s.apply([0xff; 16], reg(5)), Err(Refusal::Full));
     }
 }
