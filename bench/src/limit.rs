@@ -98,18 +98,19 @@ pub fn limit(options: LimitOptions) -> Result<LimitReport, LimitError> {
         return Err(LimitError::Options);
     }
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
+    // Both ends live until both sides are done: closing one with bytes unread would reset the other.
+    let client = TcpStream::connect(listener.local_addr()?)?;
+    let (socket, _) = listener.accept()?;
     let stop = AtomicBool::new(false);
     let ready = Server::new(options); // filling its store takes longer than a short run
     std::thread::scope(|scope| {
-        let server = scope.spawn(|| serve(&listener, ready, &stop));
-        let counted = TcpStream::connect(address)
-            .map_err(LimitError::from)
-            .and_then(|s| drive(&s, options));
+        let server = scope.spawn(|| serve(&socket, ready, &stop));
+        let counted = drive(&client, options);
         stop.store(true, Ordering::Relaxed);
         let served = server.join().map_err(|_| LimitError::Server)?;
-        let (exchanges, elapsed) = counted?;
+        // The server's error first: it is the cause of a reset that the client sees.
         let (calls, answered) = served?;
+        let (exchanges, elapsed) = counted?;
         let iops = exchanges as f64 / elapsed.as_secs_f64();
         Ok(LimitReport {
             depth: options.depth,
@@ -193,26 +194,19 @@ fn receive(socket: &TcpStream, buffer: &mut [u8]) -> Result<usize, LimitError> {
 
 /// The server thread: returns its system calls and the requests that it answered.
 fn serve(
-    listener: &TcpListener,
-    options: LimitOptions,
+    socket: &TcpStream,
+    mut server: Server,
     stop: &AtomicBool,
 ) -> Result<(u64, u64), LimitError> {
-    pin_to(options.server_core)?;
-    let (socket, _) = listener.accept()?;
+    pin_to(server.options.server_core)?;
     socket.set_nodelay(true)?;
     socket.set_nonblocking(true)?;
     let mut buffer = vec![0; RECEIVE_BYTES];
     while !stop.load(Ordering::Relaxed) {
-        let n = match receive(&socket, &mut buffer) {
-            Ok(n) => n,
-            Err(LimitError::Silent) => break, // the client has counted enough and left
-            Err(e) => return Err(e),
-        };
+        let n = receive(socket, &mut buffer)?;
         server.calls += 1;
         server.take(&buffer[..n]);
-        if server.send(&socket).is_err() {
-            break;
-        }
+        server.send(socket).map_err(std::io::Error::from)?;
     }
     Ok((server.calls, server.answered))
 }
