@@ -9,6 +9,7 @@ mod cqe;
 pub mod digest;
 pub mod fabrics;
 pub mod identify;
+pub mod initiator;
 pub mod nqn;
 pub mod opcode;
 pub mod pdu;
