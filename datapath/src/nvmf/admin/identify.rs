@@ -34,7 +34,7 @@ impl Subsystem {
             0x01 => Ok(controller::controller(c, self.config(), &self.node)),
             0x02 | 0x10 => self.namespace_list(nsid),
             0x03 => Ok(namespace::descriptors(self.active(nsid)?)),
-            0x05 | 0x06 | 0x07 if csi != CSI_NVM => Err(status::INVALID_FIELD),
+            0x05..=0x07 if csi != CSI_NVM => Err(status::INVALID_FIELD),
             0x05 => self.identify_namespace(nsid, |_| namespace::nvm_namespace()),
             0x06 => Ok(controller::nvm_limits(self.config())),
             0x07 => self.namespace_list(nsid),

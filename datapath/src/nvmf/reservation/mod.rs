@@ -17,6 +17,8 @@ mod state;
 mod model_tests;
 
 pub use command::{Parsed, parse};
+#[cfg(test)]
+pub use ledger::COMMIT_TIMEOUT_NS;
 pub use ledger::{Ledger, Request, Step};
 pub use notice::NoticeLog;
 pub use report::report_extended;

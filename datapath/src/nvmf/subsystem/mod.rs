@@ -12,7 +12,9 @@ mod timers;
 mod view;
 
 #[cfg(test)]
-mod tests;
+mod reservation_tests;
+#[cfg(test)]
+pub(in crate::nvmf) mod tests;
 
 use crate::nvmf::controller::events::EventKind;
 use crate::nvmf::controller::{Controller, Role};
