@@ -286,7 +286,7 @@ async fn an_impossible_index_wakes_a_sleeper() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scribbles_all_over_the_region_hurt_nobody() {
     let seed = seed();
-    for round in 0..50 {
+    for round in 0..300 {
         let Pair {
             server,
             client,
