@@ -4,6 +4,12 @@
 //! recognisable and the *ledger* knows which stamps a read may return; the *report* turns histograms into figures. `limit` is what
 //! the loopback could do without the protocol, to hold all of it against.
 
+mod lane;
+pub mod ledger;
 pub mod limit;
 pub mod pin;
+pub mod report;
+pub mod run;
 pub mod size;
+pub mod stamp;
+pub mod workload;
