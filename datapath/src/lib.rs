@@ -1,3 +1,3 @@
 //! The polled data path of a node.
 
-pub mod nvmf;
+pub mod reactor;

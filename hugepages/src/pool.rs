@@ -13,6 +13,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicUsize, Ordering, fence};
 use std::task::{Context, Poll, Waker};
 
+use keelblock_ffi::thread::token as thread_token;
+
 use crate::buffer::Buffer;
 use crate::carve::{CHUNK_BYTES, Carver, Place, class_bytes, class_of};
 use crate::region::{NoMemory, PageKind, Region};
@@ -75,12 +77,6 @@ pub(crate) struct Core {
     /// Minus the finished returns by other threads; when the pool goes it adds all buffers that did not come back on its own thread.
     /// Whoever brings it to 0 after that is the last one and frees the core.
     balance: AtomicI64,
-}
-
-/// A value that differs between threads that exist at the same time: the address of a thread-local.
-fn thread_token() -> usize {
-    thread_local! { static HERE: u8 = const { 0 } }
-    HERE.with(|here| std::ptr::from_ref(here).addr())
 }
 
 impl Core {
