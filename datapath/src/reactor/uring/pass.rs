@@ -67,7 +67,7 @@ pub(crate) fn run(core: &Core) {
                 std::thread::yield_now();
             }
         }
-        if now - cpu_read > CPU_EVERY_NS {
+        if now.saturating_sub(cpu_read) > CPU_EVERY_NS {
             cpu_read = now;
             core.stats.cpu_ns.set(thread::cpu_ns());
             core.stats
