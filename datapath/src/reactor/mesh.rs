@@ -114,24 +114,19 @@ pub fn mesh<M: Send>(n: usize) -> Vec<Endpoint<M>> {
     let rooms: Vec<Vec<_>> = (0..n)
         .map(|_| (0..n).map(|_| Arc::new(Waiting::new())).collect())
         .collect();
-    let mut producers: Vec<Vec<Option<Producer<(Kind, M)>>>> =
-        (0..n).map(|_| (0..n).map(|_| None).collect()).collect();
-    let mut consumers: Vec<Vec<Option<Consumer<(Kind, M)>>>> =
-        (0..n).map(|_| (0..n).map(|_| None).collect()).collect();
-    for from in 0..n {
-        for to in 0..n {
+    let mut producers: Vec<Vec<_>> = (0..n).map(|_| Vec::with_capacity(n)).collect();
+    let mut consumers: Vec<Vec<_>> = (0..n).map(|_| Vec::with_capacity(n)).collect();
+    // In this order both `producers[a][b]` and `consumers[b][a]` become the ends of the ring from a to b.
+    for from in &mut producers {
+        for to in &mut consumers {
             let (producer, consumer) = ring(RING);
-            producers[from][to] = Some(producer);
-            consumers[to][from] = Some(consumer);
+            from.push(producer);
+            to.push(consumer);
         }
     }
     let mut endpoints = Vec::with_capacity(n);
     for (me, (to, from)) in producers.into_iter().zip(consumers).enumerate() {
-        let peers = to
-            .into_iter()
-            .flatten()
-            .zip(from.into_iter().flatten())
-            .enumerate();
+        let peers = to.into_iter().zip(from).enumerate();
         let peers = peers.map(|(other, (to, from))| Peer {
             to: RefCell::new(to),
             from: RefCell::new(from),
