@@ -14,9 +14,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         prost::Message::encode_to_vec(&set),
     )?;
     // One file holds a module per package, nested as the packages are, so that they can refer to each other.
+    let mut config = tonic_prost_build::Config::new();
+    // Names tie a generated type to its descriptor: the JSON gateway needs that.
+    config.enable_type_names();
     tonic_prost_build::configure()
         .include_file("contracts.rs")
-        .compile_fds(set)?;
+        .compile_fds_with_config(set, config)?;
     Ok(())
 }
 

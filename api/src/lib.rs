@@ -4,6 +4,7 @@
 //! tree, nested as its name is, and gets its public name here. A new package needs its `pub use` below and nothing else.
 
 pub mod channel;
+pub mod json;
 pub mod stats;
 
 /// All generated code, a module per protobuf package.
