@@ -1,0 +1,204 @@
+//! Watching a node from outside: what its control process says, turned into rates.
+use super::ready::ReadyVolume;
+use crate::client::{Client, Volume};
+use crate::failure::Result;
+use crate::rates::{Interval, show_latency};
+use keelblock_api::admin::{NodeStatusReply, VolumeStatusReply};
+use keelblock_api::stats::bucket_upper_ns;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// Longest wait for one answer.
+const CALL_LIMIT: Duration = Duration::from_secs(3);
+/// Volumes whose counters are looked at: with more, the figures are those of the first ones, and the line says so.
+const VOLUMES_MAX: usize = 64;
+
+/// One look.
+#[derive(Clone, Debug)]
+struct Look {
+    at: Instant,
+    node: NodeStatusReply,
+    volumes: HashMap<String, VolumeStatusReply>,
+}
+
+/// The watcher of one node.
+pub struct Watcher {
+    endpoint: String,
+    client: Option<Client>,
+    /// NQNs do not change while a volume is attached, so each is asked for once.
+    nqns: HashMap<String, String>,
+    last: Option<Look>,
+}
+
+impl Watcher {
+    /// Watches the node whose SDK port is `endpoint`.
+    pub fn new(endpoint: String) -> Watcher {
+        Watcher {
+            endpoint,
+            client: None,
+            nqns: HashMap::new(),
+            last: None,
+        }
+    }
+
+    /// The connection, made when it is not there.
+    pub async fn client(&mut self) -> Result<&mut Client> {
+        if self.client.is_none() {
+            self.client = Some(Client::connect(&self.endpoint, CALL_LIMIT).await?);
+        }
+        Ok(self.client.as_mut().expect("was just made"))
+    }
+
+    /// The volumes, as the ready file has them.
+    pub async fn volumes(&mut self) -> Result<Vec<ReadyVolume>> {
+        let volumes = self.client().await?.list().await?;
+        let mut list = Vec::with_capacity(volumes.len());
+        for volume in volumes {
+            let nqn = if volume.attached() {
+                self.nqn(&volume).await?
+            } else {
+                String::new()
+            };
+            if !volume.attached() {
+                self.nqns.remove(&volume.id);
+            }
+            let size_bytes = volume.spec().size;
+            let coordinator = volume.inner.attached_on.clone();
+            list.push(ReadyVolume {
+                name: volume.name,
+                id: volume.id,
+                nqn,
+                size_bytes,
+                coordinator,
+            });
+        }
+        Ok(list)
+    }
+
+    async fn nqn(&mut self, volume: &Volume) -> Result<String> {
+        if let Some(nqn) = self.nqns.get(&volume.id) {
+            return Ok(nqn.clone());
+        }
+        let nqn = self.client().await?.connection(&volume.id).await?.nqn;
+        self.nqns.insert(volume.id.clone(), nqn.clone());
+        Ok(nqn)
+    }
+
+    /// A line with what happened since the last one.
+    pub async fn line(&mut self, volumes: &[ReadyVolume]) -> Result<String> {
+        let client = self.client().await?;
+        let mut look = Look {
+            at: Instant::now(),
+            node: client.node_status().await?,
+            volumes: HashMap::new(),
+        };
+        for volume in volumes
+            .iter()
+            .filter(|v| !v.nqn.is_empty())
+            .take(VOLUMES_MAX)
+        {
+            look.volumes
+                .insert(volume.id.clone(), client.volume_status(&volume.id).await?);
+        }
+        let line = describe(self.last.as_ref(), &look, volumes.len());
+        self.last = Some(look);
+        Ok(line)
+    }
+}
+
+fn describe(before: Option<&Look>, now: &Look, volumes: usize) -> String {
+    let started = |look: &Look| look.node.datapath_started_unix_ms;
+    // After a restart of the data path all counters start again.
+    let before = before.filter(|b| started(b) == started(now));
+    let seconds = before.map_or(1.0, |b| (now.at - b.at).as_secs_f64().max(1e-3));
+    let mut sum = Interval::default();
+    if let Some(before) = before {
+        for (id, status) in &now.volumes {
+            if let Some(old) = before.volumes.get(id) {
+                sum.add(&Interval::between(Some(old), status));
+            }
+        }
+    }
+    let mut line = format!(
+        "{:.0} IOPS  {:.1} MB/s  p50 {}  p99 {}  |",
+        sum.commands as f64 / seconds,
+        sum.bytes as f64 / seconds / 1e6,
+        show_latency(sum.percentile_ns(0.5, bucket_upper_ns)),
+        show_latency(sum.percentile_ns(0.99, bucket_upper_ns)),
+    );
+    for reactor in &now.node.reactors {
+        let old = before.and_then(|b| b.node.reactors.iter().find(|r| r.id == reactor.id));
+        let cpu = old.map_or(0.0, |o| {
+            reactor.cpu_ns.saturating_sub(o.cpu_ns) as f64 / seconds / 1e7
+        });
+        line += &format!(" reactor {} {cpu:.1} %", reactor.id);
+    }
+    let connections: u64 = now.node.reactors.iter().map(|r| r.connections).sum();
+    line += &format!("  |  {volumes} volumes  {connections} connections");
+    if volumes > VOLUMES_MAX {
+        line += &format!(" (I/O of the first {VOLUMES_MAX})");
+    }
+    if !now.node.datapath_up {
+        line += "  |  the data path does not answer";
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelblock_api::admin::ReactorStatus;
+
+    fn look(at: Instant, reads: u64, cpu_ns: u64, started: u64) -> Look {
+        let reactors = vec![ReactorStatus {
+            cpu_ns,
+            connections: 2,
+            ..Default::default()
+        }];
+        let node = NodeStatusReply {
+            datapath_up: true,
+            datapath_started_unix_ms: started,
+            reactors,
+            ..Default::default()
+        };
+        let status = VolumeStatusReply {
+            reads,
+            read_bytes: reads * 4096,
+            ..Default::default()
+        };
+        Look {
+            at,
+            node,
+            volumes: [("v".to_owned(), status)].into(),
+        }
+    }
+
+    #[test]
+    fn rates_are_per_second() {
+        let start = Instant::now();
+        let line = describe(
+            Some(&look(start, 100, 0, 1)),
+            &look(start + Duration::from_secs(2), 2100, 1_000_000_000, 1),
+            1,
+        );
+        assert!(line.starts_with("1000 IOPS  4.1 MB/s"), "{line}");
+        assert!(
+            line.contains("reactor 0 50.0 %") && line.contains("2 connections"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_restarted_data_path_gives_no_nonsense() {
+        let start = Instant::now();
+        let line = describe(
+            Some(&look(start, 5000, 1 << 40, 1)),
+            &look(start + Duration::from_secs(1), 10, 5, 2),
+            1,
+        );
+        assert!(
+            line.starts_with("0 IOPS") && line.contains("reactor 0 0.0 %"),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! The two programs of a node.
+use super::args::UpArgs;
+use super::binaries::Binaries;
+use super::ports::Ports;
+use super::process::{Program, Service};
+use super::ready::ReadyNode;
+use super::screen::Screen;
+use crate::failure::{Failure, Result};
+use clap::ValueEnum;
+use std::path::Path;
+
+/// A node of the cluster.
+#[derive(Debug)]
+pub struct Node {
+    /// Its id.
+    pub id: String,
+    /// Where it listens.
+    pub ports: Ports,
+    datapath: Service,
+    control: Service,
+    stopped: bool,
+}
+
+/// What a node is started with.
+pub struct NodeSpec<'a> {
+    /// Its id.
+    pub id: String,
+    /// Its cluster.
+    pub cluster_id: &'a str,
+    /// Its directory.
+    pub dir: &'a Path,
+    /// Its drive, as the control process takes it.
+    pub drive: String,
+    /// Where it listens.
+    pub ports: Ports,
+}
+
+impl Node {
+    /// Starts both programs and keeps them running.
+    pub fn start(
+        spec: NodeSpec<'_>,
+        args: &UpArgs,
+        binaries: &Binaries,
+        screen: &Screen,
+    ) -> Result<Node> {
+        let program = |name: &str, exe: &Path, args: Vec<String>| Program {
+            name: format!("{} {name}", spec.id),
+            exe: exe.into(),
+            args,
+            dir: spec.dir.into(),
+            log: spec.dir.join(format!("{name}.log")),
+        };
+        let datapath = program("datapath", &binaries.datapath, datapath_args(&spec, args));
+        let control = program("control", &binaries.control, control_args(&spec));
+        Ok(Node {
+            datapath: Service::start(datapath, screen.clone())?,
+            control: Service::start(control, screen.clone())?,
+            id: spec.id,
+            ports: spec.ports,
+            stopped: false,
+        })
+    }
+
+    /// Whether it was stopped on purpose.
+    pub fn stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Takes the node away, or returns it. Control goes first, so that it does not take the data path's end for a failure.
+    pub async fn set_running(&mut self, run: bool) {
+        self.stopped = !run;
+        if run {
+            self.datapath.set_running(true).await;
+            self.control.set_running(true).await;
+        } else {
+            self.control.set_running(false).await;
+            self.datapath.set_running(false).await;
+        }
+    }
+
+    /// An error with the last words of a program that died, if one did.
+    pub fn death(&self) -> Option<Failure> {
+        let dead = [
+            ("data path", &self.datapath),
+            ("control process", &self.control),
+        ];
+        let (name, service) = dead.into_iter().find(|(_, s)| s.state().deaths > 0)?;
+        Some(Failure::local(
+            format!("start of {}", self.id),
+            format!("its {name} ended; {}", service.last_words()),
+        ))
+    }
+
+    /// What the logs say last, when a node does not come up.
+    pub fn last_words(&self) -> String {
+        format!(
+            "{}\n{}",
+            self.datapath.last_words(),
+            self.control.last_words()
+        )
+    }
+
+    /// For the ready file.
+    pub fn ready(&self) -> ReadyNode {
+        let Ports {
+            nvme,
+            sdk,
+            rest,
+            kvdb,
+        } = &self.ports;
+        ReadyNode {
+            id: self.id.clone(),
+            nvme: nvme.to_string(),
+            sdk: sdk.to_string(),
+            rest: rest.to_string(),
+            kvdb: kvdb.to_string(),
+            datapath_pid: self.datapath.state().pid,
+            control_pid: self.control.state().pid,
+        }
+    }
+}
+
+fn datapath_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
+    let mut list = words([
+        "--socket",
+        "datapath.sock",
+        "--listen",
+        &spec.ports.nvme.to_string(),
+    ]);
+    if let Some(reactors) = args.reactors {
+        list.extend(words(["--reactors", &reactors.to_string()]));
+    }
+    if let Some(cpus) = &args.cpus {
+        list.extend(words(["--cpus", cpus]));
+    }
+    if let Some(poll) = args.poll.and_then(|p| p.to_possible_value()) {
+        list.extend(words(["--poll", poll.get_name()]));
+    }
+    list
+}
+
+fn control_args(spec: &NodeSpec<'_>) -> Vec<String> {
+    let Ports {
+        sdk, rest, kvdb, ..
+    } = &spec.ports;
+    let (sdk, rest, kvdb) = (sdk.to_string(), rest.to_string(), kvdb.to_string());
+    let mut list = words(["--cluster-id", spec.cluster_id, "--node-id", &spec.id]);
+    list.extend(words([
+        "--data",
+        "control",
+        "--datapath-socket",
+        "datapath.sock",
+        "--drive",
+        &spec.drive,
+    ]));
+    list.extend(words(["--sdk", &sdk, "--rest", &rest, "--kvdb", &kvdb]));
+    list
+}
+
+fn words<const N: usize>(list: [&str; N]) -> Vec<String> {
+    list.map(str::to_owned).to_vec()
+}

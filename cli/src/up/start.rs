@@ -1,0 +1,476 @@
+//! `keelblock up`, from its arguments to its end.
+use super::args::{Device, UpArgs, VolumeWish};
+use super::binaries::Binaries;
+use super::check::{Plan, Subject};
+use super::control_socket::{Reply, Request, Server, answer};
+use super::layout::{Cluster, DataDir};
+use super::live::Watcher;
+use super::node::{Node, NodeSpec};
+use super::ports::Ports;
+use super::ready::{Ready, ReadyFile, ReadyVolume};
+use super::screen::Screen;
+use super::{device, host, stale};
+use crate::client::{Client, Volume};
+use crate::failure::{Failure, Result};
+use crate::size::show_size;
+use keelblock_api::openstorage as sdk;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// How long a node may take until it serves.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How often a starting node is asked whether it serves.
+const START_LOOK: Duration = Duration::from_millis(100);
+/// How often the node is looked at while it serves.
+const TICK: Duration = Duration::from_secs(1);
+/// Without a terminal, a line is printed every this many looks.
+const TICKS_PER_LINE: u32 = 10;
+/// The volume of a new cluster, unless asked for others.
+const DEFAULT_VOLUME: (&str, u64) = ("demo", 1 << 30);
+
+/// Runs a cluster until it is told to stop, or with `--check` until it has been checked.
+pub async fn run(args: UpArgs) -> Result<()> {
+    refuse_what_needs_replication(&args)?;
+    let screen = Screen::new();
+    let data = DataDir::open(&args.data)?;
+    let binaries = Binaries::find()?;
+    let cluster = cluster(&data, &args)?;
+    let id = "node-1".to_owned();
+    let dir = data.node(&id)?;
+    stale::end_leftovers(&dir, &screen)?;
+    let ports = Ports::choose(args.port_base, 0)?;
+    device::check(&cluster.device, cluster.size_bytes, data.path(), &dir)?;
+    let drive = device::drive_argument(&cluster.device, cluster.size_bytes, &dir);
+    let mut stop = Stop::new()?;
+    let ready = ReadyFile::new(args.ready_file.clone());
+    let cluster_id = cluster.cluster_id.clone();
+    let spec = NodeSpec {
+        id,
+        cluster_id: &cluster_id,
+        dir: &dir,
+        drive,
+        ports,
+    };
+    let node = Node::start(spec, &args, &binaries, &screen)?;
+    let watcher = Watcher::new(node.ports.sdk.to_string());
+    let mut up = Up {
+        args,
+        data,
+        cluster,
+        node,
+        watcher,
+        ready,
+        screen,
+    };
+    let outcome = tokio::select! {
+        outcome = up.serve() => outcome,
+        () = stop.wait() => Ok(()),
+    };
+    up.screen.end_status();
+    if outcome.is_ok() && !up.args.check {
+        up.screen.note("Stopping.");
+    }
+    up.node.set_running(false).await;
+    outcome
+}
+
+fn refuse_what_needs_replication(args: &UpArgs) -> Result<()> {
+    if args.nodes > 1 {
+        return Err(Failure::Usage(format!(
+            "--nodes {}: this version runs one node; several need replication, which is not built yet",
+            args.nodes
+        )));
+    }
+    match args.volume.iter().find(|v| v.replicas > args.nodes) {
+        Some(v) => Err(Failure::Usage(format!(
+            "--volume {}: {} replicas need as many nodes, and there is {}",
+            v.name, v.replicas, args.nodes
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// The cluster of the data directory; a new one where there is none.
+fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
+    let Some(cluster) = data.load()? else {
+        let (device, size) =
+            device::settle(args.device.clone().unwrap_or(Device::File), args.size)?;
+        let cluster = Cluster::new(device, size);
+        data.save(&cluster)?;
+        return Ok(cluster);
+    };
+    let settled = match &args.device {
+        Some(Device::Path(path)) => Some(Device::Path(
+            std::path::absolute(path).unwrap_or_else(|_| path.clone()),
+        )),
+        other => other.clone(),
+    };
+    let place = data.path().display();
+    if let Some(device) = settled.filter(|d| *d != cluster.device) {
+        return Err(Failure::Usage(format!(
+            "--device {device}: the cluster in {place} lies on {}. Leave it out, or start another cluster with --data",
+            cluster.device
+        )));
+    }
+    if let Some(size) = args.size.filter(|s| *s != cluster.size_bytes) {
+        return Err(Failure::Usage(format!(
+            "--size {}: the cluster in {place} was made with {}. Leave it out, or start another cluster with --data",
+            show_size(size),
+            show_size(cluster.size_bytes)
+        )));
+    }
+    Ok(cluster)
+}
+
+/// A running cluster.
+struct Up {
+    args: UpArgs,
+    data: DataDir,
+    cluster: Cluster,
+    node: Node,
+    watcher: Watcher,
+    ready: ReadyFile,
+    screen: Screen,
+}
+
+impl Up {
+    /// Everything between start and stop.
+    async fn serve(&mut self) -> Result<()> {
+        self.wait_until_serving(true).await?;
+        let plans = self.have_volumes().await?;
+        let volumes = self.watcher.volumes().await?;
+        let mut checked = Vec::new();
+        for volume in volumes.iter().filter(|v| !v.nqn.is_empty()) {
+            if let Some((_, plan)) = plans.iter().find(|(id, _)| *id == volume.id) {
+                checked.push((volume, self.check(volume, *plan).await?));
+            }
+        }
+        self.introduce(&volumes, &checked).await?;
+        self.ready.update(self.current(volumes.clone()))?;
+        if self.args.check {
+            self.screen.note("Check passed.");
+            return Ok(());
+        }
+        self.watch(volumes).await
+    }
+
+    /// Waits until control and data path answer and the pool is open. At the first start (`deaths_count`) a program that ends
+    /// has a reason that a person must see; later it is started again.
+    async fn wait_until_serving(&mut self, deaths_count: bool) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            if let Some(failure) = self.node.death().filter(|_| deaths_count) {
+                return Err(failure);
+            }
+            let status = match self.watcher.client().await {
+                Ok(client) => client.node_status().await,
+                Err(failure) => Err(failure),
+            };
+            let missing = match status {
+                Ok(status) if status.datapath_up && !status.pools.is_empty() => return Ok(()),
+                Ok(status) if status.datapath_up => "its pool is not open".into(),
+                Ok(_) => "its control process does not reach its data path".into(),
+                Err(Failure::Unreachable { why, .. }) => why,
+                Err(failure) => failure.to_string(),
+            };
+            if Instant::now() > deadline {
+                let why = format!(
+                    "no service within {} s: {missing}; {}",
+                    START_LIMIT.as_secs(),
+                    self.node.last_words()
+                );
+                return Err(Failure::local(format!("start of {}", self.node.id), why));
+            }
+            tokio::time::sleep(START_LOOK).await;
+        }
+    }
+
+    /// Makes the volumes that are asked for and not there, and says what to check on each volume.
+    async fn have_volumes(&mut self) -> Result<Vec<(String, Plan)>> {
+        let client = self.watcher.client().await?;
+        let there = client.list().await?;
+        let mut wishes = self.args.volume.clone();
+        let (name, size_bytes) = DEFAULT_VOLUME;
+        let by_default = wishes.is_empty() && there.is_empty();
+        if by_default {
+            wishes.push(VolumeWish {
+                name: name.into(),
+                size_bytes,
+                replicas: 1,
+            });
+        }
+        // What lay in memory is gone with the data path that held it: such a volume is as good as new.
+        let forgotten = self.cluster.device == Device::Memory;
+        let old_plan = |v: &Volume| match &self.cluster.marked_volume {
+            Some(id) if *id == v.id => {
+                if forgotten {
+                    Plan::Mark
+                } else {
+                    Plan::VerifyMark
+                }
+            }
+            _ if forgotten => Plan::WriteAndClear,
+            _ => Plan::Read,
+        };
+        let mut plans: Vec<_> = there.iter().map(|v| (v.id.clone(), old_plan(v))).collect();
+        for wish in &wishes {
+            match there.iter().find(|v| v.name == wish.name) {
+                Some(volume) => {
+                    let size = volume.spec().size;
+                    if size != wish.size_bytes {
+                        self.screen.note(&format!(
+                            "Volume {} is there with {}; it stays so.",
+                            wish.name,
+                            show_size(size)
+                        ));
+                    }
+                    if !volume.attached() {
+                        client.attach(volume, None).await?;
+                    }
+                }
+                None => {
+                    let volume = create(client, wish).await?;
+                    plans.push((
+                        volume.id,
+                        if by_default {
+                            Plan::Mark
+                        } else {
+                            Plan::WriteAndClear
+                        },
+                    ));
+                }
+            }
+        }
+        Ok(plans)
+    }
+
+    /// Checks one volume with real data.
+    async fn check(&mut self, volume: &ReadyVolume, plan: Plan) -> Result<String> {
+        let info = self.watcher.client().await?.connection(&volume.id).await?;
+        let host_nqn = host::nqn(&self.cluster.cluster_id);
+        if !info.any_host && !info.allowed_hosts.contains(&host_nqn) {
+            return Ok("not checked: only the hosts on its list may connect".into());
+        }
+        let subject = Subject {
+            address: self.node.ports.nvme,
+            nqn: info.nqn,
+            nsid: info.nsid,
+            cluster_id: self.cluster.cluster_id.clone(),
+            id: volume.id.clone(),
+            name: volume.name.clone(),
+            size_bytes: volume.size_bytes,
+        };
+        let found = tokio::task::spawn_blocking(move || host::check(&subject, plan)).await;
+        let found =
+            found.map_err(|e| Failure::local(format!("check of volume {}", volume.name), e))??;
+        if plan == Plan::Mark && self.cluster.marked_volume.as_ref() != Some(&volume.id) {
+            self.cluster.marked_volume = Some(volume.id.clone());
+            self.data.save(&self.cluster)?;
+        }
+        Ok(found)
+    }
+
+    /// Says what there is and how to use it.
+    async fn introduce(
+        &mut self,
+        volumes: &[ReadyVolume],
+        checked: &[(&ReadyVolume, String)],
+    ) -> Result<()> {
+        let status = self.watcher.client().await?.node_status().await?;
+        let pages = if status.hugepages {
+            "hugepages"
+        } else {
+            "plain pages"
+        };
+        let Ports {
+            nvme,
+            sdk,
+            rest,
+            kvdb,
+        } = self.node.ports;
+        let (ip, port) = (nvme.ip(), nvme.port());
+        let keelctl = format!("{} --endpoint {sdk}", keelctl_path());
+        let mut lines = vec![
+            format!(
+                "Cluster {} serves, data in {}",
+                self.cluster.cluster_id,
+                self.data.path().display()
+            ),
+            format!(
+                "  {}: {} reactors, {} of {pages}, device {}",
+                self.node.id,
+                status.reactors.len(),
+                show_size(status.memory_bytes),
+                self.cluster.device
+            ),
+        ];
+        for volume in volumes {
+            let found = checked
+                .iter()
+                .find(|(v, _)| v.id == volume.id)
+                .map_or("detached", |(_, found)| found.as_str());
+            lines.push(format!(
+                "  volume {}, {}: {found}",
+                volume.name,
+                show_size(volume.size_bytes)
+            ));
+            if !volume.nqn.is_empty() {
+                lines.push(format!(
+                    "    nvme connect -t tcp -a {ip} -s {port} -n {}",
+                    volume.nqn
+                ));
+            }
+        }
+        lines.push(format!(
+            "  all volumes:   nvme discover -t tcp -a {ip} -s {port}"
+        ));
+        lines.push(format!("  command line:  {keelctl} status"));
+        lines.push(format!(
+            "  REST API:      http://{rest}/swagger-ui/   metrics: http://{rest}/metrics"
+        ));
+        lines.push(format!(
+            "  SDK (gRPC):    {sdk}   key-value database (etcd v3): {kvdb}"
+        ));
+        for line in lines {
+            self.screen.note(&line);
+        }
+        if !self.args.check {
+            self.screen
+                .note("Ctrl-C stops it; the next `up` finds everything again.");
+        }
+        Ok(())
+    }
+
+    /// Shows what happens and does what is asked, for ever.
+    async fn watch(&mut self, mut volumes: Vec<ReadyVolume>) -> Result<()> {
+        let server = Server::bind(&self.data.socket())?;
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut ticks = 0;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                (request, stream) = server.next() => {
+                    let reply = self.turn(&request).await;
+                    answer(stream, &reply).await;
+                }
+            }
+            if let Ok(now) = self.watcher.volumes().await {
+                volumes = now;
+            }
+            self.ready.update(self.current(volumes.clone()))?;
+            if self.screen.is_terminal() || ticks % TICKS_PER_LINE == 0 {
+                let line = self.line(&volumes).await;
+                self.screen.status(&line);
+            }
+            ticks += 1;
+        }
+    }
+
+    async fn line(&mut self, volumes: &[ReadyVolume]) -> String {
+        if self.node.stopped() {
+            let (id, data) = (&self.node.id, self.data.path().display());
+            return format!(
+                "{id} is stopped; `keelblock node start {id} --data {data}` returns it"
+            );
+        }
+        match self.watcher.line(volumes).await {
+            Ok(line) => line,
+            Err(failure) => format!(
+                "{}: {}",
+                self.node.id,
+                failure.to_string().lines().next().unwrap_or_default()
+            ),
+        }
+    }
+
+    /// Takes the node away or returns it.
+    async fn turn(&mut self, request: &Request) -> Reply {
+        let id = &self.node.id;
+        if request.node != *id {
+            return Reply {
+                done: false,
+                said: format!("there is no node {}; there is {id}", request.node),
+            };
+        }
+        let state = if request.run { "serves" } else { "is stopped" };
+        if self.node.stopped() != request.run {
+            return Reply {
+                done: true,
+                said: format!("{id} {state} already"),
+            };
+        }
+        self.node.set_running(request.run).await;
+        if request.run
+            && let Err(failure) = self.wait_until_serving(false).await
+        {
+            return Reply {
+                done: false,
+                said: failure.to_string(),
+            };
+        }
+        Reply {
+            done: true,
+            said: format!("{} {state}", self.node.id),
+        }
+    }
+
+    fn current(&self, volumes: Vec<ReadyVolume>) -> Ready {
+        Ready {
+            cluster_id: self.cluster.cluster_id.clone(),
+            nodes: vec![self.node.ready()],
+            volumes,
+        }
+    }
+}
+
+async fn create(client: &mut Client, wish: &VolumeWish) -> Result<Volume> {
+    let spec = sdk::VolumeSpec {
+        size: wish.size_bytes,
+        block_size: 4096,
+        ha_level: i64::from(wish.replicas),
+        ..Default::default()
+    };
+    let request = sdk::SdkVolumeCreateRequest {
+        name: wish.name.clone(),
+        spec: Some(spec),
+        ..Default::default()
+    };
+    let id = client.create(request).await?;
+    let volume = client.volume(&id).await?;
+    if !volume.attached() {
+        client.attach(&volume, None).await?;
+    }
+    Ok(volume)
+}
+
+/// How to call `keelctl`: by its path beside this program, shortened where it lies below the current directory.
+fn keelctl_path() -> String {
+    let path = std::env::current_exe()
+        .unwrap_or_default()
+        .with_file_name("keelctl");
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here)
+        .unwrap_or(&path)
+        .display()
+        .to_string()
+}
+
+/// The signals that end it.
+struct Stop([Signal; 3]);
+
+impl Stop {
+    fn new() -> Result<Stop> {
+        let on = |kind| signal(kind).map_err(|e| Failure::local("wait for signals", e));
+        Ok(Stop([
+            on(SignalKind::interrupt())?,
+            on(SignalKind::terminate())?,
+            on(SignalKind::hangup())?,
+        ]))
+    }
+
+    async fn wait(&mut self) {
+        let [a, b, c] = &mut self.0;
+        tokio::select! { _ = a.recv() => {} _ = b.recv() => {} _ = c.recv() => {} }
+    }
+}

@@ -1,0 +1,330 @@
+//! A cluster for a test: `keelblock up` on free ports and a temporary directory. When the test panics, all logs come out.
+use crate::programs::program;
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// How long a cluster may take to serve, and a condition to come true. Generous: machines that run tests are busy.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How often conditions are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// How much of each log is shown.
+const LOG_TAIL: usize = 16 << 10;
+
+/// The ready file of `up`.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Ready {
+    /// Id of the cluster.
+    pub cluster_id: String,
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+    /// Its volumes.
+    pub volumes: Vec<Volume>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// Its id.
+    pub id: String,
+    /// NVMe/TCP.
+    pub nvme: SocketAddr,
+    /// OpenStorage SDK and admin (gRPC).
+    pub sdk: SocketAddr,
+    /// REST and metrics.
+    pub rest: SocketAddr,
+    /// Key-value database.
+    pub kvdb: SocketAddr,
+    /// Process id of the data path, while there is one.
+    pub datapath_pid: Option<u32>,
+    /// Process id of the control process, while there is one.
+    pub control_pid: Option<u32>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// Its subsystem.
+    pub nqn: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Node where it is attached.
+    pub coordinator: String,
+}
+
+impl Ready {
+    /// The volume of that name.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn volume(&self, name: &str) -> &Volume {
+        self.volumes.iter().find(|v| v.name == name).unwrap_or_else(|| panic!("no volume {name} in {self:?}"))
+    }
+}
+
+/// How a cluster shall be started.
+#[derive(Debug)]
+pub struct Builder {
+    dir: TempDir,
+    args: Vec<String>,
+    prefix: Vec<String>,
+    volumes: Vec<String>,
+}
+
+impl Builder {
+    /// `up`'s own arguments.
+    #[must_use]
+    pub fn arg(mut self, words: &[&str]) -> Builder {
+        self.args.extend(words.iter().map(|w| (*w).to_owned()));
+        self
+    }
+
+    /// A volume, as `NAME:SIZE`.
+    #[must_use]
+    pub fn volume(mut self, wish: &str) -> Builder {
+        self.volumes.push(wish.into());
+        self
+    }
+
+    /// Words before `keelblock up`, like `setpriv …`.
+    #[must_use]
+    pub fn prefix(mut self, words: &[&str]) -> Builder {
+        self.prefix = words.iter().map(|w| (*w).to_owned()).collect();
+        self
+    }
+
+    /// The directory that goes at the end.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where the cluster's files will be.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Starts it and waits until it serves.
+    ///
+    /// # Panics
+    /// If it does not come up; with all logs.
+    pub fn start(self) -> Cluster {
+        let mut cluster = Cluster { builder: self, up: None };
+        cluster.start();
+        cluster
+    }
+
+    /// Runs `up` to its end (with `--check`, or where it must fail) and gives its exit code and all it said.
+    pub fn run(&self, words: &[&str]) -> (i32, String) {
+        let mut command = self.command();
+        let output = command.args(words).stdin(Stdio::null()).output().expect("keelblock starts");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+    }
+
+    fn command(&self) -> Command {
+        let keelblock = program("keelblock").display().to_string();
+        let mut words = self.prefix.iter().cloned().chain([keelblock]);
+        let mut command = Command::new(words.next().expect("there is at least one word"));
+        command.args(words).arg("up").arg("--data").arg(self.data());
+        if !self.args.iter().any(|a| a == "--port-base") {
+            command.args(["--port-base", "0"]);
+        }
+        command.args(&self.args).args(self.volumes.iter().flat_map(|v| ["--volume", v]));
+        // Under cargo, `up` would have cargo build its programs; the tests have seen to that.
+        command.env_remove("CARGO").current_dir(self.dir.path());
+        command
+    }
+}
+
+/// A running cluster. Dropping it stops it.
+#[derive(Debug)]
+pub struct Cluster {
+    builder: Builder,
+    up: Option<Child>,
+}
+
+impl Cluster {
+    /// What a test starts from: the data path without its pins, everything else by default.
+    ///
+    /// # Panics
+    /// If there is no temporary directory to be had.
+    pub fn builder() -> Builder {
+        let dir = tempfile::Builder::new().prefix("keelblock-test-").tempdir().expect("a temporary directory");
+        Builder { dir, args: Vec::new(), prefix: Vec::new(), volumes: Vec::new() }
+    }
+
+    /// Starts `up` (again) and waits until it serves.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    pub fn start(&mut self) {
+        assert!(self.up.is_none(), "it runs already");
+        let output = File::options().create(true).append(true).open(self.path("up.log")).expect("a log");
+        let ready = self.path("ready.json");
+        let _ = fs::remove_file(&ready);
+        let mut command = self.builder.command();
+        command.arg("--ready-file").arg(&ready).stdin(Stdio::null());
+        command.stdout(output.try_clone().expect("a log")).stderr(output);
+        self.up = Some(command.spawn().expect("keelblock starts"));
+        let deadline = Instant::now() + PATIENCE;
+        while !ready.exists() {
+            let up = self.up.as_mut().expect("was just started");
+            if let Some(status) = up.try_wait().expect("a child can be waited for") {
+                self.up = None;
+                panic!("`up` ended with {status}");
+            }
+            assert!(Instant::now() < deadline, "`up` does not serve");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Stops it as Ctrl-C does, and checks that it ends well.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn stop(&mut self) {
+        let Some(mut up) = self.up.take() else { return };
+        kill(up.id(), Signal::INT);
+        let status = wait(&mut up).expect("`up` stops");
+        assert!(status.success(), "`up` ended with {status}");
+        assert!(!self.path("ready.json").exists(), "the ready file is there although nothing serves");
+    }
+
+    /// Kills `up` itself, so that it cannot tidy up.
+    pub fn kill_up(&mut self) {
+        let mut up = self.up.take().expect("it runs");
+        kill(up.id(), Signal::KILL);
+        up.wait().expect("a child can be waited for");
+    }
+
+    /// Kills the data path.
+    pub fn kill_datapath(&self) -> u32 {
+        let pid = self.ready().nodes[0].datapath_pid.expect("the data path runs");
+        kill(pid, Signal::KILL);
+        pid
+    }
+
+    /// Kills the control process.
+    pub fn kill_control(&self) -> u32 {
+        let pid = self.ready().nodes[0].control_pid.expect("the control process runs");
+        kill(pid, Signal::KILL);
+        pid
+    }
+
+    /// What the ready file says now.
+    ///
+    /// # Panics
+    /// If it is not there or has another shape.
+    pub fn ready(&self) -> Ready {
+        let text = fs::read(self.path("ready.json")).expect("the ready file is there");
+        serde_json::from_slice(&text).expect("the ready file has its documented shape")
+    }
+
+    /// Waits until the ready file fulfils a condition.
+    ///
+    /// # Panics
+    /// If it does not in time.
+    pub fn wait_until(&self, what: &str, condition: impl Fn(&Ready) -> bool) -> Ready {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ready = self.ready();
+            if condition(&ready) {
+                return ready;
+            }
+            assert!(Instant::now() < deadline, "waited in vain until {what}; now: {ready:?}");
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Runs `keelctl`.
+    pub fn keelctl(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(program("keelctl"));
+        command.args(words).env("KEELBLOCK_ENDPOINT", self.ready().nodes[0].sdk.to_string());
+        command.output().expect("keelctl starts")
+    }
+
+    /// Runs `keelctl`, which must succeed, and gives its answer.
+    ///
+    /// # Panics
+    /// If it fails, with what it said.
+    pub fn keelctl_json(&self, words: &[&str]) -> serde_json::Value {
+        let output = self.keelctl(&[words, &["--json"]].concat());
+        assert!(output.status.success(), "keelctl {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("keelctl --json prints JSON")
+    }
+
+    /// `keelblock node stop|start`.
+    pub fn node(&self, action: &str, id: &str) -> Output {
+        let mut command = Command::new(program("keelblock"));
+        command.args(["node", action, id, "--data"]).arg(self.builder.data());
+        command.output().expect("keelblock starts")
+    }
+
+    /// A path in the directory of this test.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.builder.dir.path().join(name)
+    }
+
+    /// What it was started with.
+    pub fn builder_mut(&mut self) -> &mut Builder {
+        &mut self.builder
+    }
+
+    /// The end of every log.
+    pub fn logs(&self) -> String {
+        let mut files = vec![self.path("up.log")];
+        let nodes = fs::read_dir(self.builder.data()).into_iter().flatten().flatten();
+        for node in nodes.filter(|e| e.file_name().to_string_lossy().starts_with("node-")) {
+            files.extend(["datapath.log", "control.log"].map(|log| node.path().join(log)));
+        }
+        let tail = |file: &PathBuf| {
+            let text = fs::read(file).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned();
+            format!("--- {}\n{text}\n", file.display())
+        };
+        files.iter().map(tail).collect()
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some(mut up) = self.up.take() {
+            kill(up.id(), Signal::TERM);
+            if wait(&mut up).is_none() {
+                let _ = up.kill();
+                let _ = up.wait();
+            }
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+    }
+}
+
+fn kill(pid: u32, signal: Signal) {
+    let pid = Pid::from_raw(pid.cast_signed()).expect("process ids are positive");
+    kill_process(pid, signal).expect("a process of ours can be signalled");
+}
+
+fn wait(child: &mut Child) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        std::thread::sleep(LOOK);
+    }
+    None
+}
