@@ -70,7 +70,10 @@ impl Ready {
     /// # Panics
     /// If there is none.
     pub fn volume(&self, name: &str) -> &Volume {
-        self.volumes.iter().find(|v| v.name == name).unwrap_or_else(|| panic!("no volume {name} in {self:?}"))
+        self.volumes
+            .iter()
+            .find(|v| v.name == name)
+            .unwrap_or_else(|| panic!("no volume {name} in {self:?}"))
     }
 }
 
@@ -81,6 +84,7 @@ pub struct Builder {
     args: Vec<String>,
     prefix: Vec<String>,
     volumes: Vec<String>,
+    programs: Option<PathBuf>,
 }
 
 impl Builder {
@@ -105,6 +109,13 @@ impl Builder {
         self
     }
 
+    /// Where the programs are, if not where they were built.
+    #[must_use]
+    pub fn programs(mut self, dir: PathBuf) -> Builder {
+        self.programs = Some(dir);
+        self
+    }
+
     /// The directory that goes at the end.
     pub fn dir(&self) -> &Path {
         self.dir.path()
@@ -120,7 +131,10 @@ impl Builder {
     /// # Panics
     /// If it does not come up; with all logs.
     pub fn start(self) -> Cluster {
-        let mut cluster = Cluster { builder: self, up: None };
+        let mut cluster = Cluster {
+            builder: self,
+            up: None,
+        };
         cluster.start();
         cluster
     }
@@ -128,20 +142,35 @@ impl Builder {
     /// Runs `up` to its end (with `--check`, or where it must fail) and gives its exit code and all it said.
     pub fn run(&self, words: &[&str]) -> (i32, String) {
         let mut command = self.command();
-        let output = command.args(words).stdin(Stdio::null()).output().expect("keelblock starts");
+        let output = command
+            .args(words)
+            .stdin(Stdio::null())
+            .output()
+            .expect("keelblock starts");
         let said = [output.stdout, output.stderr].concat();
-        (output.status.code().unwrap_or(-1), String::from_utf8_lossy(&said).into_owned())
+        (
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&said).into_owned(),
+        )
     }
 
     fn command(&self) -> Command {
-        let keelblock = program("keelblock").display().to_string();
+        let built = || program("keelblock");
+        let keelblock = self
+            .programs
+            .as_ref()
+            .map_or_else(built, |dir| dir.join("keelblock"))
+            .display()
+            .to_string();
         let mut words = self.prefix.iter().cloned().chain([keelblock]);
         let mut command = Command::new(words.next().expect("there is at least one word"));
         command.args(words).arg("up").arg("--data").arg(self.data());
         if !self.args.iter().any(|a| a == "--port-base") {
             command.args(["--port-base", "0"]);
         }
-        command.args(&self.args).args(self.volumes.iter().flat_map(|v| ["--volume", v]));
+        command
+            .args(&self.args)
+            .args(self.volumes.iter().flat_map(|v| ["--volume", v]));
         // Under cargo, `up` would have cargo build its programs; the tests have seen to that.
         command.env_remove("CARGO").current_dir(self.dir.path());
         command
@@ -161,8 +190,17 @@ impl Cluster {
     /// # Panics
     /// If there is no temporary directory to be had.
     pub fn builder() -> Builder {
-        let dir = tempfile::Builder::new().prefix("keelblock-test-").tempdir().expect("a temporary directory");
-        Builder { dir, args: Vec::new(), prefix: Vec::new(), volumes: Vec::new() }
+        let dir = tempfile::Builder::new()
+            .prefix("keelblock-test-")
+            .tempdir()
+            .expect("a temporary directory");
+        Builder {
+            dir,
+            args: Vec::new(),
+            prefix: Vec::new(),
+            volumes: Vec::new(),
+            programs: None,
+        }
     }
 
     /// Starts `up` (again) and waits until it serves.
@@ -171,12 +209,18 @@ impl Cluster {
     /// If it does not come up.
     pub fn start(&mut self) {
         assert!(self.up.is_none(), "it runs already");
-        let output = File::options().create(true).append(true).open(self.path("up.log")).expect("a log");
+        let output = File::options()
+            .create(true)
+            .append(true)
+            .open(self.path("up.log"))
+            .expect("a log");
         let ready = self.path("ready.json");
         let _ = fs::remove_file(&ready);
         let mut command = self.builder.command();
         command.arg("--ready-file").arg(&ready).stdin(Stdio::null());
-        command.stdout(output.try_clone().expect("a log")).stderr(output);
+        command
+            .stdout(output.try_clone().expect("a log"))
+            .stderr(output);
         self.up = Some(command.spawn().expect("keelblock starts"));
         let deadline = Instant::now() + PATIENCE;
         while !ready.exists() {
@@ -199,7 +243,10 @@ impl Cluster {
         kill(up.id(), Signal::INT);
         let status = wait(&mut up).expect("`up` stops");
         assert!(status.success(), "`up` ended with {status}");
-        assert!(!self.path("ready.json").exists(), "the ready file is there although nothing serves");
+        assert!(
+            !self.path("ready.json").exists(),
+            "the ready file is there although nothing serves"
+        );
     }
 
     /// Kills `up` itself, so that it cannot tidy up.
@@ -211,14 +258,18 @@ impl Cluster {
 
     /// Kills the data path.
     pub fn kill_datapath(&self) -> u32 {
-        let pid = self.ready().nodes[0].datapath_pid.expect("the data path runs");
+        let pid = self.ready().nodes[0]
+            .datapath_pid
+            .expect("the data path runs");
         kill(pid, Signal::KILL);
         pid
     }
 
     /// Kills the control process.
     pub fn kill_control(&self) -> u32 {
-        let pid = self.ready().nodes[0].control_pid.expect("the control process runs");
+        let pid = self.ready().nodes[0]
+            .control_pid
+            .expect("the control process runs");
         kill(pid, Signal::KILL);
         pid
     }
@@ -243,7 +294,10 @@ impl Cluster {
             if condition(&ready) {
                 return ready;
             }
-            assert!(Instant::now() < deadline, "waited in vain until {what}; now: {ready:?}");
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain until {what}; now: {ready:?}"
+            );
             std::thread::sleep(LOOK);
         }
     }
@@ -251,7 +305,9 @@ impl Cluster {
     /// Runs `keelctl`.
     pub fn keelctl(&self, words: &[&str]) -> Output {
         let mut command = Command::new(program("keelctl"));
-        command.args(words).env("KEELBLOCK_ENDPOINT", self.ready().nodes[0].sdk.to_string());
+        command
+            .args(words)
+            .env("KEELBLOCK_ENDPOINT", self.ready().nodes[0].sdk.to_string());
         command.output().expect("keelctl starts")
     }
 
@@ -261,14 +317,20 @@ impl Cluster {
     /// If it fails, with what it said.
     pub fn keelctl_json(&self, words: &[&str]) -> serde_json::Value {
         let output = self.keelctl(&[words, &["--json"]].concat());
-        assert!(output.status.success(), "keelctl {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "keelctl {words:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).expect("keelctl --json prints JSON")
     }
 
     /// `keelblock node stop|start`.
     pub fn node(&self, action: &str, id: &str) -> Output {
         let mut command = Command::new(program("keelblock"));
-        command.args(["node", action, id, "--data"]).arg(self.builder.data());
+        command
+            .args(["node", action, id, "--data"])
+            .arg(self.builder.data());
         command.output().expect("keelblock starts")
     }
 
@@ -285,13 +347,17 @@ impl Cluster {
     /// The end of every log.
     pub fn logs(&self) -> String {
         let mut files = vec![self.path("up.log")];
-        let nodes = fs::read_dir(self.builder.data()).into_iter().flatten().flatten();
+        let nodes = fs::read_dir(self.builder.data())
+            .into_iter()
+            .flatten()
+            .flatten();
         for node in nodes.filter(|e| e.file_name().to_string_lossy().starts_with("node-")) {
             files.extend(["datapath.log", "control.log"].map(|log| node.path().join(log)));
         }
         let tail = |file: &PathBuf| {
             let text = fs::read(file).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned();
+            let text =
+                String::from_utf8_lossy(&text[text.len().saturating_sub(LOG_TAIL)..]).into_owned();
             format!("--- {}\n{text}\n", file.display())
         };
         files.iter().map(tail).collect()

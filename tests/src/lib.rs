@@ -7,3 +7,19 @@
 pub mod cluster;
 pub mod guest;
 pub mod programs;
+pub mod workload;
+
+/// A seed for a test's randomness: another each time, and printed, so that a failure can be repeated with `KEELBLOCK_SEED`.
+///
+/// # Panics
+/// If `KEELBLOCK_SEED` is not a number.
+pub fn seed() -> u64 {
+    let given = std::env::var("KEELBLOCK_SEED")
+        .ok()
+        .map(|s| s.parse().expect("KEELBLOCK_SEED is a number"));
+    let seed = given.unwrap_or_else(|| {
+        rand::Rng::random(&mut <rand::rngs::SmallRng as rand::SeedableRng>::from_os_rng())
+    });
+    println!("seed {seed}");
+    seed
+}

@@ -40,11 +40,16 @@ fn build() -> PathBuf {
         command.args(["--package", package]);
     }
     let status = command.status().expect("cargo starts");
-    assert!(status.success(), "cargo could not build the programs under test");
+    assert!(
+        status.success(),
+        "cargo could not build the programs under test"
+    );
     dir.into()
 }
 
 /// The workspace's root.
 pub fn workspace() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package lies in the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this package lies in the workspace")
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: what must hold before a change is merged.
-use crate::run::{Outcome, cargo, find_program, step};
+use crate::run::{Outcome, cargo, step};
 use crate::test::{TestArgs, test};
+use keelblock_tests::guest::find_program;
 
 /// Cheap checks first, and nothing goes on after a failure.
 pub fn ci() -> Outcome {

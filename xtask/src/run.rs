@@ -83,12 +83,3 @@ pub fn step_seen(command: &mut Command, mut see: impl FnMut(&str)) -> Outcome<Du
         Err(format!("`{name}` failed ({status})"))
     }
 }
-
-/// Where `name` lies in PATH (or in the directories of the administrator, which a user's PATH may lack).
-pub fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
-}

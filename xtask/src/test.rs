@@ -75,7 +75,7 @@ impl Summary {
 pub fn test(args: &TestArgs) -> Outcome {
     let mut summary = Summary::default();
     let mut failed = Vec::new();
-    let missing = tools::missing_for_guest();
+    let missing = keelblock_tests::guest::missing();
     let guest = !args.no_guest && missing.is_empty();
     if args.no_guest {
         summary.skipped.push("guest tests (--no-guest)".into());

@@ -1,100 +1,17 @@
 //! The tools that tests use beside cargo: what for, and which Debian package brings them.
-use crate::run::{Outcome, find_program};
+use crate::run::Outcome;
+use keelblock_tests::guest;
 
-/// A program that some tests need.
-pub struct Tool {
-    /// Program in PATH.
-    pub program: &'static str,
-    /// Debian package that brings it.
-    pub package: &'static str,
-    /// What cannot run without it.
-    pub needed_for: &'static str,
-}
-
-/// What the tests with a real Linux host need (a kernel with modules comes on top, see [`missing_for_guest`]).
-pub const GUEST: &[Tool] = &[
-    Tool {
-        program: "qemu-system-x86_64",
-        package: "qemu-system-x86",
-        needed_for: "guest tests: the machine",
-    },
-    Tool {
-        program: "busybox",
-        package: "busybox-static",
-        needed_for: "guest tests: its user space",
-    },
-    Tool {
-        program: "nvme",
-        package: "nvme-cli",
-        needed_for: "guest tests: discover and connect",
-    },
-    Tool {
-        program: "fio",
-        package: "fio",
-        needed_for: "guest tests: verified I/O",
-    },
-    Tool {
-        program: "cpio",
-        package: "cpio",
-        needed_for: "guest tests: the initramfs",
-    },
-    Tool {
-        program: "modprobe",
-        package: "kmod",
-        needed_for: "guest tests: the initramfs",
-    },
-    Tool {
-        program: "mkfs.ext4",
-        package: "e2fsprogs",
-        needed_for: "guest tests: a file system",
-    },
+/// What other tests use: program, package, what for.
+const OTHER: [(&str, &str, &str); 3] = [
+    (
+        "setpriv",
+        "util-linux",
+        "tests: start-up as an unprivileged user (as root only)",
+    ),
+    ("unshare", "util-linux", "tests: start-up on a full disk"),
+    ("python3", "python3", "conformance: the script"),
 ];
-
-/// What other tests use.
-pub const OTHER: &[Tool] = &[
-    Tool {
-        program: "setpriv",
-        package: "util-linux",
-        needed_for: "tests: start-up as an unprivileged user (as root only)",
-    },
-    Tool {
-        program: "unshare",
-        package: "util-linux",
-        needed_for: "tests: start-up on a full disk",
-    },
-    Tool {
-        program: "python3",
-        package: "python3",
-        needed_for: "conformance: the script",
-    },
-];
-
-/// Debian packages that the guest tests lack here; empty when they can run.
-pub fn missing_for_guest() -> Vec<&'static str> {
-    let mut missing: Vec<_> = GUEST
-        .iter()
-        .filter(|t| find_program(t.program).is_none())
-        .map(|t| t.package)
-        .collect();
-    if kernel().is_none() {
-        missing.push("linux-image-amd64");
-    }
-    missing
-}
-
-/// Release of a kernel in /boot whose modules are installed.
-fn kernel() -> Option<String> {
-    let entries = std::fs::read_dir("/boot").ok()?;
-    entries
-        .filter_map(|e| {
-            e.ok()?
-                .file_name()
-                .to_str()?
-                .strip_prefix("vmlinuz-")
-                .map(str::to_owned)
-        })
-        .find(|release| std::path::Path::new("/lib/modules").join(release).is_dir())
-}
 
 /// Whether rustup has a nightly toolchain (for the sanitizers).
 pub fn has_nightly() -> bool {
@@ -107,17 +24,21 @@ pub fn has_nightly() -> bool {
 
 /// Prints the table; fails on nothing, since each test says itself what it lacks.
 pub fn report() -> Outcome {
-    for tool in GUEST.iter().chain(OTHER) {
-        let found = find_program(tool.program);
-        let state = found.map_or(format!("MISSING, package {}", tool.package), |p| {
+    let guest = guest::TOOLS
+        .iter()
+        .map(|t| (t.program, t.package, "guest tests: a real Linux host"));
+    for (program, package, needed_for) in guest.chain(OTHER) {
+        let found = guest::find_program(program);
+        let state = found.map_or(format!("MISSING, package {package}"), |p| {
             p.display().to_string()
         });
-        println!("{:20} {:45} {state}", tool.program, tool.needed_for);
+        println!("{program:20} {needed_for:55} {state}");
     }
-    let state = kernel().unwrap_or_else(|| "MISSING, package linux-image-amd64".into());
+    let state =
+        guest::kernel().unwrap_or_else(|| format!("MISSING, package {}", guest::KERNEL_PACKAGE));
     println!(
-        "{:20} {:45} {state}",
-        "kernel", "guest tests: Debian's kernel with modules"
+        "{:20} {:55} {state}",
+        "kernel", "guest tests: a readable kernel with modules"
     );
     let state = if has_nightly() {
         "there"
@@ -125,10 +46,10 @@ pub fn report() -> Outcome {
         "MISSING, `rustup toolchain install nightly`"
     };
     println!(
-        "{:20} {:45} {state}",
+        "{:20} {:55} {state}",
         "nightly toolchain", "AddressSanitizer"
     );
-    let missing = missing_for_guest();
+    let missing = guest::missing();
     if !missing.is_empty() {
         println!(
             "\napt-get install --no-install-recommends {}",
