@@ -1,0 +1,34 @@
+//! Space: which bytes of which drives belong to which volume.
+//!
+//! For now a plain linear map (`docs/linear-format.md`). A `superblock` is the bytes of one copy, a `table` what it says about space, a
+//! `drive` reads and commits superblocks so that a crash at any point leaves the old or the new one, and a `pool` makes, grows and deletes
+//! volumes over several drives in the order that needs no commit over all of them (`alloc` picks the space). All of it runs on
+//! reactor 0, one change at a time; nothing here is on the I/O path.
+
+mod alloc;
+pub mod drive;
+pub mod pool;
+pub mod superblock;
+pub mod table;
+
+use std::fmt;
+
+pub use drive::{DriveError, PoolDrive};
+pub use pool::{Pool, PoolError, PoolVolume};
+pub use superblock::{GRAIN_BYTES, Name, NameError};
+
+/// The id of a volume: a UUID's 16 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VolumeId(pub [u8; 16]);
+
+impl fmt::Display for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid::Uuid::from_bytes(self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for VolumeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

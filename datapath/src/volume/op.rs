@@ -1,0 +1,191 @@
+//! Cutting an operation into parts of one lane, and sending each part to where its lane is.
+
+use std::rc::Rc;
+
+use keelblock_hugepages::Buffer;
+
+use super::range::{Hold, Mode};
+use super::{ByteRange, Volume, VolumeError};
+use crate::device::BLOCK_BYTES;
+
+/// What is to be done with a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Read,
+    Write { fua: bool },
+    WriteZeroes,
+    Compare,
+    CompareAndWrite { fua: bool },
+    Verify,
+}
+
+impl Op {
+    /// How its blocks are held meanwhile. What changes a block in part must read it first, and nobody may write it in between.
+    pub(super) fn mode(self, at: ByteRange) -> Mode {
+        match self {
+            Self::Read | Self::Compare | Self::Verify => Mode::Shared,
+            Self::Write { .. } | Self::WriteZeroes if at.aligned(BLOCK_BYTES) => Mode::Shared,
+            Self::Write { .. } | Self::WriteZeroes | Self::CompareAndWrite { .. } => {
+                Mode::Exclusive
+            }
+        }
+    }
+
+    /// Whether its buffer is filled: parts are then done last to first.
+    fn fills(self) -> bool {
+        self == Self::Read
+    }
+}
+
+/// The buffers of an operation, which travel with it and come back.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    /// Data of reads, writes and compares; what a compare-and-write expects.
+    pub first: Option<Buffer>,
+    /// What a compare-and-write writes.
+    pub second: Option<Buffer>,
+}
+
+impl Buffers {
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    pub fn one(buffer: Buffer) -> Self {
+        Self {
+            first: Some(buffer),
+            second: None,
+        }
+    }
+
+    pub fn two(first: Buffer, second: Buffer) -> Self {
+        Self {
+            first: Some(first),
+            second: Some(second),
+        }
+    }
+
+    pub fn into_one(self) -> Buffer {
+        self.first.expect("an operation gives its buffer back")
+    }
+
+    pub fn into_two(self) -> (Buffer, Buffer) {
+        let second = self.second.expect("an operation gives its buffers back");
+        (self.first.expect("both of them"), second)
+    }
+
+    /// Moves bytes inside of the first buffer.
+    pub fn shift(&mut self, from: std::ops::Range<usize>, to: usize) {
+        if let Some(buffer) = &mut self.first {
+            buffer.copy_within(from, to);
+        }
+    }
+}
+
+impl Volume {
+    /// Does `op`, on as many lanes as the range has.
+    pub(super) async fn run(
+        &self,
+        op: Op,
+        at: ByteRange,
+        buffers: Buffers,
+    ) -> (Buffers, Result<(), VolumeError>) {
+        if at.end > self.size_bytes() {
+            return (buffers, Err(VolumeError::OutOfRange));
+        }
+        if self.0.lanes.single(&at.range()) {
+            return self.on_lane(op, at, buffers).await;
+        }
+        if matches!(op, Op::CompareAndWrite { .. }) {
+            return (buffers, Err(VolumeError::NotAtomic));
+        }
+        if op.fills() {
+            self.last_to_first(op, at, buffers).await
+        } else {
+            self.first_to_last(op, at, buffers).await
+        }
+    }
+
+    /// Each part finds its data at the beginning of the buffer: what is done is shifted out.
+    async fn first_to_last(
+        &self,
+        op: Op,
+        at: ByteRange,
+        mut buffers: Buffers,
+    ) -> (Buffers, Result<(), VolumeError>) {
+        let mut rest = at;
+        loop {
+            let part = ByteRange::from(self.0.lanes.first_part(&rest.range()));
+            let result;
+            (buffers, result) = self.on_lane(op, part, buffers).await;
+            if result.is_err() || part.end == rest.end {
+                return (buffers, result);
+            }
+            buffers.shift(part.len() as usize..rest.len() as usize, 0);
+            rest.start = part.end;
+        }
+    }
+
+    /// Each part is read to the beginning of the buffer and shifted to its place, the last one first: so nothing is overwritten.
+    async fn last_to_first(
+        &self,
+        op: Op,
+        at: ByteRange,
+        mut buffers: Buffers,
+    ) -> (Buffers, Result<(), VolumeError>) {
+        let mut rest = at;
+        loop {
+            let slice = (rest.end - 1) / super::SLICE_BYTES * super::SLICE_BYTES;
+            let part = ByteRange {
+                start: slice.max(rest.start),
+                end: rest.end,
+            };
+            let result;
+            (buffers, result) = self.on_lane(op, part, buffers).await;
+            if result.is_err() || part.start == rest.start {
+                return (buffers, result);
+            }
+            let to = (part.start - at.start) as usize;
+            buffers.shift(0..part.len() as usize, to);
+            rest.end = part.start;
+        }
+    }
+
+    /// Does one part, here or where its lane is owned.
+    pub(super) async fn on_lane(
+        &self,
+        op: Op,
+        at: ByteRange,
+        buffers: Buffers,
+    ) -> (Buffers, Result<(), VolumeError>) {
+        let lane = &self.0.table[self.0.lanes.of(at.start).index()];
+        loop {
+            let owner = lane.owner.get();
+            if owner != self.0.here {
+                let Some(hub) = self.0.hub.upgrade() else {
+                    return (buffers, Err(VolumeError::Closed));
+                };
+                return hub.forward(owner, self.0.number, op, at, buffers).await;
+            }
+            let hold = match self.enter(op, at).await {
+                Ok(hold) => hold,
+                Err(e) => return (buffers, Err(e)),
+            };
+            if self.0.closed.get() {
+                return (buffers, Err(VolumeError::Closed));
+            }
+            // The lane may have moved while we waited: to wait for its hand-over is to wait for an exclusive range.
+            if lane.owner.get() == self.0.here {
+                let done = self.serve(op, at, buffers).await;
+                drop(hold);
+                return done;
+            }
+        }
+    }
+
+    async fn enter(&self, op: Op, at: ByteRange) -> Result<Hold, VolumeError> {
+        let lane = &self.0.table[self.0.lanes.of(at.start).index()];
+        let entered = Rc::clone(&lane.ranges).enter(at.blocks(BLOCK_BYTES), op.mode(at));
+        Ok(entered.map_err(|_| VolumeError::Busy)?.await)
+    }
+}
