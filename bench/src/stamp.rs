@@ -14,6 +14,17 @@ const HEADER_LEN: usize = 32;
 const MAGIC: [u8; 8] = *b"KB-PERF1";
 const CRC: std::ops::Range<usize> = 20..24;
 
+/// 2^64 divided by the golden ratio: multiples of it fill the space evenly.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The finalizer of splitmix64: stamps that differ in a bit fill blocks that have nothing in common.
+fn mix(x: u64) -> u64 {
+    let x = x.wrapping_add(GOLDEN);
+    let x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}
+
 /// Which block this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
@@ -44,10 +55,9 @@ impl Stamp {
         block[16..20].copy_from_slice(&self.generation.to_le_bytes());
         block[CRC].fill(0);
         block[24..32].copy_from_slice(&self.run.to_le_bytes());
-        // splitmix64's increment: any two stamps give unlike fills
-        let mut word = self.lba ^ self.run ^ u64::from(self.generation) << 40;
+        let mut word = mix(mix(self.lba) ^ self.run ^ u64::from(self.generation) << 32);
         for chunk in block[HEADER_LEN..].as_chunks_mut::<8>().0 {
-            word = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            word = word.wrapping_add(GOLDEN);
             *chunk = word.to_le_bytes();
         }
         let crc = crc32c::crc32c(block);
