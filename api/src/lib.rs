@@ -5,6 +5,7 @@
 
 pub mod channel;
 pub mod json;
+pub mod openapi;
 pub mod stats;
 
 /// All generated code, a module per protobuf package.
