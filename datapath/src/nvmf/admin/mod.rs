@@ -30,6 +30,8 @@ const SELECT: u32 = 7 << 8;
 /// CDW11 bit 0 of the Host Identifier feature: 128 bits.
 const EXHID: u32 = 1;
 const NSID_ALL: u32 = u32::MAX;
+/// The largest data structure that a feature has.
+const FEATURE_BYTES: usize = 4096;
 /// Dword 0 of Abort: the command was not aborted.
 const NOT_ABORTED: u32 = 1;
 
@@ -193,8 +195,12 @@ impl Subsystem {
             fid::HOST_IDENTIFIER => return host_identifier(c.host_id, sqe),
             _ => c.features.get(id, nsid, dword11)?,
         };
+        // These features have no data structure. A host that brings a buffer all the same gets it zeroed, rather than
+        // left as it was: some count the bytes that come.
+        let data = vec![0; (sqe.sgl().length() as usize).min(FEATURE_BYTES)];
         Ok(Outcome::Done(Reply {
             dw0,
+            data,
             ..Reply::default()
         }))
     }

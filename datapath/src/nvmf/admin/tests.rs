@@ -399,6 +399,17 @@ fn every_listed_feature_can_be_read() {
 }
 
 #[test]
+fn a_buffer_that_no_feature_fills_is_zeroed() {
+    let (mut rig, id) = rig_of(export());
+    for (length, sent) in [(0, 0), (512, 512), (1 << 20, 4096)] {
+        let mut sqe = Sqe::new(admin::GET_FEATURES, 0).with_cdw(10, 7);
+        sqe.set_sgl(Sgl::Transport { length });
+        let reply = rig.admin(id, sqe);
+        assert_eq!((reply.dw0, reply.data), (127 | 127 << 16, vec![0; sent]));
+    }
+}
+
+#[test]
 fn features_of_the_association() {
     let (mut rig, id) = rig_of(export());
     assert_eq!(
