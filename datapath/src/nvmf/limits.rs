@@ -8,6 +8,8 @@ use super::seam::{IN_CAPSULE_BYTES, MAX_TRANSFER_BYTES};
 pub const IC_TIMEOUT: Duration = Duration::from_secs(10);
 /// From ICResp to an accepted Connect.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connects that a connection may have refused before it is closed.
+pub const CONNECT_ATTEMPTS: u32 = 8;
 /// How long a terminated connection may take to read its C2HTermReq (NVMe/TCP asks for at most 30 s).
 pub const TERM_TIMEOUT: Duration = Duration::from_secs(1);
 /// An R2T holds a buffer of the pool; a host that leaves it unanswered this long loses the connection.
@@ -28,6 +30,9 @@ pub const MAX_H2C_DATA: u32 = MAX_TRANSFER_BYTES as u32;
 pub const MAX_CAPSULE_PDU: usize = 72 + 4 + IN_CAPSULE_BYTES + 4;
 /// Largest C2HData payload of one PDU: hosts that dislike larger ones are not known, and one header per read is cheapest.
 pub const MAX_C2H_DATA: usize = MAX_TRANSFER_BYTES;
+
+/// Operations that a reactor's connections have in its slab at once (`RULES.md` S10).
+pub const OPERATIONS_PER_REACTOR: usize = 4096;
 
 /// The reactor's shared receive buffer: what one `recv` may bring. Bounds what a connection does in one go.
 pub const RECV_BYTES: usize = 256 << 10;

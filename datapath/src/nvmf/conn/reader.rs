@@ -1,0 +1,392 @@
+//! The reader of a connection: bytes in, PDUs apart, commands run.
+//!
+//! One receive brings as much as there is, up to the reactor's buffer. Whole capsules are run where they lie: in-capsule data is written
+//! straight from there. The data of an H2CData PDU that is still on its way is received straight into the transfer's buffer. What is left
+//! of a PDU that was cut waits in `carry`, so an idle connection holds next to no memory.
+
+use std::io::IoSliceMut;
+use std::rc::Rc;
+
+use super::fatal::{Fatal, Fes};
+use super::pdu::{self, DIGEST, DataHeader, Incoming, Layout};
+use super::queue::SubmitError;
+use super::{Connection, Hold, Role};
+use crate::nvmf::limits::FLUSH_BYTES;
+use crate::nvmf::seam::{ACTIVITY_INTERVAL_NS, IN_CAPSULE_BYTES, SqeBytes};
+use crate::nvmf::sqe::{Sgl, Sqe};
+use crate::nvmf::{admin_queue, io, status, term};
+use crate::reactor::NetError;
+
+/// From here on the rest of a PDU's data is received into its buffer directly.
+const DIRECT_BYTES: usize = 4096;
+/// A carry that grew beyond this is given back when it is empty.
+const CARRY_KEPT: usize = 16 << 10;
+
+/// In-capsule data, as far as the transport has looked at it.
+#[derive(Clone, Copy)]
+pub struct Capsule<'a> {
+    /// The data; empty: none.
+    pub data: &'a [u8],
+    /// Its digest did not match.
+    pub damaged: bool,
+}
+
+/// What became of a capsule.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It has been answered, begun, or waits for data.
+    Yes,
+    /// Not yet: it comes again when a buffer of this size is spare.
+    NeedsBuffer(usize),
+}
+
+/// Data of an H2CData PDU that is being received.
+struct Body {
+    slot: u16,
+    /// Where this PDU's data begins in the buffer.
+    start: usize,
+    /// Data bytes to come.
+    left: usize,
+    /// Digest bytes to come.
+    digest_left: usize,
+    digest: [u8; DIGEST],
+}
+
+enum End {
+    /// The host is gone, or we closed.
+    Closed,
+    /// The host broke the protocol; with the bytes of the offending PDU.
+    Fatal(Fatal, Vec<u8>),
+}
+
+impl From<NetError> for End {
+    fn from(_: NetError) -> Self {
+        End::Closed
+    }
+}
+
+struct Reader {
+    conn: Rc<Connection>,
+    carry: Vec<u8>,
+    body: Option<Body>,
+    /// The capsule at the front has been counted by the queue already.
+    submitted: bool,
+    hold: Option<Hold>,
+}
+
+/// Serves a connection until it ends. `rest`: what was received behind the Connect command.
+pub async fn read(conn: Rc<Connection>, rest: Vec<u8>) {
+    let mut reader = Reader { conn: conn.clone(), carry: rest, body: None, submitted: false, hold: None };
+    match reader.run().await {
+        End::Closed => conn.close(),
+        End::Fatal(fatal, offender) => {
+            tracing::debug!(peer = %conn.socket.peer(), nqn = %conn.nqn, %fatal, "connection terminated");
+            term::terminate(&conn, fatal, &offender).await;
+        }
+    }
+}
+
+impl Reader {
+    async fn run(&mut self) -> End {
+        if !self.carry.is_empty()
+            && let Err(end) = self.again()
+        {
+            return end;
+        }
+        loop {
+            if self.conn.is_closed() {
+                return End::Closed;
+            }
+            if let Err(end) = match self.hold {
+                Some(hold) => self.held(hold).await,
+                None => self.receive().await,
+            } {
+                return end;
+            }
+        }
+    }
+
+    /// Waits for bytes and takes them in.
+    async fn receive(&mut self) -> Result<(), End> {
+        loop {
+            let mut buf = self.conn.node.take_receive_buffer();
+            let took = self.pump(&mut buf);
+            self.conn.node.give_receive_buffer(buf);
+            match took {
+                Ok(true) => break,
+                Ok(false) => self.conn.socket.readable().await?,
+                Err(end) => {
+                    // what was answered before goes out first
+                    let _ = self.conn.flush();
+                    return Err(end);
+                }
+            }
+        }
+        self.flush()?;
+        self.report();
+        crate::nvmf::yield_now().await;
+        Ok(())
+    }
+
+    /// One receive. `Ok(false)`: there was nothing.
+    fn pump(&mut self, buf: &mut [u8]) -> Result<bool, End> {
+        let have = self.carry.len();
+        buf[..have].copy_from_slice(&self.carry);
+        let mut direct = 0;
+        let got = match &mut self.body {
+            Some(body) if body.left >= DIRECT_BYTES => {
+                direct = body.left;
+                let mut transfers = self.conn.transfers.borrow_mut();
+                let transfer = transfers.get(body.slot);
+                let from = transfer.got;
+                let into = &mut transfer.buffer[from..from + direct];
+                self.conn.socket.try_recv(&mut [IoSliceMut::new(into), IoSliceMut::new(&mut buf[have..])])?
+            }
+            _ => self.conn.socket.try_recv(&mut [IoSliceMut::new(&mut buf[have..])])?,
+        };
+        let Some(got) = got else { return Ok(false) };
+        if got == 0 {
+            return Err(End::Closed);
+        }
+        self.carry.clear();
+        let direct = direct.min(got);
+        if direct > 0 {
+            self.body_advance(direct);
+        }
+        let bytes = &buf[..have + got - direct];
+        self.feed_all(bytes)?;
+        Ok(true)
+    }
+
+    /// Takes the carried bytes again.
+    fn again(&mut self) -> Result<(), End> {
+        let bytes = std::mem::take(&mut self.carry);
+        self.feed_all(&bytes)?;
+        self.flush()
+    }
+
+    /// Takes in what it can, and carries the rest.
+    fn feed_all(&mut self, bytes: &[u8]) -> Result<(), End> {
+        let mut at = 0;
+        match self.feed(bytes, &mut at) {
+            Ok(()) => {
+                self.carry.extend_from_slice(&bytes[at..]);
+                if self.carry.is_empty() && self.carry.capacity() > CARRY_KEPT {
+                    self.carry = Vec::new();
+                }
+                Ok(())
+            }
+            Err(fatal) => Err(match fatal {
+                Some(fatal) => End::Fatal(fatal, bytes[at..].iter().take(128).copied().collect()),
+                None => End::Closed,
+            }),
+        }
+    }
+
+    /// `Err(None)`: the host asked for the end.
+    fn feed(&mut self, bytes: &[u8], at: &mut usize) -> Result<(), Option<Fatal>> {
+        loop {
+            if self.body.is_some() {
+                *at += self.feed_body(&bytes[*at..]);
+                if self.body.is_some() {
+                    return Ok(());
+                }
+            }
+            let pdu = &bytes[*at..];
+            match pdu::incoming(pdu, self.conn.params)? {
+                None => return Ok(()),
+                Some(Incoming::Term) => return Err(None),
+                Some(Incoming::Capsule(layout)) => {
+                    if pdu.len() < layout.plen || !self.capsule(&pdu[..layout.plen], layout)? {
+                        return Ok(());
+                    }
+                    *at += layout.plen;
+                }
+                Some(Incoming::Data(layout, header)) => {
+                    if pdu.len() < layout.pdo {
+                        return Ok(());
+                    }
+                    self.begin_body(layout, header)?;
+                    *at += layout.pdo;
+                }
+            }
+            if self.conn.is_closed() {
+                return Err(None);
+            }
+            if self.conn.out.borrow().unsent() >= FLUSH_BYTES {
+                self.flush().map_err(|_| None)?;
+            }
+        }
+    }
+
+    /// Runs a capsule. `Ok(false)`: not now.
+    fn capsule(&mut self, pdu: &[u8], layout: Layout) -> Result<bool, Option<Fatal>> {
+        if let Some(hold) = self.conn.hold() {
+            self.hold = Some(hold);
+            return Ok(false);
+        }
+        let sqe: &SqeBytes = pdu[8..72].try_into().expect("64 bytes");
+        if layout.len > IN_CAPSULE_BYTES {
+            return Err(Some(Fatal::new(Fes::Header, 4)));
+        }
+        let data = &pdu[layout.pdo..layout.pdo + layout.len];
+        let damaged = layout.len > 0
+            && self.conn.params.ddgst
+            && crc32c::crc32c(data).to_le_bytes() != pdu[layout.plen - DIGEST..];
+        if !self.submitted {
+            let cid = Sqe(sqe).cid();
+            let submitted = self.conn.queue.borrow_mut().submit(cid);
+            match submitted {
+                Ok(()) => {}
+                Err(SubmitError::CidConflict) => {
+                    self.conn.put_status(cid, status::CID_CONFLICT);
+                    return Ok(true);
+                }
+                Err(SubmitError::Overrun) => return Err(Some(Fatal::new(Fes::Sequence, 0))),
+            }
+        }
+        let capsule = Capsule { data, damaged };
+        let taken = match capsule_error(sqe, capsule) {
+            Some(refused) => {
+                self.conn.put_status(Sqe(sqe).cid(), refused);
+                Taken::Yes
+            }
+            None => match &self.conn.role {
+                Role::Io(cell) => io::command(&self.conn, cell, sqe, capsule),
+                Role::Admin(home) => {
+                    admin_queue::command(&self.conn, home, sqe, capsule);
+                    Taken::Yes
+                }
+            },
+        };
+        self.submitted = taken != Taken::Yes;
+        if let Taken::NeedsBuffer(len) = taken {
+            self.hold = Some(Hold::Buffer(len));
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn begin_body(&mut self, layout: Layout, header: DataHeader) -> Result<(), Fatal> {
+        let mut transfers = self.conn.transfers.borrow_mut();
+        let (slot, transfer) = transfers.accept(header, layout.len)?;
+        self.body = Some(Body {
+            slot,
+            start: transfer.got,
+            left: layout.len,
+            digest_left: if self.conn.params.ddgst { DIGEST } else { 0 },
+            digest: [0; DIGEST],
+        });
+        Ok(())
+    }
+
+    /// Takes data and digest of the body from `bytes`; ends the body when both are there. Returns the bytes taken.
+    fn feed_body(&mut self, bytes: &[u8]) -> usize {
+        let body = self.body.as_mut().expect("a body");
+        let data = bytes.len().min(body.left);
+        if data > 0 {
+            let mut transfers = self.conn.transfers.borrow_mut();
+            let transfer = transfers.get(body.slot);
+            let from = transfer.got;
+            transfer.buffer[from..from + data].copy_from_slice(&bytes[..data]);
+        }
+        self.body_advance(data);
+        let body = self.body.as_mut().expect("a body");
+        let mut taken = data;
+        if body.left == 0 && body.digest_left > 0 {
+            let n = (bytes.len() - taken).min(body.digest_left);
+            let at = DIGEST - body.digest_left;
+            body.digest[at..at + n].copy_from_slice(&bytes[taken..taken + n]);
+            body.digest_left -= n;
+            taken += n;
+        }
+        if body.left == 0 && body.digest_left == 0 {
+            self.end_body();
+        }
+        taken
+    }
+
+    fn body_advance(&mut self, n: usize) {
+        let body = self.body.as_mut().expect("a body");
+        body.left -= n;
+        self.conn.transfers.borrow_mut().get(body.slot).got += n;
+    }
+
+    /// A PDU of data is complete; the last one runs the command.
+    fn end_body(&mut self) {
+        let body = self.body.take().expect("a body");
+        let mut transfers = self.conn.transfers.borrow_mut();
+        let transfer = transfers.get(body.slot);
+        if self.conn.params.ddgst {
+            let data = &transfer.buffer[body.start..transfer.got];
+            transfer.damaged |= crc32c::crc32c(data).to_le_bytes() != body.digest;
+        }
+        let complete = transfer.got == transfer.len;
+        let done = complete.then(|| transfers.end(body.slot));
+        let owing = (transfers.live() > 0).then(|| self.conn.node.handle.now());
+        drop(transfers);
+        self.conn.owing_since.set(owing);
+        if let Some(transfer) = done {
+            self.conn.transfers_moved.notify();
+            match &self.conn.role {
+                Role::Io(cell) => io::data_arrived(&self.conn, cell, transfer),
+                Role::Admin(home) => admin_queue::data_arrived(&self.conn, home, transfer),
+            }
+        }
+    }
+
+    /// Sends the batch's answers; what the socket does not take is left to the writer.
+    fn flush(&mut self) -> Result<(), End> {
+        if !self.conn.flush()? {
+            self.conn.to_send.notify();
+        }
+        Ok(())
+    }
+
+    /// Waits until commands may be taken again, then takes the carried ones.
+    async fn held(&mut self, hold: Hold) -> Result<(), End> {
+        match hold {
+            Hold::Outbox => {
+                while self.conn.hold() == Some(Hold::Outbox) && !self.conn.is_closed() {
+                    self.conn.resume.notified().await;
+                }
+            }
+            Hold::Operations => {
+                while self.conn.hold() == Some(Hold::Operations) && !self.conn.is_closed() {
+                    self.conn.node.wait_for_operations(&self.conn);
+                    self.conn.resume.notified().await;
+                }
+            }
+            Hold::Buffer(len) => {
+                let buffer = self.conn.node.handle.buffers().take(len).await;
+                self.conn.spare.replace(Some(buffer));
+            }
+        }
+        self.hold = None;
+        self.again()?;
+        crate::nvmf::yield_now().await;
+        Ok(())
+    }
+
+    /// Tells home now and then that the host is alive.
+    fn report(&self) {
+        let conn = &self.conn;
+        let now = conn.node.handle.now();
+        if matches!(conn.role, Role::Io(_)) && now.0 - conn.reported.get().0 >= ACTIVITY_INTERVAL_NS {
+            conn.reported.set(now);
+            conn.node.report_activity(conn);
+        }
+    }
+}
+
+/// What is wrong with the data of a capsule, whatever the command.
+#[inline]
+fn capsule_error(sqe: &SqeBytes, capsule: Capsule<'_>) -> Option<crate::nvmf::seam::StatusField> {
+    match Sqe(sqe).sgl() {
+        Sgl::Capsule { offset, .. } if offset != 0 => Some(status::SGL_OFFSET),
+        Sgl::Capsule { len, .. } if len as usize != capsule.data.len() => Some(status::SGL_LENGTH),
+        Sgl::Capsule { .. } => capsule.damaged.then_some(status::TRANSPORT),
+        _ if !capsule.data.is_empty() => Some(status::SGL_TYPE),
+        _ => None,
+    }
+}

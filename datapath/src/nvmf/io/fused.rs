@@ -1,0 +1,200 @@
+//! Fused Compare and Write: two adjacent commands of one queue that happen as one (NVMe Base 2.1, 3.4.1; NVM Command Set 1.1, 2.1.4).
+//!
+//! The first half waits for what comes next. If that is its second half and the two fit, the data of both is fetched and the pair runs as
+//! one operation on the volume; anything else aborts the first half. A half that cannot run fails the other too.
+
+use std::rc::Rc;
+
+use keelblock_hugepages::Buffer;
+
+use super::check::{Work, check};
+use super::{Data, Run, plain, status};
+use crate::nvmf::conn::Connection;
+use crate::nvmf::conn::reader::{Capsule, Taken};
+use crate::nvmf::conn::transfer::Transfer;
+use crate::nvmf::seam::{SqeBytes, StatusField};
+use crate::nvmf::sqe::{FUSE_FIRST, FUSE_SECOND, Sgl, Sqe, opcode};
+use crate::nvmf::view::{NamespaceRef, View};
+use crate::volume::VolumeError;
+
+/// One half of a pair.
+struct Half {
+    sqe: SqeBytes,
+    /// Its data, when it is there.
+    data: Option<Buffer>,
+    damaged: bool,
+}
+
+impl Half {
+    fn cid(&self) -> u16 {
+        Sqe(&self.sqe).cid()
+    }
+
+    /// What must be the same in both halves: namespace, first LBA, number of blocks.
+    fn extent(&self) -> (u32, u64, u64) {
+        let sqe = Sqe(&self.sqe);
+        (sqe.nsid(), sqe.slba(), sqe.blocks())
+    }
+}
+
+struct Pair {
+    compare: Half,
+    write: Half,
+}
+
+/// The fused commands of a queue that have not run yet.
+#[derive(Default)]
+pub struct Fused {
+    first: Option<Half>,
+    pairs: Vec<Pair>,
+}
+
+impl Fused {
+    /// A first half waits for the next command.
+    #[inline]
+    pub fn half_pending(&self) -> bool {
+        self.first.is_some()
+    }
+}
+
+/// Aborts a first half whose second did not follow.
+pub fn interrupt(conn: &Connection) {
+    if let Some(first) = conn.fused.borrow_mut().first.take() {
+        conn.complete(first.cid(), status::FUSED_MISSING);
+    }
+}
+
+/// A fused command, or the command after a first half.
+pub(super) fn command(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+    match run.sqe.fuse() {
+        FUSE_SECOND => second(run, sqe, capsule),
+        other => {
+            interrupt(run.conn);
+            match other {
+                0 => plain(run, sqe, capsule),
+                FUSE_FIRST if run.sqe.opcode() == opcode::COMPARE => first(run, sqe, capsule),
+                _ => {
+                    run.fail(status::INVALID_FIELD);
+                    Taken::Yes
+                }
+            }
+        }
+    }
+}
+
+/// The data of a half that is in the capsule, in a buffer.
+fn in_hand(run: Run<'_>, capsule: Capsule<'_>) -> Result<Option<Buffer>, Taken> {
+    if capsule.data.is_empty() {
+        return Ok(None);
+    }
+    Data::Capsule(capsule.data).into_buffer(run.conn).map(Some)
+}
+
+fn first(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+    let data = match in_hand(run, capsule) {
+        Ok(data) => data,
+        Err(taken) => return taken,
+    };
+    run.conn.queue.borrow_mut().begin(run.sqe.cid());
+    run.conn.fused.borrow_mut().first = Some(Half { sqe: *sqe, data, damaged: false });
+    Taken::Yes
+}
+
+fn second(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+    if !run.conn.fused.borrow().half_pending() {
+        run.fail(status::FUSED_MISSING);
+        return Taken::Yes;
+    }
+    let data = match in_hand(run, capsule) {
+        Ok(data) => data,
+        Err(taken) => return taken,
+    };
+    let first = run.conn.fused.borrow_mut().first.take();
+    let compare = first.expect("a first half is pending");
+    run.conn.queue.borrow_mut().begin(run.sqe.cid());
+    let pair = Pair { compare, write: Half { sqe: *sqe, data, damaged: false } };
+    if let Err((a, b)) = pair.check(run.view, run.conn) {
+        pair.complete(run.conn, a, b);
+        return Taken::Yes;
+    }
+    let fetch: Vec<SqeBytes> =
+        [&pair.compare, &pair.write].into_iter().filter(|half| half.data.is_none()).map(|half| half.sqe).collect();
+    if fetch.is_empty() {
+        pair.run(run.conn, run.view);
+        return Taken::Yes;
+    }
+    run.conn.fused.borrow_mut().pairs.push(pair);
+    for half in fetch {
+        run.conn.fetch(&half, Sqe(&half).sgl().len() as usize);
+    }
+    Taken::Yes
+}
+
+/// The data of a half has come.
+pub(super) fn data_arrived(run: Run<'_>, transfer: Transfer) {
+    let cid = run.sqe.cid();
+    let mut fused = run.conn.fused.borrow_mut();
+    let found = fused.pairs.iter().position(|p| p.compare.cid() == cid || p.write.cid() == cid);
+    let at = found.expect("fused data belongs to a pair");
+    let pair = &mut fused.pairs[at];
+    let half = if pair.compare.cid() == cid { &mut pair.compare } else { &mut pair.write };
+    half.data = Some(transfer.buffer);
+    half.damaged = transfer.damaged;
+    if pair.compare.data.is_some() && pair.write.data.is_some() {
+        let pair = fused.pairs.swap_remove(at);
+        drop(fused);
+        match pair.check(run.view, run.conn) {
+            Ok(()) => pair.run(run.conn, run.view),
+            Err((a, b)) => pair.complete(run.conn, a, b),
+        }
+    }
+}
+
+impl Pair {
+    /// Whether the two may run, now.
+    fn check(&self, view: &View, conn: &Connection) -> Result<(), (StatusField, StatusField)> {
+        if Sqe(&self.write.sqe).opcode() != opcode::WRITE || self.compare.extent() != self.write.extent() {
+            return Err((status::INVALID_FIELD, status::INVALID_FIELD));
+        }
+        let one = |half: &Half| match check(view, &conn.host, Sqe(&half.sqe)) {
+            Err(refused) => Err(refused),
+            Ok(_) if half.damaged => Err(status::TRANSPORT),
+            Ok(_) if half.data.is_none() && !matches!(Sqe(&half.sqe).sgl(), Sgl::Transport { .. }) => {
+                Err(status::SGL_LENGTH)
+            }
+            Ok(_) => Ok(()),
+        };
+        one(&self.compare).map_err(|e| (e, status::FUSED_FAILED))?;
+        one(&self.write).map_err(|e| (status::FUSED_FAILED, e))
+    }
+
+    fn complete(&self, conn: &Connection, compare: StatusField, write: StatusField) {
+        conn.complete(self.compare.cid(), compare);
+        conn.complete(self.write.cid(), write);
+    }
+
+    fn run(self, conn: &Rc<Connection>, view: &Rc<View>) {
+        let Ok(Work::Write(ns, at, fua)) = check(view, &conn.host, Sqe(&self.write.sqe)) else {
+            unreachable!("checked just before");
+        };
+        let ns = NamespaceRef::new(view, ns);
+        let (a, b) = (self.compare.cid(), self.write.cid());
+        let done = conn.clone();
+        let operation = async move {
+            let (Some(expect), Some(new)) = (self.compare.data, self.write.data) else { return };
+            let (_expect, _new, result) = ns.volume.compare_and_write(at, expect, new, fua).await;
+            let (first, second) = match result {
+                Ok(()) => (StatusField::SUCCESS, StatusField::SUCCESS),
+                Err(VolumeError::Miscompare) => (status::COMPARE_FAILURE, status::FUSED_FAILED),
+                Err(e) => (status::of_volume(e), status::FUSED_FAILED),
+            };
+            super::other_done(&ns, first);
+            done.complete(a, first);
+            done.complete(b, second);
+        };
+        if !conn.operate("nvmf-compare-and-write", operation) {
+            conn.complete(a, status::INTERRUPTED);
+            conn.complete(b, status::INTERRUPTED);
+        }
+    }
+}

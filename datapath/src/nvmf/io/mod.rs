@@ -1,0 +1,330 @@
+//! I/O commands: from a checked capsule to the volume and back.
+//!
+//! A command is checked ([`check`]), gets its data (in the capsule, or by R2T and then checked again), and runs: at once where the volume
+//! can, and is then answered in the batch that brought it; else as an operation in the reactor's slab that owns its buffer until it
+//! completes. Reservation commands go to the subsystem's home.
+
+pub mod check;
+mod deallocate;
+pub mod fused;
+
+use std::future::Future;
+use std::rc::Rc;
+
+use keelblock_hugepages::Buffer;
+
+use self::check::{Work, check};
+use super::conn::Connection;
+use super::conn::reader::{Capsule, Taken};
+use super::conn::transfer::Transfer;
+use super::seam::{ErrorReport, SqeBytes, StatusField};
+use super::sqe::{Sgl, Sqe};
+use super::status;
+use super::view::{Namespace, NamespaceRef, View, ViewCell};
+use crate::volume::{ByteRange, VolumeError};
+
+/// A command on its way through.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    conn: &'a Rc<Connection>,
+    view: &'a Rc<View>,
+    sqe: Sqe<'a>,
+    /// Its identifier is in the table of commands in flight.
+    begun: bool,
+}
+
+/// Data that came with a command.
+enum Data<'a> {
+    Capsule(&'a [u8]),
+    Buffer(Buffer, usize),
+}
+
+impl Data<'_> {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Data::Capsule(bytes) => bytes,
+            Data::Buffer(buffer, len) => &buffer[..*len],
+        }
+    }
+
+    /// The data in a buffer of its own; `Err`: none is free.
+    fn into_buffer(self, conn: &Connection) -> Result<Buffer, Taken> {
+        match self {
+            Data::Buffer(buffer, _) => Ok(buffer),
+            Data::Capsule(bytes) => {
+                let mut buffer = spare(conn, bytes.len())?;
+                buffer[..bytes.len()].copy_from_slice(bytes);
+                Ok(buffer)
+            }
+        }
+    }
+}
+
+/// A buffer for the capsule that the reader is at: the one it waited for, or a free one.
+fn spare(conn: &Connection, len: usize) -> Result<Buffer, Taken> {
+    let waited_for = conn.spare.take().filter(|buffer| buffer.len() >= len);
+    waited_for.or_else(|| conn.node.handle.buffers().try_take(len)).ok_or(Taken::NeedsBuffer(len))
+}
+
+/// A capsule of an I/O queue.
+#[inline]
+pub fn command(conn: &Rc<Connection>, cell: &ViewCell, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+    let view = cell.get();
+    let run = Run { conn, view: &view, sqe: Sqe(sqe), begun: false };
+    if run.sqe.fuse() != 0 || conn.fused.borrow().half_pending() {
+        return fused::command(run, sqe, capsule);
+    }
+    plain(run, sqe, capsule)
+}
+
+/// A command that is not fused.
+#[inline]
+fn plain(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+    let work = match check(run.view, &run.conn.host, run.sqe) {
+        Ok(work) => work,
+        Err(refused) => {
+            run.fail(refused);
+            return Taken::Yes;
+        }
+    };
+    let needed = work.from_host(run.sqe);
+    if needed > 0 && matches!(run.sqe.sgl(), Sgl::Transport { .. }) {
+        run.conn.queue.borrow_mut().begin(run.sqe.cid());
+        run.conn.fetch(sqe, needed);
+        return Taken::Yes;
+    }
+    run.go(work, Data::Capsule(capsule.data))
+}
+
+/// All data of a transfer has come.
+pub fn data_arrived(conn: &Rc<Connection>, cell: &ViewCell, transfer: Transfer) {
+    let view = cell.get();
+    let sqe = transfer.sqe;
+    let run = Run { conn, view: &view, sqe: Sqe(&sqe), begun: true };
+    if run.sqe.fuse() != 0 {
+        return fused::data_arrived(run, transfer);
+    }
+    if transfer.damaged {
+        return run.fail(status::TRANSPORT);
+    }
+    match check(&view, &conn.host, run.sqe) {
+        Err(refused) => run.fail(refused),
+        Ok(work) => {
+            let taken = run.go(work, Data::Buffer(transfer.buffer, transfer.len));
+            debug_assert_eq!(taken, Taken::Yes, "a transfer has its buffer");
+        }
+    }
+}
+
+impl<'a> Run<'a> {
+    #[inline]
+    fn go(self, work: Work<'_>, data: Data<'_>) -> Taken {
+        match work {
+            Work::Read(ns, at) => self.read(ns, at),
+            Work::Write(ns, at, fua) => return self.write(ns, at, fua, data),
+            Work::Compare(ns, at) => return self.compare(ns, at, data),
+            Work::Deallocate(ns, bytes, act) => return deallocate::run(self, ns, bytes, act, data),
+            Work::WriteZeroes(ns, at, deallocate) => self.write_zeroes(ns, at, deallocate),
+            Work::Verify(ns, at) => {
+                let ns = NamespaceRef::new(self.view, ns);
+                self.operate("nvmf-verify", async move {
+                    let status = of(ns.volume.verify(at).await);
+                    other_done(&ns, status)
+                });
+            }
+            Work::Flush(ns) => self.flush(vec![NamespaceRef::new(self.view, ns)]),
+            Work::FlushAll => {
+                self.flush(self.view.namespaces.iter().map(|ns| NamespaceRef::new(self.view, ns)).collect());
+            }
+            Work::Reservation => {
+                self.begin();
+                self.conn.node.forward_reservation(self.conn, self.sqe.0, data.bytes().to_vec());
+            }
+        }
+        Taken::Yes
+    }
+
+    fn begin(&self) {
+        if !self.begun {
+            self.conn.queue.borrow_mut().begin(self.sqe.cid());
+        }
+    }
+
+    /// Answers within the batch.
+    #[inline]
+    fn answer(&self, status: StatusField) {
+        let cid = self.sqe.cid();
+        if self.begun {
+            self.conn.queue.borrow_mut().finish(cid);
+        }
+        self.conn.put_status(cid, status);
+    }
+
+    /// Answers with an error.
+    #[cold]
+    fn fail(&self, status: StatusField) {
+        if let Some(stats) = self.view.namespace(self.sqe.nsid()).and_then(|ns| ns.stats.as_ref()) {
+            stats.failed();
+        }
+        let report = ErrorReport {
+            cmd: self.conn.command_ref(self.sqe.cid()),
+            status,
+            nsid: self.sqe.nsid(),
+            lba: self.sqe.slba(),
+        };
+        self.conn.node.report_error(self.conn, report);
+        self.answer(status);
+    }
+
+    #[inline]
+    fn read(self, ns: &Namespace, at: ByteRange) {
+        let cid = self.sqe.cid();
+        match ns.volume.read_now(at) {
+            Some(Ok(view)) => {
+                self.conn.batch.read(ns, at.len());
+                self.conn.put_view(cid, view);
+            }
+            Some(Err(e)) => self.fail(status::of_volume(e)),
+            None => self.read_later(ns, at),
+        }
+    }
+
+    fn read_later(self, ns: &Namespace, at: ByteRange) {
+        let (conn, ns, cid) = (self.conn.clone(), NamespaceRef::new(self.view, ns), self.sqe.cid());
+        let len = at.len() as usize;
+        let begun_at = conn.node.handle.now();
+        conn.reading.set(conn.reading.get() + len);
+        self.begin();
+        let operation = async move {
+            let buffer = conn.node.handle.buffers().take(len).await;
+            let (buffer, result) = ns.volume.read(at, buffer).await;
+            conn.reading.set(conn.reading.get() - len);
+            match result {
+                Ok(()) => {
+                    if let Some(stats) = &ns.stats {
+                        stats.read_done(len as u64, conn.node.handle.now().since(begun_at).as_nanos() as u64);
+                    }
+                    conn.complete_read(cid, buffer, len);
+                }
+                Err(e) => conn.complete(cid, failed(&ns, e)),
+            }
+        };
+        if !self.conn.operate("nvmf-read", operation) {
+            self.conn.reading.set(self.conn.reading.get() - len);
+            self.conn.complete(cid, status::INTERRUPTED);
+        }
+    }
+
+    #[inline]
+    fn write(self, ns: &Namespace, at: ByteRange, fua: bool, data: Data<'_>) -> Taken {
+        match ns.volume.write_now(at, data.bytes(), fua) {
+            Some(Ok(())) => {
+                self.conn.batch.write(ns, at.len());
+                self.answer(StatusField::SUCCESS);
+                Taken::Yes
+            }
+            Some(Err(e)) => {
+                self.fail(status::of_volume(e));
+                Taken::Yes
+            }
+            None => self.write_later(ns, at, fua, data),
+        }
+    }
+
+    fn write_later(self, ns: &Namespace, at: ByteRange, fua: bool, data: Data<'_>) -> Taken {
+        let buffer = match data.into_buffer(self.conn) {
+            Ok(buffer) => buffer,
+            Err(taken) => return taken,
+        };
+        let ns = NamespaceRef::new(self.view, ns);
+        let node = self.conn.node.clone();
+        let begun_at = node.handle.now();
+        self.operate("nvmf-write", async move {
+            let (_buffer, result) = ns.volume.write(at, buffer, fua).await;
+            match (result, &ns.stats) {
+                (Ok(()), Some(stats)) => {
+                    stats.write_done(at.len(), node.handle.now().since(begun_at).as_nanos() as u64);
+                }
+                (Err(e), _) => return failed(&ns, e),
+                _ => {}
+            }
+            StatusField::SUCCESS
+        });
+        Taken::Yes
+    }
+
+    fn compare(self, ns: &Namespace, at: ByteRange, data: Data<'_>) -> Taken {
+        let buffer = match data.into_buffer(self.conn) {
+            Ok(buffer) => buffer,
+            Err(taken) => return taken,
+        };
+        let ns = NamespaceRef::new(self.view, ns);
+        self.operate("nvmf-compare", async move {
+            let (_buffer, result) = ns.volume.compare(at, buffer).await;
+            other_done(&ns, of(result))
+        });
+        Taken::Yes
+    }
+
+    fn write_zeroes(self, ns: &Namespace, at: ByteRange, deallocate: bool) {
+        let ns = NamespaceRef::new(self.view, ns);
+        let node = self.conn.node.clone();
+        let begun_at = node.handle.now();
+        self.operate("nvmf-write-zeroes", async move {
+            let status = of(ns.volume.write_zeroes(at, deallocate).await);
+            match &ns.stats {
+                Some(stats) if status.is_success() => {
+                    stats.discard_done(at.len(), node.handle.now().since(begun_at).as_nanos() as u64);
+                    status
+                }
+                _ => other_done(&ns, status),
+            }
+        });
+    }
+
+    fn flush(self, namespaces: Vec<NamespaceRef>) {
+        self.operate("nvmf-flush", async move {
+            let mut status = StatusField::SUCCESS;
+            for ns in &namespaces {
+                let one = other_done(ns, of(ns.volume.flush().await));
+                if !one.is_success() {
+                    status = one;
+                }
+            }
+            status
+        });
+    }
+
+    /// Runs an operation that ends in a status.
+    fn operate(self, name: &'static str, work: impl Future<Output = StatusField> + 'static) {
+        self.begin();
+        let (conn, cid) = (self.conn.clone(), self.sqe.cid());
+        let operation = async move {
+            let status = work.await;
+            conn.complete(cid, status);
+        };
+        if !self.conn.operate(name, operation) {
+            self.conn.complete(cid, status::INTERRUPTED);
+        }
+    }
+}
+
+fn of(result: Result<(), VolumeError>) -> StatusField {
+    result.map_or_else(status::of_volume, |()| StatusField::SUCCESS)
+}
+
+/// Counts a failed read or write.
+fn failed(ns: &Namespace, e: VolumeError) -> StatusField {
+    if let Some(stats) = &ns.stats {
+        stats.failed();
+    }
+    status::of_volume(e)
+}
+
+/// Counts a command that is neither read nor write.
+fn other_done(ns: &Namespace, status: StatusField) -> StatusField {
+    if let Some(stats) = &ns.stats {
+        if status.is_success() { stats.other_done() } else { stats.failed() }
+    }
+    status
+}
