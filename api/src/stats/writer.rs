@@ -230,6 +230,26 @@ impl VolumeStats {
         add(&words[block::READ_LATENCY + bucket_of_ns(ns)], 1);
     }
 
+    /// `count` reads of `bytes` in all completed, each after `ns` nanoseconds.
+    #[inline]
+    pub fn reads_done(&self, count: u64, bytes: u64, ns: u64) {
+        let words = self.words();
+        add(&words[block::READS], count);
+        add(&words[block::READ_BYTES], bytes);
+        add(&words[block::READ_NS], count * ns);
+        add(&words[block::READ_LATENCY + bucket_of_ns(ns)], count);
+    }
+
+    /// `count` writes of `bytes` in all completed, each after `ns` nanoseconds.
+    #[inline]
+    pub fn writes_done(&self, count: u64, bytes: u64, ns: u64) {
+        let words = self.words();
+        add(&words[block::WRITES], count);
+        add(&words[block::WRITE_BYTES], bytes);
+        add(&words[block::WRITE_NS], count * ns);
+        add(&words[block::WRITE_LATENCY + bucket_of_ns(ns)], count);
+    }
+
     /// A write of `bytes` completed after `ns` nanoseconds.
     #[inline]
     pub fn write_done(&self, bytes: u64, ns: u64) {

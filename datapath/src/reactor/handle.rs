@@ -77,6 +77,13 @@ impl Handle {
         self.core.now.get()
     }
 
+    /// The monotonic clock as it is at this moment: for measuring, while decisions take [`Handle::now`].
+    pub fn clock(&self) -> Nanos {
+        match &self.core.driver {
+            Driver::Uring(_) => Nanos(keelblock_ffi::clock::monotonic_ns()),
+        }
+    }
+
     /// Waits for `d` from now.
     pub fn sleep(&self, d: Duration) -> Sleep {
         self.sleep_until(self.now() + d)

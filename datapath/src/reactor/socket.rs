@@ -1,6 +1,6 @@
 //! TCP sockets: real ones, and in a simulation those of a network that fails.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -42,6 +42,25 @@ impl Socket {
     pub async fn recv(&self, buf: &mut [u8]) -> Result<usize, NetError> {
         match &self.kind {
             Kind::Uring(s) => s.recv(buf).await,
+        }
+    }
+
+    /// Receives what there is into `parts`, in order, without waiting: `None` if there is nothing yet ([`Socket::readable`]), 0 bytes if
+    /// the peer has closed its side.
+    ///
+    /// # Errors
+    /// [`NetError::Broken`].
+    pub fn try_recv(&self, parts: &mut [IoSliceMut<'_>]) -> Result<Option<usize>, NetError> {
+        match &self.kind {
+            Kind::Uring(s) => s.try_recv(parts),
+        }
+    }
+
+    /// Waits until there may be something to receive: of a socket that data flows on until the next pass, of a quiet one until the
+    /// kernel says so.
+    pub async fn readable(&self) {
+        match &self.kind {
+            Kind::Uring(s) => s.readable().await,
         }
     }
 

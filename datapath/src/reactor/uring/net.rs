@@ -2,7 +2,7 @@
 //! idle time is waited for with a one-shot poll of the ring, and costs nothing until it speaks.
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::pin::Pin;
@@ -12,7 +12,8 @@ use std::task::{Context, Poll, Waker};
 use io_uring::{opcode, types};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType, sockopt,
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
+    SocketType, sockopt,
 };
 
 use super::super::Nanos;
@@ -254,6 +255,37 @@ impl UringSocket {
         Recv { socket: self, buf }
     }
 
+    pub(crate) fn readable(&self) -> Readable<'_> {
+        Readable {
+            socket: self,
+            asked: false,
+        }
+    }
+
+    pub(crate) fn try_recv(&self, parts: &mut [IoSliceMut<'_>]) -> Result<Option<usize>, NetError> {
+        let flags = RecvFlags::DONTWAIT;
+        loop {
+            let got = match &mut *parts {
+                [one] => rustix::net::recv(self.borrow_fd(), &mut **one, flags).map(|(n, _)| n),
+                many => {
+                    let mut none = RecvAncillaryBuffer::default();
+                    rustix::net::recvmsg(self.borrow_fd(), many, &mut none, flags).map(|r| r.bytes)
+                }
+            };
+            return match got {
+                Ok(n) => {
+                    self.core.progress.set(true);
+                    let mut sockets = self.core.uring().sockets.borrow_mut();
+                    sockets.entries[self.index as usize].moved = self.core.now.get();
+                    Ok(Some(n))
+                }
+                Err(Errno::AGAIN) => Ok(None),
+                Err(Errno::INTR) => continue,
+                Err(e) => Err(NetError::Broken { source: e.into() }),
+            };
+        }
+    }
+
     pub(crate) fn try_send(&self, parts: &[IoSlice<'_>]) -> Result<usize, NetError> {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         let fd = self.borrow_fd();
@@ -356,6 +388,45 @@ impl Drop for Recv<'_> {
     fn drop(&mut self) {
         let mut sockets = self.socket.core.uring().sockets.borrow_mut();
         // Kept while data flows, so that the waker is not made anew for every batch: a wake-up nobody waits for does no harm.
+        let entry = &mut sockets.entries[self.socket.index as usize];
+        if !entry.active {
+            entry.reader = None;
+        }
+    }
+}
+
+/// Future of [`UringSocket::readable`].
+pub(crate) struct Readable<'a> {
+    socket: &'a UringSocket,
+    asked: bool,
+}
+
+impl Future for Readable<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.asked {
+            return Poll::Ready(());
+        }
+        self.asked = true;
+        let mut sockets = self.socket.core.uring().sockets.borrow_mut();
+        let sockets = &mut *sockets;
+        let entry = &mut sockets.entries[self.socket.index as usize];
+        match &mut entry.reader {
+            Some(reader) if reader.will_wake(cx.waker()) => {}
+            reader => *reader = Some(cx.waker().clone()),
+        }
+        if !entry.active && !entry.armed[0] {
+            entry.active = true;
+            sockets.active.push(self.socket.index);
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Readable<'_> {
+    fn drop(&mut self) {
+        let mut sockets = self.socket.core.uring().sockets.borrow_mut();
         let entry = &mut sockets.entries[self.socket.index as usize];
         if !entry.active {
             entry.reader = None;
