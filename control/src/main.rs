@@ -1,2 +1,61 @@
-//! Entry point.
-fn main() {}
+//! Entry point of the control process: arguments, log, signals, exit code.
+use clap::Parser;
+use keelblock_control::config::Config;
+use keelblock_control::run::{Control, RunError};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Threads of the runtime: enough for a slow call not to hold up the others.
+const WORKERS: usize = 2;
+
+fn main() -> ExitCode {
+    let config = Config::parse();
+    let filter =
+        EnvFilter::try_from_env("KEELBLOCK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if config.log_json {
+        log.json().init()
+    } else {
+        log.with_ansi(false).init()
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(&config)),
+        Err(error) => {
+            eprintln!("keelblock-control: cannot start a runtime: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("keelblock-control: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: &Config) -> Result<(), RunError> {
+    let control = Control::start(config).await?;
+    control.run(asked_to_stop()).await
+}
+
+/// SIGINT or SIGTERM. Where they cannot be heard, the process ends by their default instead.
+async fn asked_to_stop() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}

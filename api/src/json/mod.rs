@@ -10,7 +10,8 @@ mod parameters;
 
 use prost::{Message, Name};
 use prost_reflect::{
-    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, SerializeOptions,
+    DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor, ReflectMessage,
+    SerializeOptions,
 };
 use serde_json::Value;
 
@@ -73,15 +74,25 @@ impl Codec {
             |e: &dyn std::fmt::Display| JsonError::NoMessage(format!("{} ({e})", M::full_name()));
         let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())
             .map_err(|e| own_fault(&e))?;
+        self.encode_dynamic(&dynamic)
+    }
+
+    /// [`Codec::encode`] of a message that is only known by its descriptor.
+    ///
+    /// # Errors
+    /// [`JsonError::NoMessage`] for a message that JSON cannot say, which none of this crate is.
+    pub fn encode_dynamic(&self, message: &DynamicMessage) -> Result<Vec<u8>, JsonError> {
         let mut json = Vec::new();
         let options = SerializeOptions::new()
             .stringify_64_bit_integers(true)
             .use_enum_numbers(false)
             .use_proto_field_name(true)
             .skip_default_fields(true);
-        dynamic
+        message
             .serialize_with_options(&mut serde_json::Serializer::new(&mut json), &options)
-            .map_err(|e| own_fault(&e))?;
+            .map_err(|e| {
+                JsonError::NoMessage(format!("{} ({e})", message.descriptor().full_name()))
+            })?;
         Ok(json)
     }
 
@@ -105,15 +116,31 @@ impl Codec {
         body: &[u8],
         parameters: &[(String, String)],
     ) -> Result<M, JsonError> {
-        let descriptor = self.descriptor::<M>()?;
-        let mut object = parse(body)?;
-        for (name, value) in parameters {
-            parameters::set(&mut object, &descriptor, name, value)?;
-        }
-        let dynamic = check::message(&descriptor, object)?;
-        dynamic
+        self.request_dynamic(&self.descriptor::<M>()?, body, parameters)?
             .transcode_to()
             .map_err(|e| JsonError::NoMessage(format!("{} ({e})", M::full_name())))
+    }
+
+    /// [`Codec::request`] of a message that is only known by its descriptor.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`].
+    pub fn request_dynamic(
+        &self,
+        descriptor: &MessageDescriptor,
+        body: &[u8],
+        parameters: &[(String, String)],
+    ) -> Result<DynamicMessage, JsonError> {
+        let mut object = parse(body)?;
+        for (name, value) in parameters {
+            parameters::set(&mut object, descriptor, name, value)?;
+        }
+        check::message(descriptor, object)
+    }
+
+    /// The descriptors of all contracts.
+    pub fn descriptors(&self) -> &DescriptorPool {
+        &self.pool
     }
 
     fn descriptor<M: Name>(&self) -> Result<MessageDescriptor, JsonError> {

@@ -1,0 +1,201 @@
+//! What the control process is told on its command line.
+use crate::names;
+use clap::Parser;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The control process of a Keelblock node: volumes, attachments, the embedded key-value database, and the servers for SDK,
+/// REST and metrics. I/O goes on without it.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "keelblock-control", version)]
+pub struct Config {
+    /// Id of the cluster, the same on all its nodes and for ever.
+    #[arg(long, value_parser = id)]
+    pub cluster_id: String,
+    /// Id of this node in the cluster.
+    #[arg(long, value_parser = id)]
+    pub node_id: String,
+    /// Directory of this process: its identity and the embedded KVDB.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// The socket that the data path of this node listens on.
+    #[arg(long, value_name = "PATH")]
+    pub datapath_socket: PathBuf,
+    /// Where the OpenStorage SDK and the admin service are served (gRPC).
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9020")]
+    pub sdk: SocketAddr,
+    /// Where REST, Swagger UI, metrics and health are served (HTTP).
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9021")]
+    pub rest: SocketAddr,
+    /// Where the embedded KVDB is served (etcd v3).
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9019")]
+    pub kvdb: SocketAddr,
+    /// A drive of this node's pool (repeatable): PATH, PATH,SIZE for a file to be made, or memory:SIZE (lost at the end).
+    #[arg(long = "drive", value_name = "SPEC")]
+    pub drives: Vec<DriveSpec>,
+    /// Name of the pool that the drives are in.
+    #[arg(long, value_name = "NAME", default_value = "default", value_parser = id)]
+    pub pool: String,
+    /// Log lines as JSON.
+    #[arg(long)]
+    pub log_json: bool,
+}
+
+fn id(text: &str) -> Result<String, String> {
+    names::check_id(text).map(|()| text.to_owned())
+}
+
+/// A drive as the command line has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriveSpec {
+    /// A path, or `memory:BYTES`.
+    pub path: String,
+    /// For a file that is not there yet: its size. 0 = as it is.
+    pub size_bytes: u64,
+}
+
+impl DriveSpec {
+    /// Whether what it holds ends with the data path.
+    pub fn is_memory(&self) -> bool {
+        self.path.starts_with("memory:")
+    }
+
+    /// Why it cannot be opened, as far as that can be seen from here; the data path finds the rest.
+    pub fn unusable(&self) -> Option<String> {
+        let path = std::path::Path::new(&self.path);
+        if self.is_memory() || (path.exists() && !path.is_dir()) {
+            return None;
+        }
+        if path.is_dir() {
+            return Some(format!(
+                "drive {}: it is a directory; give a file in it, like {0}/drive.img,10G",
+                self.path
+            ));
+        }
+        if self.size_bytes == 0 {
+            return Some(format!(
+                "drive {}: there is none; give a size to have a file made, like {0},10G",
+                self.path
+            ));
+        }
+        match path.parent() {
+            Some(dir) if dir.as_os_str().is_empty() || dir.is_dir() => None,
+            _ => Some(format!("drive {}: its directory does not exist", self.path)),
+        }
+    }
+}
+
+impl FromStr for DriveSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(size) = text.strip_prefix("memory:") {
+            return Ok(Self {
+                path: format!("memory:{}", size_bytes(size)?),
+                size_bytes: 0,
+            });
+        }
+        let (path, size_bytes) = match text.rsplit_once(',') {
+            Some((path, size)) => (path, size_bytes(size)?),
+            None => (text, 0),
+        };
+        if path.is_empty() {
+            return Err("give a path, PATH,SIZE or memory:SIZE".into());
+        }
+        // The data path has a working directory of its own.
+        let path = std::path::absolute(path).map_err(|e| e.to_string())?;
+        let path = path.to_str().ok_or("the path is not UTF-8")?.to_owned();
+        Ok(Self { path, size_bytes })
+    }
+}
+
+/// Bytes, or a number with K, M, G or T (powers of 1024).
+fn size_bytes(text: &str) -> Result<u64, String> {
+    let wrong =
+        || format!("`{text}` is not a size: write bytes, or a number with K, M, G or T, like 10G");
+    let (digits, shift) = match text.char_indices().last() {
+        Some((at, unit)) if !unit.is_ascii_digit() => {
+            let shift = "KMGT".find(unit.to_ascii_uppercase()).ok_or_else(wrong)?;
+            (&text[..at], 10 * (shift as u32 + 1))
+        }
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let bytes = number.checked_mul(1 << shift).ok_or_else(wrong)?;
+    if bytes == 0 { Err(wrong()) } else { Ok(bytes) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drives_are_read() {
+        let drive = |path: &str, size_bytes| {
+            Ok(DriveSpec {
+                path: path.into(),
+                size_bytes,
+            })
+        };
+        assert_eq!("/dev/sdb".parse(), drive("/dev/sdb", 0));
+        assert_eq!("/a/b.img,4096".parse(), drive("/a/b.img", 4096));
+        assert_eq!("/a,b.img,10G".parse(), drive("/a,b.img", 10 << 30));
+        assert_eq!("memory:2M".parse(), drive("memory:2097152", 0));
+        for bad in [
+            "",
+            ",1G",
+            "memory:",
+            "memory:x",
+            "/a,0",
+            "/a,1X",
+            "/a,99999999999T",
+            "memory:0",
+            "/a,ä",
+        ] {
+            assert!(bad.parse::<DriveSpec>().is_err(), "{bad}");
+        }
+        assert!(
+            "drive.img"
+                .parse::<DriveSpec>()
+                .unwrap()
+                .path
+                .starts_with('/')
+        );
+    }
+
+    #[test]
+    fn drives_that_cannot_be_are_told_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| DriveSpec {
+            path: dir.path().join(name).to_str().unwrap().into(),
+            size_bytes: 0,
+        };
+        assert!(at("none").unusable().unwrap().contains("give a size"));
+        assert!(at("").unusable().unwrap().contains("directory"));
+        assert!(
+            DriveSpec {
+                size_bytes: 4096,
+                ..at("no/dir")
+            }
+            .unusable()
+            .unwrap()
+            .contains("directory")
+        );
+        assert_eq!(
+            DriveSpec {
+                size_bytes: 4096,
+                ..at("new")
+            }
+            .unusable(),
+            None
+        );
+        assert_eq!("memory:4096".parse::<DriveSpec>().unwrap().unusable(), None);
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Config::command().debug_assert();
+    }
+}

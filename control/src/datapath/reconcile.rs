@@ -1,0 +1,161 @@
+//! Making the data path hold what the KVDB says, after either side has been away. Every command is idempotent, so that this may be
+//! interrupted anywhere and done again.
+//!
+//! | the KVDB says | the data path has | then |
+//! | --- | --- | --- |
+//! | creating | anything | create, then ready |
+//! | deleting | anything | delete, then forget the records |
+//! | ready | nothing, on a memory pool | create it empty: memory is lost at the end, as it says |
+//! | ready | nothing, on drives | the volume is in error: its data are missing, and empty ones would be wrong ones |
+//! | ready | smaller | grow it |
+//! | ready | larger | a resize was interrupted: the record follows |
+//! | nothing | a volume | it is reported and left alone |
+//! | attached | anything | export |
+//! | not attached | a subsystem of this cluster | unexport |
+use crate::error::OpError;
+use crate::names;
+use crate::node::Node;
+use crate::records::{Phase, VolumeRecord};
+use keelblock_api::datapath::{
+    CreateVolumeRequest, ListSubsystemsRequest, ListVolumesRequest, ResizeVolumeRequest, Volume,
+};
+use std::collections::{BTreeSet, HashMap};
+use uuid::Uuid;
+
+impl Node {
+    /// Applies volumes and exports. An error means that the data path or the KVDB went away meanwhile.
+    pub(super) async fn reconcile(&self) -> Result<(), OpError> {
+        let _changing = self.exclusive().await?;
+        self.reconcile_volumes().await?;
+        self.reconcile_exports().await
+    }
+
+    async fn reconcile_volumes(&self) -> Result<(), OpError> {
+        let listed = self
+            .link
+            .call("list volumes", |mut c| async move {
+                c.list_volumes(ListVolumesRequest {}).await
+            })
+            .await?;
+        let mut found: HashMap<Uuid, Volume> = HashMap::new();
+        for volume in listed.volumes {
+            match Uuid::try_parse(&volume.volume_id) {
+                Ok(id) => drop(found.insert(id, volume)),
+                Err(_) => tracing::warn!(
+                    volume = volume.volume_id,
+                    "the data path has a volume whose id is none"
+                ),
+            }
+        }
+        for record in self
+            .registry
+            .list::<VolumeRecord>(&self.registry.keys().volumes())
+            .await?
+        {
+            let record = record.record;
+            if record.node_id != self.node_id() {
+                continue;
+            }
+            let there = found.remove(&record.volume_id);
+            match self.reconcile_volume(&record, there.as_ref()).await {
+                Ok(()) => {}
+                // The data path or the KVDB is gone: there is no use in going on.
+                Err(error) if error.is_uncertain() => return Err(error),
+                Err(error) => {
+                    tracing::error!(volume = record.name, id = %record.volume_id, %error, "a volume cannot be restored")
+                }
+            }
+        }
+        for (id, volume) in found {
+            tracing::warn!(%id, bytes = volume.size_bytes, "the data path has a volume that the KVDB does not know; it is left alone");
+        }
+        Ok(())
+    }
+
+    async fn reconcile_volume(
+        &self,
+        record: &VolumeRecord,
+        there: Option<&Volume>,
+    ) -> Result<(), OpError> {
+        match (record.phase, there) {
+            (Phase::Creating, _) => self.finish_create(record).await,
+            (Phase::Deleting, _) => self.finish_delete(record).await,
+            (Phase::Ready, Some(there)) => self.reconcile_size(record, there.size_bytes).await,
+            (Phase::Ready, None) if self.is_memory(record.pool_id) => {
+                tracing::warn!(
+                    volume = record.name,
+                    "made again, empty: it was in memory, which ended with the data path"
+                );
+                let request = create_request(record);
+                self.link
+                    .call("create volume", |mut c| async move {
+                        c.create_volume(request).await
+                    })
+                    .await?;
+                self.set_volume_error(record, "").await
+            }
+            (Phase::Ready, None) => {
+                let error = format!(
+                    "its data are missing from pool {}: a drive was lost or replaced",
+                    record.pool_id
+                );
+                tracing::error!(volume = record.name, error, "volume in error");
+                self.set_volume_error(record, &error).await
+            }
+        }
+    }
+
+    async fn reconcile_size(&self, record: &VolumeRecord, there: u64) -> Result<(), OpError> {
+        if there < record.size_bytes {
+            let request = ResizeVolumeRequest {
+                volume_id: record.volume_id.to_string(),
+                size_bytes: record.size_bytes,
+            };
+            self.link
+                .call("resize volume", |mut c| async move {
+                    c.resize_volume(request).await
+                })
+                .await?;
+        } else if there > record.size_bytes {
+            self.record_size(record.volume_id, there).await?;
+        }
+        self.set_volume_error(record, "").await
+    }
+
+    async fn reconcile_exports(&self) -> Result<(), OpError> {
+        let attachments = self.registry.attachments().await?;
+        let mine = attachments.iter().filter(|a| a.node_id == self.node_id());
+        let wanted: BTreeSet<Uuid> = mine.map(|a| a.subsystem_of).collect();
+        for subsystem in &wanted {
+            match self.apply_export(*subsystem).await {
+                Ok(()) => {}
+                // The data path or the KVDB is gone: there is no use in going on.
+                Err(error) if error.is_uncertain() => return Err(error),
+                Err(error) => {
+                    tracing::error!(volume = %subsystem, %error, "a volume cannot be exported")
+                }
+            }
+        }
+        let listed = self.link.call("list subsystems", |mut c| async move {
+            c.list_subsystems(ListSubsystemsRequest {}).await
+        });
+        for subsystem in listed.await?.subsystems {
+            let nqn = subsystem.config.unwrap_or_default().nqn;
+            if names::volume_of_nqn(self.cluster_id(), &nqn).is_some_and(|id| !wanted.contains(&id))
+            {
+                tracing::info!(nqn, "no longer attached: its export ends");
+                self.unexport(nqn).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The command that makes a volume's space.
+pub(crate) fn create_request(record: &VolumeRecord) -> CreateVolumeRequest {
+    CreateVolumeRequest {
+        volume_id: record.volume_id.to_string(),
+        pool_id: record.pool_id.to_string(),
+        size_bytes: record.size_bytes,
+    }
+}

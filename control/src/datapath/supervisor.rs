@@ -1,0 +1,87 @@
+//! Keeping the connection to the data path: connect, restore, listen, and again.
+use super::{LinkState, pool};
+use crate::error::OpError;
+use crate::node::Node;
+use keelblock_api::datapath::{HelloReply, HelloRequest, WatchRequest};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Between attempts to connect.
+const RETRY: Duration = Duration::from_millis(300);
+/// A data path that is there says hello at once.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Keeps the connection until it is dropped. Returns only if the data path refuses what this process was started with (its
+/// drives, its cluster) before it has ever been usable: starting was a mistake then.
+pub async fn supervise(node: Arc<Node>, state: watch::Sender<LinkState>) -> OpError {
+    let mut was_up = false;
+    let mut told = String::new();
+    loop {
+        let reason = match session(&node, &state, &mut was_up).await {
+            Ok(reason) => reason,
+            Err(OpError::Datapath { reason, .. }) => reason,
+            Err(error) if !was_up && !error.is_uncertain() => return error,
+            Err(error) => error.to_string(),
+        };
+        if told != reason {
+            tracing::warn!(reason, "the data path is not usable");
+            told = reason.clone();
+        }
+        state.send_replace(LinkState::Down(reason));
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// One connection, from hello to its end; why it ended.
+async fn session(
+    node: &Arc<Node>,
+    state: &watch::Sender<LinkState>,
+    was_up: &mut bool,
+) -> Result<String, OpError> {
+    let hello = hello(node).await?;
+    tracing::info!(
+        pid = hello.pid,
+        incarnation = hello.incarnation,
+        nvme = hello.nvme_address,
+        "data path connected"
+    );
+    node.publish(&hello).await?;
+    if let Some(spec) = &node.pool {
+        pool::open(node, spec).await?;
+    }
+    // Events are heard before anything is exported, so that no reservation waits for us longer than it must.
+    let events = node
+        .link
+        .call(
+            "watch",
+            |mut c| async move { c.watch(WatchRequest {}).await },
+        )
+        .await?;
+    let follower = node.clone();
+    let mut following = tokio::spawn(async move { follower.follow(events).await });
+    let restored = tokio::select! {
+        restored = node.reconcile() => restored,
+        ended = &mut following => return Ok(ended.unwrap_or_else(|e| e.to_string())),
+    };
+    if let Err(error) = restored {
+        following.abort();
+        return Err(error);
+    }
+    *was_up = true;
+    state.send_replace(LinkState::Up(Arc::new(hello)));
+    tracing::info!("data path ready: volumes and exports are as the KVDB has them");
+    Ok(following.await.unwrap_or_else(|e| e.to_string()))
+}
+
+async fn hello(node: &Node) -> Result<HelloReply, OpError> {
+    let request = HelloRequest {
+        cluster_id: node.cluster_id().into(),
+        node_id: node.node_id().into(),
+    };
+    node.link
+        .call_within(HELLO_TIMEOUT, "hello", |mut c| async move {
+            c.hello(request).await
+        })
+        .await
+}

@@ -1,0 +1,222 @@
+//! This node: what it is, and every change that it can make to volumes (`volumes`) and their exports (`exports`).
+//!
+//! A change is written to the KVDB as an intention where it can be interrupted, then done in the data path, then confirmed; what was
+//! interrupted is completed when the data path or this process is back (`datapath::reconcile`). One change at a time.
+
+mod exports;
+mod volumes;
+
+pub use volumes::{VolumeChange, VolumeWish};
+
+use crate::config::{Config, DriveSpec};
+use crate::datapath::Link;
+use crate::error::OpError;
+use crate::names;
+use crate::records::{ClusterRecord, DriveRecord, NodeRecord, PoolRecord, Registry, unix_ms};
+use crate::system;
+use keelblock_api::datapath::HelloReply;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::sync::{Mutex, MutexGuard};
+use uuid::Uuid;
+
+/// How long a change waits for the one before it.
+const TURN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The pool that this node was started with.
+#[derive(Debug, Clone)]
+pub struct PoolSpec {
+    /// Its record.
+    pub record: PoolRecord,
+    /// For files that are to be made: their sizes.
+    pub sizes: HashMap<Uuid, u64>,
+}
+
+impl PoolSpec {
+    /// From the command line; `None` without drives. All must be memory, or none.
+    pub fn new(
+        cluster_id: &str,
+        node_id: &str,
+        name: &str,
+        drives: &[DriveSpec],
+    ) -> Result<Option<Self>, OpError> {
+        if drives.is_empty() {
+            return Ok(None);
+        }
+        let memory = drives[0].is_memory();
+        if drives.iter().any(|d| d.is_memory() != memory) {
+            return Err(OpError::invalid(
+                "--drive",
+                "a pool is all memory or all drives, as memory is lost at the end",
+            ));
+        }
+        let pool_id = names::pool_id(cluster_id, node_id, name);
+        let mut sizes = HashMap::new();
+        let mut records = Vec::new();
+        for (index, drive) in drives.iter().enumerate() {
+            // Memory has no path that tells one from the other.
+            let called = if memory {
+                format!("memory-{index}")
+            } else {
+                drive.path.clone()
+            };
+            let drive_id = names::drive_id(pool_id, &called);
+            if sizes.insert(drive_id, drive.size_bytes).is_some() {
+                return Err(OpError::invalid(
+                    "--drive",
+                    format!("{} is given twice", drive.path),
+                ));
+            }
+            records.push(DriveRecord {
+                drive_id,
+                path: drive.path.clone(),
+            });
+        }
+        let record = PoolRecord {
+            pool_id,
+            name: name.into(),
+            node_id: node_id.into(),
+            memory,
+            drives: records,
+        };
+        Ok(Some(Self { record, sizes }))
+    }
+}
+
+/// This node.
+#[derive(Debug)]
+pub struct Node {
+    cluster_id: String,
+    node_id: String,
+    sdk: SocketAddr,
+    rest: SocketAddr,
+    /// The records.
+    pub registry: Registry,
+    /// The data path.
+    pub link: Link,
+    /// Its pool.
+    pub pool: Option<PoolSpec>,
+    changing: Mutex<()>,
+}
+
+impl Node {
+    /// From the command line; `sdk` and `rest` are where those really listen.
+    pub fn new(
+        config: &Config,
+        sdk: SocketAddr,
+        rest: SocketAddr,
+        registry: Registry,
+        link: Link,
+    ) -> Result<Self, OpError> {
+        Ok(Self {
+            pool: PoolSpec::new(
+                &config.cluster_id,
+                &config.node_id,
+                &config.pool,
+                &config.drives,
+            )?,
+            cluster_id: config.cluster_id.clone(),
+            node_id: config.node_id.clone(),
+            sdk,
+            rest,
+            registry,
+            link,
+            changing: Mutex::new(()),
+        })
+    }
+
+    /// Id of the cluster.
+    pub fn cluster_id(&self) -> &str {
+        &self.cluster_id
+    }
+
+    /// Id of this node.
+    pub fn node_id(&self) -> &str {
+        &self.node_id
+    }
+
+    /// Waits for the changes before, so that this one is alone.
+    pub(crate) async fn exclusive(&self) -> Result<MutexGuard<'_, ()>, OpError> {
+        let busy =
+            |_| OpError::Unavailable("another change has not ended in time: try again".into());
+        tokio::time::timeout(TURN_TIMEOUT, self.changing.lock())
+            .await
+            .map_err(busy)
+    }
+
+    /// Whether a pool is this node's memory.
+    pub(crate) fn is_memory(&self, pool_id: Uuid) -> bool {
+        self.pool
+            .as_ref()
+            .is_some_and(|p| p.record.pool_id == pool_id && p.record.memory)
+    }
+
+    /// Makes the cluster's record if there is none, and checks that the KVDB is that cluster's.
+    pub async fn join(&self) -> Result<(), OpError> {
+        let key = self.registry.keys().cluster();
+        let record = ClusterRecord {
+            cluster_id: self.cluster_id.clone(),
+            created_unix_ms: unix_ms(),
+        };
+        if self
+            .registry
+            .make(vec![(key.clone(), crate::records::encode(&record))])
+            .await?
+        {
+            tracing::info!(cluster = self.cluster_id, "a new cluster");
+        }
+        self.registry
+            .put(
+                &self.registry.keys().node(&self.node_id),
+                &self.record(String::new()),
+            )
+            .await
+    }
+
+    /// Publishes where hosts connect.
+    pub(crate) async fn publish(&self, hello: &HelloReply) -> Result<(), OpError> {
+        let record = self.record(hello.nvme_address.clone());
+        self.registry
+            .put(&self.registry.keys().node(&self.node_id), &record)
+            .await
+    }
+
+    fn record(&self, nvme_address: String) -> NodeRecord {
+        NodeRecord {
+            node_id: self.node_id.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            hostname: system::hostname(),
+            nvme_address,
+            sdk_address: self.sdk.to_string(),
+            rest_address: self.rest.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(drives: &[&str]) -> Result<Option<PoolSpec>, OpError> {
+        let drives: Vec<DriveSpec> = drives.iter().map(|d| d.parse().unwrap()).collect();
+        PoolSpec::new("c", "n", "default", &drives)
+    }
+
+    #[test]
+    fn pools_are_memory_or_drives_and_name_each_once() {
+        assert!(pool(&[]).unwrap().is_none());
+        assert_eq!(pool(&["/a", "/b,4096"]).unwrap().unwrap().sizes.len(), 2);
+        assert_eq!(
+            pool(&["memory:1M", "memory:1M"])
+                .unwrap()
+                .unwrap()
+                .record
+                .drives
+                .len(),
+            2
+        );
+        assert!(pool(&["/a", "memory:1M"]).is_err());
+        assert!(pool(&["/a", "/a,4096"]).is_err());
+    }
+}

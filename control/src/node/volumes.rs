@@ -1,0 +1,446 @@
+//! Volumes: made, changed, deleted.
+use super::Node;
+use crate::datapath::create_request;
+use crate::error::OpError;
+use crate::kvdb::client::{Committed, Guard, Write};
+use crate::names;
+use crate::records::{Phase, Versioned, VolumeRecord, encode, unix_ms};
+use keelblock_api::datapath::{DeleteVolumeRequest, ResizeVolumeRequest};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Sizes are multiples of this.
+pub const SIZE_UNIT: u64 = 4096;
+/// Largest size: what an NVMe namespace of 512-byte blocks, and our own arithmetic, stay far from overflowing with.
+const SIZE_MAX: u64 = 1 << 60;
+/// Labels of a volume.
+const LABELS_MAX: usize = 256;
+/// Bytes of a label's key, and of its value.
+const LABEL_BYTES_MAX: usize = 1024;
+
+/// A volume to be made.
+#[derive(Debug, Clone)]
+pub struct VolumeWish {
+    /// Its name.
+    pub name: String,
+    /// Its size; rounded up to [`SIZE_UNIT`].
+    pub size_bytes: u64,
+    /// Bytes of a logical block: 512 or 4096.
+    pub block_bytes: u32,
+    /// It cannot be deleted.
+    pub sticky: bool,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Changes to a volume.
+#[derive(Debug, Clone, Default)]
+pub struct VolumeChange {
+    /// A new size, not below the present one.
+    pub size_bytes: Option<u64>,
+    /// Whether it can be deleted.
+    pub sticky: Option<bool>,
+    /// Labels to set; an empty value takes one away.
+    pub labels: BTreeMap<String, String>,
+}
+
+fn rounded(size_bytes: u64) -> Result<u64, OpError> {
+    match size_bytes {
+        0 => Err(OpError::Missing {
+            field: "spec.size",
+            hint: "the volume's size in bytes",
+        }),
+        too_large if too_large > SIZE_MAX => Err(OpError::invalid(
+            "spec.size",
+            format!("at most {SIZE_MAX} bytes"),
+        )),
+        size => Ok(size.next_multiple_of(SIZE_UNIT)),
+    }
+}
+
+fn check_name(name: &str) -> Result<(), OpError> {
+    if name.is_empty() {
+        return Err(OpError::Missing {
+            field: "name",
+            hint: "a name that no other volume of the cluster has",
+        });
+    }
+    if name.len() > names::VOLUME_NAME_MAX || name.chars().any(char::is_control) {
+        let why = format!(
+            "at most {} bytes, without control characters",
+            names::VOLUME_NAME_MAX
+        );
+        return Err(OpError::invalid("name", why));
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), OpError> {
+    let too_long = |text: &String| text.len() > LABEL_BYTES_MAX;
+    if labels.len() > LABELS_MAX
+        || labels
+            .iter()
+            .any(|(k, v)| k.is_empty() || too_long(k) || too_long(v))
+    {
+        let why = format!(
+            "at most {LABELS_MAX}, with keys that are not empty, and up to {LABEL_BYTES_MAX} bytes each"
+        );
+        return Err(OpError::invalid("labels", why));
+    }
+    Ok(())
+}
+
+impl Node {
+    /// Makes a volume; its id. The same wish again gives the same id.
+    pub async fn create_volume(&self, wish: VolumeWish) -> Result<Uuid, OpError> {
+        check_name(&wish.name)?;
+        check_labels(&wish.labels)?;
+        let size_bytes = rounded(wish.size_bytes)?;
+        let _changing = self.exclusive().await?;
+        if let Some(found) = self.existing(&wish.name).await? {
+            return self.adopt(found.record, size_bytes, wish.block_bytes).await;
+        }
+        self.link.up()?;
+        let record = self.new_record(wish, size_bytes)?;
+        let keys = self.registry.keys();
+        let made = vec![
+            (keys.volume(record.volume_id), encode(&record)),
+            (
+                keys.volume_name(&record.name),
+                record.volume_id.to_string().into_bytes(),
+            ),
+        ];
+        if !self.registry.make(made).await? {
+            return Err(OpError::Contended {
+                what: format!("volume {}", record.name),
+            });
+        }
+        self.finish_create(&record).await?;
+        tracing::info!(volume = record.name, id = %record.volume_id, bytes = record.size_bytes, "volume created");
+        Ok(record.volume_id)
+    }
+
+    /// The volume of that name, after one that is on its way out has gone.
+    async fn existing(&self, name: &str) -> Result<Option<Versioned<VolumeRecord>>, OpError> {
+        match self.registry.volume_by_name(name).await? {
+            Some(old) if old.record.phase == Phase::Deleting => {
+                self.link.up()?;
+                self.finish_delete(&old.record).await?;
+                Ok(None)
+            }
+            found => Ok(found),
+        }
+    }
+
+    async fn adopt(
+        &self,
+        record: VolumeRecord,
+        size_bytes: u64,
+        block_bytes: u32,
+    ) -> Result<Uuid, OpError> {
+        let differs = |what: String| OpError::Exists {
+            name: record.name.clone(),
+            what,
+        };
+        if record.size_bytes != size_bytes {
+            return Err(differs(format!(
+                "a size of {} bytes, not {size_bytes}",
+                record.size_bytes
+            )));
+        }
+        if record.block_bytes != block_bytes {
+            return Err(differs(format!(
+                "blocks of {} bytes, not {block_bytes}",
+                record.block_bytes
+            )));
+        }
+        if record.phase == Phase::Creating {
+            self.link.up()?;
+            self.finish_create(&record).await?;
+        }
+        Ok(record.volume_id)
+    }
+
+    fn new_record(&self, wish: VolumeWish, size_bytes: u64) -> Result<VolumeRecord, OpError> {
+        let no_pool = || {
+            OpError::State(format!(
+                "node {} has no pool: start its control process with --drive",
+                self.node_id()
+            ))
+        };
+        Ok(VolumeRecord {
+            volume_id: Uuid::new_v4(),
+            name: wish.name,
+            phase: Phase::Creating,
+            node_id: self.node_id().into(),
+            pool_id: self.pool.as_ref().ok_or_else(no_pool)?.record.pool_id,
+            size_bytes,
+            block_bytes: wish.block_bytes,
+            sticky: wish.sticky,
+            labels: wish.labels,
+            any_host: true,
+            allowed_hosts: Vec::new(),
+            created_unix_ms: unix_ms(),
+            detached_unix_ms: 0,
+            error: String::new(),
+        })
+    }
+
+    /// Takes the space of a volume whose record is there. If it is refused, the record goes; if that is unknown, it stays, and
+    /// this is done again when the data path is back, or when the same volume is asked for again.
+    pub(crate) async fn finish_create(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        let request = create_request(record);
+        let what = format!("create volume {}", record.name);
+        match self
+            .link
+            .call(&what, |mut c| async move { c.create_volume(request).await })
+            .await
+        {
+            Ok(_) => {}
+            Err(error) if error.is_uncertain() => return Err(error),
+            Err(refused) => {
+                self.forget(record).await?;
+                return Err(refused);
+            }
+        }
+        self.change_volume(record.volume_id, |r| {
+            r.phase = Phase::Ready;
+            Ok(true)
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Deletes a volume. One that does not exist is deleted already.
+    pub async fn delete_volume(&self, name: &str) -> Result<(), OpError> {
+        if name.is_empty() {
+            return Err(OpError::Missing {
+                field: "volume_id",
+                hint: "the id or name of a volume",
+            });
+        }
+        let _changing = self.exclusive().await?;
+        let record = match self.registry.volume(name).await {
+            Ok(found) => found.record,
+            Err(OpError::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.own(&record)?;
+        if record.sticky {
+            return Err(OpError::State(format!(
+                "volume {} is sticky: update it with sticky = false first",
+                record.name
+            )));
+        }
+        if let Some(attached) = self.registry.attachment(record.volume_id).await? {
+            let node = attached.record.node_id;
+            return Err(OpError::State(format!(
+                "volume {} is attached on node {node}: detach it first",
+                record.name
+            )));
+        }
+        self.link.up()?;
+        let deleting = self.change_volume(record.volume_id, |r| {
+            r.phase = Phase::Deleting;
+            Ok(true)
+        });
+        self.finish_delete(&deleting.await?).await?;
+        tracing::info!(volume = record.name, id = %record.volume_id, "volume deleted");
+        Ok(())
+    }
+
+    /// Gives back the space of a volume on its way out, then forgets it.
+    pub(crate) async fn finish_delete(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        // A detach whose answer was lost may have left it exported.
+        self.unexport(names::subsystem_nqn(self.cluster_id(), record.volume_id))
+            .await?;
+        let request = DeleteVolumeRequest {
+            volume_id: record.volume_id.to_string(),
+        };
+        let what = format!("delete volume {}", record.name);
+        self.link
+            .call(&what, |mut c| async move { c.delete_volume(request).await })
+            .await?;
+        self.forget(record).await
+    }
+
+    /// Removes every record of a volume.
+    async fn forget(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        let (keys, id) = (self.registry.keys(), record.volume_id);
+        let gone = [
+            keys.volume(id),
+            keys.volume_name(&record.name),
+            keys.attachment(id),
+            keys.cntlids(id),
+            keys.reservation(id),
+        ];
+        self.registry
+            .kv()
+            .commit(vec![], gone.iter().map(Write::delete).collect())
+            .await?;
+        Ok(())
+    }
+
+    /// Changes a volume's size, labels, stickiness.
+    pub async fn update_volume(&self, name: &str, change: VolumeChange) -> Result<(), OpError> {
+        check_labels(&change.labels)?;
+        let _changing = self.exclusive().await?;
+        let record = self.registry.volume(name).await?.record;
+        if let Some(size) = change.size_bytes {
+            self.grow(&record, rounded(size)?).await?;
+        }
+        if change.sticky.is_none() && change.labels.is_empty() {
+            return Ok(());
+        }
+        let apply = |r: &mut VolumeRecord| {
+            r.sticky = change.sticky.unwrap_or(r.sticky);
+            r.labels.extend(change.labels.clone());
+            r.labels.retain(|_, value| !value.is_empty());
+            check_labels(&r.labels).map(|()| true)
+        };
+        self.change_volume(record.volume_id, apply).await.map(drop)
+    }
+
+    /// The data path first: it knows whether there is room. A record that was not written then follows at the next
+    /// reconciliation.
+    async fn grow(&self, record: &VolumeRecord, size_bytes: u64) -> Result<(), OpError> {
+        self.own(record)?;
+        if size_bytes < record.size_bytes {
+            let why = format!(
+                "volume {} has {} bytes, and cannot shrink to {size_bytes}",
+                record.name, record.size_bytes
+            );
+            return Err(OpError::invalid("spec.size", why));
+        }
+        if size_bytes == record.size_bytes {
+            return Ok(());
+        }
+        self.link.up()?;
+        self.usable(record)?;
+        let request = ResizeVolumeRequest {
+            volume_id: record.volume_id.to_string(),
+            size_bytes,
+        };
+        let what = format!("resize volume {}", record.name);
+        self.link
+            .call(&what, |mut c| async move { c.resize_volume(request).await })
+            .await?;
+        self.record_size(record.volume_id, size_bytes).await?;
+        tracing::info!(volume = record.name, bytes = size_bytes, "volume resized");
+        Ok(())
+    }
+
+    /// Writes down a size that the data path has.
+    pub(crate) async fn record_size(&self, id: Uuid, size_bytes: u64) -> Result<(), OpError> {
+        let grow = |r: &mut VolumeRecord| {
+            let grows = size_bytes > r.size_bytes;
+            r.size_bytes = r.size_bytes.max(size_bytes);
+            Ok(grows)
+        };
+        self.change_volume(id, grow).await.map(drop)
+    }
+
+    /// Writes down what is wrong with a volume; empty: nothing.
+    pub(crate) async fn set_volume_error(
+        &self,
+        record: &VolumeRecord,
+        error: &str,
+    ) -> Result<(), OpError> {
+        let set = |r: &mut VolumeRecord| {
+            let changes = r.error != error;
+            r.error = error.to_owned();
+            Ok(changes)
+        };
+        self.change_volume(record.volume_id, set).await.map(drop)
+    }
+
+    pub(crate) async fn change_volume(
+        &self,
+        id: Uuid,
+        change: impl FnMut(&mut VolumeRecord) -> Result<bool, OpError>,
+    ) -> Result<VolumeRecord, OpError> {
+        self.registry
+            .change(
+                &self.registry.keys().volume(id),
+                || OpError::no_volume(id),
+                change,
+            )
+            .await
+    }
+
+    /// Changes are made by the node that holds the volume.
+    pub(crate) fn own(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        if record.node_id == self.node_id() {
+            return Ok(());
+        }
+        Err(OpError::State(format!(
+            "volume {} is on node {}: ask that node",
+            record.name, record.node_id
+        )))
+    }
+
+    /// A volume that is whole.
+    pub(crate) fn usable(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        match (record.phase, record.error.as_str()) {
+            (Phase::Ready, "") => Ok(()),
+            (Phase::Ready, error) => Err(OpError::State(format!(
+                "volume {} is in error: {error}",
+                record.name
+            ))),
+            _ => Err(OpError::State(format!(
+                "volume {} is still being created: try again",
+                record.name
+            ))),
+        }
+    }
+
+    /// Commits changes of several records; somebody else's change in between is an error to retry on.
+    pub(crate) async fn commit(
+        &self,
+        what: &str,
+        guards: Vec<Guard>,
+        writes: Vec<Write>,
+    ) -> Result<(), OpError> {
+        match self.registry.kv().commit(guards, writes).await? {
+            Committed::Yes(_) => Ok(()),
+            Committed::No => Err(OpError::Contended {
+                what: what.to_owned(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_rounded_up_and_bounded() {
+        assert_eq!(rounded(1).unwrap(), 4096);
+        assert_eq!(rounded(4096).unwrap(), 4096);
+        assert_eq!(rounded(4097).unwrap(), 8192);
+        assert!(matches!(
+            rounded(0),
+            Err(OpError::Missing {
+                field: "spec.size",
+                ..
+            })
+        ));
+        assert!(rounded(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn names_and_labels_have_limits() {
+        check_name(&"n".repeat(255)).unwrap();
+        assert!(check_name(&"n".repeat(256)).is_err());
+        assert!(check_name("a\nb").is_err());
+        assert!(matches!(
+            check_name(""),
+            Err(OpError::Missing { field: "name", .. })
+        ));
+        let label = |k: &str, v: &str| BTreeMap::from([(k.to_owned(), v.to_owned())]);
+        check_labels(&label("k", "")).unwrap();
+        assert!(check_labels(&label("", "v")).is_err());
+        assert!(check_labels(&label("k", &"v".repeat(1025))).is_err());
+    }
+}

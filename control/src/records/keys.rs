@@ -1,0 +1,87 @@
+//! The keys of the records (`docs/kvdb.md`).
+use uuid::Uuid;
+
+/// Keys of one cluster.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    root: String,
+}
+
+impl Keys {
+    /// Those of the cluster of that id.
+    pub fn new(cluster_id: &str) -> Self {
+        Self {
+            root: format!("/{cluster_id}/"),
+        }
+    }
+
+    /// The cluster.
+    pub fn cluster(&self) -> String {
+        format!("{}cluster", self.root)
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> String {
+        format!("{}nodes/", self.root)
+    }
+
+    /// A node.
+    pub fn node(&self, node_id: &str) -> String {
+        format!("{}{node_id}", self.nodes())
+    }
+
+    /// All nodes that live.
+    pub fn alive_all(&self) -> String {
+        format!("{}alive/", self.root)
+    }
+
+    /// That a node lives.
+    pub fn alive(&self, node_id: &str) -> String {
+        format!("{}{node_id}", self.alive_all())
+    }
+
+    /// A pool.
+    pub fn pool(&self, pool_id: Uuid) -> String {
+        format!("{}{pool_id}", self.pools())
+    }
+
+    /// All pools.
+    pub fn pools(&self) -> String {
+        format!("{}pools/", self.root)
+    }
+
+    /// All volumes.
+    pub fn volumes(&self) -> String {
+        format!("{}volumes/", self.root)
+    }
+
+    /// A volume.
+    pub fn volume(&self, volume_id: Uuid) -> String {
+        format!("{}{volume_id}", self.volumes())
+    }
+
+    /// The id of the volume of that name.
+    pub fn volume_name(&self, name: &str) -> String {
+        format!("{}volume-names/{name}", self.root)
+    }
+
+    /// All attachments.
+    pub fn attachments(&self) -> String {
+        format!("{}attachments/", self.root)
+    }
+
+    /// Where a volume is attached.
+    pub fn attachment(&self, volume_id: Uuid) -> String {
+        format!("{}{volume_id}", self.attachments())
+    }
+
+    /// Controller ids of a volume's subsystem.
+    pub fn cntlids(&self, volume_id: Uuid) -> String {
+        format!("{}cntlids/{volume_id}", self.root)
+    }
+
+    /// Reservations of a volume.
+    pub fn reservation(&self, volume_id: Uuid) -> String {
+        format!("{}reservations/{volume_id}", self.root)
+    }
+}

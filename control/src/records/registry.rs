@@ -1,0 +1,218 @@
+//! Reading and changing records. A change compares the revision at which the record was read, and tries again a few times.
+use super::{AttachmentRecord, Keys, NodeRecord, Phase, VolumeRecord};
+use crate::error::OpError;
+use crate::kvdb::Client;
+use crate::kvdb::client::{Committed, Guard, Revision, Write};
+use keelblock_api::etcd::mvccpb::KeyValue;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::HashSet;
+use uuid::Uuid;
+
+/// Attempts at a change that others keep getting ahead of.
+const ATTEMPTS: usize = 8;
+
+/// A record and the revision at which it was read.
+#[derive(Debug, Clone)]
+pub struct Versioned<T> {
+    /// The record.
+    pub record: T,
+    /// To compare with when changing it.
+    pub revision: Revision,
+}
+
+/// The records of a cluster.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    kv: Client,
+    keys: Keys,
+}
+
+fn decode<T: DeserializeOwned>(kv: &KeyValue) -> Result<Versioned<T>, OpError> {
+    let record = serde_json::from_slice(&kv.value).map_err(|error| {
+        let key = String::from_utf8_lossy(&kv.key);
+        OpError::Internal(format!("the record {key} in the KVDB cannot be read: {error}; was it written by a later version?"))
+    })?;
+    Ok(Versioned {
+        record,
+        revision: kv.mod_revision,
+    })
+}
+
+/// A record's text.
+pub fn encode(record: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(record).expect("records have string keys and finite numbers")
+}
+
+impl Registry {
+    /// The records of a cluster in this KVDB.
+    pub fn new(kv: Client, keys: Keys) -> Self {
+        Self { kv, keys }
+    }
+
+    /// The KVDB.
+    pub fn kv(&self) -> &Client {
+        &self.kv
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// A record.
+    pub async fn get<T: DeserializeOwned>(
+        &self,
+        key: &str,
+    ) -> Result<Option<Versioned<T>>, OpError> {
+        self.kv.get(key).await?.as_ref().map(decode).transpose()
+    }
+
+    /// All records under a prefix.
+    pub async fn list<T: DeserializeOwned>(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<Versioned<T>>, OpError> {
+        self.kv.list(prefix).await?.kvs.iter().map(decode).collect()
+    }
+
+    /// Writes a record whatever was there.
+    pub async fn put(&self, key: &str, record: &impl Serialize) -> Result<(), OpError> {
+        Ok(self.kv.put(key, encode(record)).await.map(drop)?)
+    }
+
+    /// Reads a record, changes it, writes it; again if somebody was faster. `change` returns false to leave it as it is. `missing`
+    /// is the error when there is none. The record as it is then.
+    pub async fn change<T: DeserializeOwned + Serialize>(
+        &self,
+        key: &str,
+        missing: impl Fn() -> OpError,
+        mut change: impl FnMut(&mut T) -> Result<bool, OpError>,
+    ) -> Result<T, OpError> {
+        for _ in 0..ATTEMPTS {
+            let mut found: Versioned<T> = self.get(key).await?.ok_or_else(&missing)?;
+            if !change(&mut found.record)? {
+                return Ok(found.record);
+            }
+            let swapped = self
+                .kv
+                .compare_and_swap(key, found.revision, encode(&found.record))
+                .await?;
+            if swapped != Committed::No {
+                return Ok(found.record);
+            }
+        }
+        Err(OpError::Contended {
+            what: key.to_owned(),
+        })
+    }
+
+    /// Makes records that must not exist yet, all or none; false if one does.
+    pub async fn make(&self, new: Vec<(String, Vec<u8>)>) -> Result<bool, OpError> {
+        let guards = new.iter().map(|(key, _)| Guard::absent(key)).collect();
+        let writes = new
+            .into_iter()
+            .map(|(key, value)| Write::put(key, value))
+            .collect();
+        Ok(self.kv.commit(guards, writes).await? != Committed::No)
+    }
+
+    /// The volume of an id.
+    pub async fn volume_by_id(&self, id: Uuid) -> Result<Option<Versioned<VolumeRecord>>, OpError> {
+        self.get(&self.keys.volume(id)).await
+    }
+
+    /// The volume of a name.
+    pub async fn volume_by_name(
+        &self,
+        name: &str,
+    ) -> Result<Option<Versioned<VolumeRecord>>, OpError> {
+        let Some(kv) = self.kv.get(self.keys.volume_name(name)).await? else {
+            return Ok(None);
+        };
+        let id = std::str::from_utf8(&kv.value)
+            .ok()
+            .and_then(|id| Uuid::try_parse(id).ok());
+        let id = id.ok_or_else(|| {
+            OpError::Internal(format!(
+                "the KVDB's record of volume name {name} is no volume id"
+            ))
+        })?;
+        self.volume_by_id(id).await
+    }
+
+    /// The volume of an id or name, unless it is being deleted.
+    pub async fn volume(&self, name: &str) -> Result<Versioned<VolumeRecord>, OpError> {
+        if name.is_empty() {
+            return Err(OpError::Missing {
+                field: "volume_id",
+                hint: "the id or name of a volume",
+            });
+        }
+        let mut found = None;
+        if let Ok(id) = Uuid::try_parse(name) {
+            found = self.volume_by_id(id).await?;
+        }
+        if found.is_none() {
+            found = self.volume_by_name(name).await?;
+        }
+        found
+            .filter(|v| v.record.phase != Phase::Deleting)
+            .ok_or_else(|| OpError::no_volume(name))
+    }
+
+    /// All volumes but those being deleted.
+    pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, OpError> {
+        let all = self.list::<VolumeRecord>(&self.keys.volumes()).await?;
+        Ok(all
+            .into_iter()
+            .map(|v| v.record)
+            .filter(|v| v.phase != Phase::Deleting)
+            .collect())
+    }
+
+    /// Where a volume is attached.
+    pub async fn attachment(
+        &self,
+        id: Uuid,
+    ) -> Result<Option<Versioned<AttachmentRecord>>, OpError> {
+        self.get(&self.keys.attachment(id)).await
+    }
+
+    /// All attachments.
+    pub async fn attachments(&self) -> Result<Vec<AttachmentRecord>, OpError> {
+        Ok(self
+            .list(&self.keys.attachments())
+            .await?
+            .into_iter()
+            .map(|a| a.record)
+            .collect())
+    }
+
+    /// All nodes, and whether each lives.
+    pub async fn nodes(&self) -> Result<Vec<(NodeRecord, bool)>, OpError> {
+        let prefix = self.keys.alive_all();
+        let alive = self.kv.list(&prefix).await?;
+        let alive: HashSet<&[u8]> = alive
+            .kvs
+            .iter()
+            .filter_map(|kv| kv.key.strip_prefix(prefix.as_bytes()))
+            .collect();
+        let nodes = self.list::<NodeRecord>(&self.keys.nodes()).await?;
+        let with_life = |node: NodeRecord| {
+            let lives = alive.contains(node.node_id.as_bytes());
+            (node, lives)
+        };
+        Ok(nodes.into_iter().map(|n| with_life(n.record)).collect())
+    }
+
+    /// Reservation state of a volume as the data path gave it; empty: none.
+    pub async fn reservation(&self, id: Uuid) -> Result<Vec<u8>, OpError> {
+        Ok(self
+            .kv
+            .get(self.keys.reservation(id))
+            .await?
+            .map(|kv| kv.value)
+            .unwrap_or_default())
+    }
+}

@@ -1,0 +1,258 @@
+//! The records. JSON in the KVDB; an unknown field is an error, since a later version wrote it and would lose it.
+use keelblock_api::datapath::AnaState;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// The cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterRecord {
+    /// Its id.
+    pub cluster_id: String,
+    /// When it was made, ms since the Unix epoch.
+    pub created_unix_ms: u64,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeRecord {
+    /// Its id.
+    pub node_id: String,
+    /// Version of its control process.
+    pub version: String,
+    /// Its machine.
+    pub hostname: String,
+    /// Where hosts connect; empty until its data path has said so.
+    pub nvme_address: String,
+    /// Where its SDK is.
+    pub sdk_address: String,
+    /// Where its REST gateway is.
+    pub rest_address: String,
+}
+
+/// A pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRecord {
+    /// Its id.
+    pub pool_id: Uuid,
+    /// What its node calls it.
+    pub name: String,
+    /// Its node.
+    pub node_id: String,
+    /// Whether it is only memory: its content ends with the data path.
+    pub memory: bool,
+    /// Its drives.
+    pub drives: Vec<DriveRecord>,
+}
+
+/// A drive of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriveRecord {
+    /// Its id.
+    pub drive_id: Uuid,
+    /// Its path.
+    pub path: String,
+}
+
+/// Where a volume is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Its space is being taken.
+    Creating,
+    /// It can be used.
+    Ready,
+    /// Its space is being given back.
+    Deleting,
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRecord {
+    /// Its id.
+    pub volume_id: Uuid,
+    /// Its name, unique in the cluster.
+    pub name: String,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The node that holds it.
+    pub node_id: String,
+    /// The pool that holds it.
+    pub pool_id: Uuid,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Bytes of a logical block: 512 or 4096.
+    pub block_bytes: u32,
+    /// It cannot be deleted.
+    pub sticky: bool,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether any host may connect; `allowed_hosts` is empty then.
+    pub any_host: bool,
+    /// NQNs of the hosts that may connect.
+    pub allowed_hosts: Vec<String>,
+    /// When it was made, ms since the Unix epoch.
+    pub created_unix_ms: u64,
+    /// When it was last detached, ms since the Unix epoch; 0: never.
+    pub detached_unix_ms: u64,
+    /// What is wrong with it; empty: nothing.
+    pub error: String,
+}
+
+/// A node's path to a volume, as hosts see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PathState {
+    /// The best one.
+    Optimized,
+    /// Works, slower.
+    NonOptimized,
+    /// Does not work now.
+    Inaccessible,
+    /// Will not work again.
+    PersistentLoss,
+    /// About to change.
+    Change,
+}
+
+impl PathState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Optimized,
+        Self::NonOptimized,
+        Self::Inaccessible,
+        Self::PersistentLoss,
+        Self::Change,
+    ];
+
+    /// As it is written.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Optimized => "optimized",
+            Self::NonOptimized => "non-optimized",
+            Self::Inaccessible => "inaccessible",
+            Self::PersistentLoss => "persistent-loss",
+            Self::Change => "change",
+        }
+    }
+
+    /// The state of that name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.name() == name)
+    }
+
+    /// As the data path has it.
+    pub fn ana(self) -> AnaState {
+        match self {
+            Self::Optimized => AnaState::AnaOptimized,
+            Self::NonOptimized => AnaState::AnaNonOptimized,
+            Self::Inaccessible => AnaState::AnaInaccessible,
+            Self::PersistentLoss => AnaState::AnaPersistentLoss,
+            Self::Change => AnaState::AnaChange,
+        }
+    }
+}
+
+/// Where a volume is exported.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachmentRecord {
+    /// The volume.
+    pub volume_id: Uuid,
+    /// The node that exports it.
+    pub node_id: String,
+    /// The volume whose subsystem it is in: itself, unless it is a further namespace of another's.
+    pub subsystem_of: Uuid,
+    /// Its namespace id there.
+    pub nsid: u32,
+    /// The path's state; of a further namespace, that of the subsystem counts.
+    pub path_state: PathState,
+    /// Since when, ms since the Unix epoch.
+    pub attached_unix_ms: u64,
+}
+
+impl AttachmentRecord {
+    /// Whether it is a further namespace of another volume's subsystem.
+    pub fn is_further(&self) -> bool {
+        self.subsystem_of != self.volume_id
+    }
+}
+
+/// The controller ids that each node may hand out for a volume's subsystem (`RULES.md` S11: equal ones make Linux refuse the
+/// second path).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CntlidRecord {
+    /// Slot by node id.
+    pub slots: BTreeMap<String, u32>,
+}
+
+impl CntlidRecord {
+    /// Nodes that can export one volume.
+    pub const SLOTS: u32 = 64;
+    /// Controllers of a volume on one node. 64 × 1023 fit below FFF0h, where the reserved ids begin.
+    pub const PER_SLOT: u32 = 1023;
+
+    /// The slot of a node, taking the first free one if it has none; `None`: all are taken.
+    pub fn grant(&mut self, node_id: &str) -> Option<u32> {
+        if let Some(slot) = self.slots.get(node_id) {
+            return Some(*slot);
+        }
+        let free = (0..Self::SLOTS).find(|slot| !self.slots.values().any(|s| s == slot))?;
+        self.slots.insert(node_id.to_owned(), free);
+        Some(free)
+    }
+
+    /// First and last id of a slot.
+    pub fn range(slot: u32) -> (u32, u32) {
+        (slot * Self::PER_SLOT + 1, (slot + 1) * Self::PER_SLOT)
+    }
+}
+
+const _: () = assert!(CntlidRecord::SLOTS * CntlidRecord::PER_SLOT < 0xfff0);
+
+/// Now, ms since the Unix epoch.
+pub fn unix_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controller_ids_of_nodes_are_apart_and_stay() {
+        let mut record = CntlidRecord::default();
+        let mut ranges = Vec::new();
+        for node in 0..CntlidRecord::SLOTS {
+            ranges.push(CntlidRecord::range(
+                record.grant(&format!("n{node}")).unwrap(),
+            ));
+        }
+        assert!(record.grant("one more").is_none());
+        assert_eq!(CntlidRecord::range(record.grant("n7").unwrap()), ranges[7]);
+        ranges.sort();
+        assert!(ranges[0].0 >= 1 && ranges.windows(2).all(|w| w[0].1 < w[1].0));
+        assert!(ranges.last().unwrap().1 <= 0xffef);
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_not_read() {
+        let text = r#"{"cluster_id":"c","created_unix_ms":1,"new":true}"#;
+        assert!(serde_json::from_str::<ClusterRecord>(text).is_err());
+    }
+
+    #[test]
+    fn path_states_are_named_as_they_are_stored() {
+        for state in PathState::ALL {
+            assert_eq!(PathState::from_name(state.name()), Some(state));
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! `/metrics`: reactors, volumes and pools in Prometheus' text format. Counters come straight from the stats page, and begin anew with
+//! each data path.
+use crate::sdk::Services;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use keelblock_api::admin::{NodeStatusReply, PoolStatus};
+use keelblock_api::stats::{
+    Histogram, ReactorField, ReactorSnapshot, VolumeSnapshot, bucket_upper_ns,
+};
+use std::collections::HashMap;
+use std::fmt::Write;
+use uuid::Uuid;
+
+/// Upper bounds of the latency histograms, in microseconds.
+const LATENCY_BOUNDS_US: [u64; 16] = [
+    10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 500_000,
+    1_000_000, 5_000_000,
+];
+
+/// The page.
+pub async fn page(services: &Services) -> Response {
+    let status = services.status_of_node().await;
+    let names = services.volume_names().await;
+    let mut text = Text::new(&status.node_id);
+    node(&mut text, &status);
+    if let Some(page) = services.node().link.stats().filter(|_| status.datapath_up) {
+        reactors(&mut text, &page.reactors());
+        let volumes: Vec<VolumeSnapshot> = page.volumes().map(|(_, v)| v).collect();
+        volume_counters(&mut text, &volumes, &names);
+    }
+    pools(&mut text, &status.pools);
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text.out,
+    )
+        .into_response()
+}
+
+/// The format: a header for each metric, then its samples.
+struct Text {
+    out: String,
+    node: String,
+}
+
+type Labels<'a> = &'a [(&'a str, &'a str)];
+
+impl Text {
+    fn new(node: &str) -> Self {
+        Self {
+            out: String::new(),
+            node: escaped(node),
+        }
+    }
+
+    fn header(&mut self, name: &str, kind: &str, help: &str) {
+        // Writing to a string cannot fail; so it is below.
+        let _ = writeln!(
+            self.out,
+            "# HELP keelblock_{name} {help}\n# TYPE keelblock_{name} {kind}"
+        );
+    }
+
+    fn sample(&mut self, name: &str, labels: Labels<'_>, value: impl std::fmt::Display) {
+        let _ = write!(self.out, "keelblock_{name}{{node=\"{}\"", self.node);
+        for (key, value) in labels {
+            let _ = write!(self.out, ",{key}=\"{}\"", escaped(value));
+        }
+        let _ = writeln!(self.out, "}} {value}");
+    }
+
+    fn histogram(&mut self, name: &str, labels: Labels<'_>, histogram: &Histogram, sum_ns: u64) {
+        for bound_us in LATENCY_BOUNDS_US {
+            let bound = seconds(bound_us * 1000);
+            let labels = [labels, &[("le", bound.as_str())]].concat();
+            self.sample(
+                &format!("{name}_bucket"),
+                &labels,
+                count_below(histogram, bound_us * 1000),
+            );
+        }
+        let all = histogram.count();
+        self.sample(
+            &format!("{name}_bucket"),
+            &[labels, &[("le", "+Inf")]].concat(),
+            all,
+        );
+        self.sample(&format!("{name}_sum"), labels, seconds(sum_ns));
+        self.sample(&format!("{name}_count"), labels, all);
+    }
+}
+
+/// Latencies in buckets that end at or below a bound.
+fn count_below(histogram: &Histogram, bound_ns: u64) -> u64 {
+    let below = histogram
+        .counts()
+        .iter()
+        .enumerate()
+        .filter(|(bucket, _)| bucket_upper_ns(*bucket) <= bound_ns);
+    below.map(|(_, count)| count).sum()
+}
+
+fn seconds(ns: u64) -> String {
+    format!("{}", ns as f64 / 1e9)
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+fn node(text: &mut Text, status: &NodeStatusReply) {
+    text.header("info", "gauge", "Version of the control process; always 1.");
+    text.sample(
+        "info",
+        &[
+            ("cluster", &status.cluster_id),
+            ("version", &status.version),
+        ],
+        1,
+    );
+    text.header("datapath_up", "gauge", "Whether the data path can be used.");
+    text.sample("datapath_up", &[], u8::from(status.datapath_up));
+    text.header("dma_memory_bytes", "gauge", "DMA memory of the data path.");
+    text.sample(
+        "dma_memory_bytes",
+        &[("hugepages", if status.hugepages { "true" } else { "false" })],
+        status.memory_bytes,
+    );
+}
+
+fn reactors(text: &mut Text, reactors: &[ReactorSnapshot]) {
+    const TIMES: [(&str, ReactorField, &str); 4] = [
+        (
+            "reactor_busy_seconds_total",
+            ReactorField::BusyNs,
+            "Time spent working.",
+        ),
+        (
+            "reactor_idle_seconds_total",
+            ReactorField::IdleNs,
+            "Time spent spinning without work.",
+        ),
+        (
+            "reactor_asleep_seconds_total",
+            ReactorField::AsleepNs,
+            "Time spent asleep.",
+        ),
+        (
+            "reactor_cpu_seconds_total",
+            ReactorField::CpuNs,
+            "Processor time of the reactor's thread.",
+        ),
+    ];
+    const COUNTS: [(&str, ReactorField, &str, &str); 9] = [
+        (
+            "reactor_passes_total",
+            ReactorField::Passes,
+            "counter",
+            "Passes of the loop.",
+        ),
+        (
+            "reactor_wakeups_total",
+            ReactorField::Wakeups,
+            "counter",
+            "Wake-ups from sleep.",
+        ),
+        (
+            "reactor_commands_total",
+            ReactorField::Commands,
+            "counter",
+            "Commands completed.",
+        ),
+        (
+            "reactor_syscalls_total",
+            ReactorField::Syscalls,
+            "counter",
+            "System calls made.",
+        ),
+        (
+            "reactor_stalls_total",
+            ReactorField::Stalls,
+            "counter",
+            "Tasks that held the core for too long.",
+        ),
+        (
+            "reactor_ring_full_total",
+            ReactorField::RingFull,
+            "counter",
+            "Times that a ring to another reactor was full.",
+        ),
+        (
+            "reactor_connections",
+            ReactorField::Connections,
+            "gauge",
+            "Connections now.",
+        ),
+        (
+            "reactor_ring_depth",
+            ReactorField::RingDepth,
+            "gauge",
+            "Messages that wait in the rings to this reactor.",
+        ),
+        (
+            "reactor_buffers_in_use",
+            ReactorField::BuffersInUse,
+            "gauge",
+            "DMA buffers in use.",
+        ),
+    ];
+    for (name, field, help) in TIMES {
+        text.header(name, "counter", help);
+        for reactor in reactors {
+            text.sample(
+                name,
+                &[("reactor", &reactor.id.to_string())],
+                seconds(reactor.get(field)),
+            );
+        }
+    }
+    for (name, field, kind, help) in COUNTS {
+        text.header(name, kind, help);
+        for reactor in reactors {
+            text.sample(
+                name,
+                &[("reactor", &reactor.id.to_string())],
+                reactor.get(field),
+            );
+        }
+    }
+}
+
+fn volume_counters(text: &mut Text, volumes: &[VolumeSnapshot], names: &HashMap<Uuid, String>) {
+    type Pick = fn(&VolumeSnapshot) -> u64;
+    const COUNTS: [(&str, Pick, &str, &str); 9] = [
+        (
+            "volume_reads_total",
+            |v| v.reads,
+            "counter",
+            "Reads completed.",
+        ),
+        (
+            "volume_writes_total",
+            |v| v.writes,
+            "counter",
+            "Writes completed.",
+        ),
+        (
+            "volume_discards_total",
+            |v| v.discards,
+            "counter",
+            "Deallocates and write-zeroes completed.",
+        ),
+        (
+            "volume_others_total",
+            |v| v.others,
+            "counter",
+            "Commands of other kinds completed.",
+        ),
+        (
+            "volume_read_bytes_total",
+            |v| v.read_bytes,
+            "counter",
+            "Bytes read.",
+        ),
+        (
+            "volume_written_bytes_total",
+            |v| v.write_bytes,
+            "counter",
+            "Bytes written.",
+        ),
+        (
+            "volume_discarded_bytes_total",
+            |v| v.discard_bytes,
+            "counter",
+            "Bytes deallocated or zeroed.",
+        ),
+        (
+            "volume_errors_total",
+            |v| v.errors,
+            "counter",
+            "Commands that ended with an error status.",
+        ),
+        (
+            "volume_connections",
+            |v| v.connections,
+            "gauge",
+            "I/O queues connected now.",
+        ),
+    ];
+    let labelled: Vec<(String, String, &VolumeSnapshot)> = volumes
+        .iter()
+        .map(|volume| {
+            let id = Uuid::from_bytes(volume.volume_id);
+            (
+                id.to_string(),
+                names.get(&id).cloned().unwrap_or_default(),
+                volume,
+            )
+        })
+        .collect();
+    for (name, pick, kind, help) in COUNTS {
+        text.header(name, kind, help);
+        for (id, volume, counters) in &labelled {
+            text.sample(
+                name,
+                &[("volume_id", id), ("volume", volume)],
+                pick(counters),
+            );
+        }
+    }
+    text.header(
+        "volume_read_latency_seconds",
+        "histogram",
+        "Latency of reads.",
+    );
+    for (id, volume, c) in &labelled {
+        text.histogram(
+            "volume_read_latency_seconds",
+            &[("volume_id", id), ("volume", volume)],
+            &c.read_latency,
+            c.read_ns,
+        );
+    }
+    text.header(
+        "volume_write_latency_seconds",
+        "histogram",
+        "Latency of writes.",
+    );
+    for (id, volume, c) in &labelled {
+        text.histogram(
+            "volume_write_latency_seconds",
+            &[("volume_id", id), ("volume", volume)],
+            &c.write_latency,
+            c.write_ns,
+        );
+    }
+}
+
+fn pools(text: &mut Text, pools: &[PoolStatus]) {
+    text.header("pool_total_bytes", "gauge", "Capacity of a pool.");
+    for pool in pools {
+        text.sample(
+            "pool_total_bytes",
+            &[("pool_id", &pool.pool_id)],
+            pool.total_bytes,
+        );
+    }
+    text.header("pool_used_bytes", "gauge", "Bytes of a pool in use.");
+    for pool in pools {
+        text.sample(
+            "pool_used_bytes",
+            &[("pool_id", &pool.pool_id)],
+            pool.used_bytes,
+        );
+    }
+    text.header("drive_online", "gauge", "Whether a drive takes writes.");
+    for pool in pools {
+        for drive in &pool.drives {
+            let labels = [
+                ("pool_id", pool.pool_id.as_str()),
+                ("drive_id", &drive.drive_id),
+                ("path", &drive.path),
+            ];
+            text.sample("drive_online", &labels, u8::from(drive.online));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_are_cumulative_and_labels_escaped() {
+        let mut histogram = Histogram::default();
+        for ns in [15_000, 15_000, 300_000, 60_000_000_000] {
+            histogram.record(ns);
+        }
+        let mut text = Text::new("n\"1");
+        text.histogram("h", &[("volume", "a\\b\nc")], &histogram, 60_000_330_000);
+        let line = |le: &str, count: u64| {
+            format!(
+                "keelblock_h_bucket{{node=\"n\\\"1\",volume=\"a\\\\b\\nc\",le=\"{le}\"}} {count}"
+            )
+        };
+        for expected in [
+            line("0.00001", 0),
+            line("0.00002", 2),
+            line("0.0005", 3),
+            line("+Inf", 4),
+        ] {
+            assert!(
+                text.out.lines().any(|l| l == expected),
+                "{expected}\n{}",
+                text.out
+            );
+        }
+        assert!(
+            text.out
+                .contains("keelblock_h_count{node=\"n\\\"1\",volume=\"a\\\\b\\nc\"} 4")
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! Paths of the SDK's REST gateway and the methods behind them. `{field}` in a path is a field of the request; of the others, GET
+//! and DELETE have them in the query, POST and PUT in the body.
+
+/// HTTP methods that are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verb {
+    /// Reads.
+    Get,
+    /// Makes, or reads with a body.
+    Post,
+    /// Changes.
+    Put,
+    /// Deletes.
+    Delete,
+}
+
+impl Verb {
+    /// Whether the request's fields are in the body.
+    pub fn has_body(self) -> bool {
+        matches!(self, Verb::Post | Verb::Put)
+    }
+
+    /// As in an OpenAPI document.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verb::Get => "get",
+            Verb::Post => "post",
+            Verb::Put => "put",
+            Verb::Delete => "delete",
+        }
+    }
+}
+
+/// A method with its path.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// HTTP method.
+    pub verb: Verb,
+    /// Path.
+    pub path: &'static str,
+    /// Service, without `openstorage.api.OpenStorage`.
+    pub service: &'static str,
+    /// Method of the service.
+    pub method: &'static str,
+}
+
+const fn route(
+    verb: Verb,
+    path: &'static str,
+    service: &'static str,
+    method: &'static str,
+) -> Route {
+    Route {
+        verb,
+        path,
+        service,
+        method,
+    }
+}
+
+use Verb::{Delete, Get, Post, Put};
+
+/// All routes, those included whose methods are not there yet.
+pub const ROUTES: [Route; 36] = [
+    route(
+        Get,
+        "/v1/identities/capabilities",
+        "Identity",
+        "Capabilities",
+    ),
+    route(Get, "/v1/identities/version", "Identity", "Version"),
+    route(
+        Get,
+        "/v1/clusters/inspectcurrent",
+        "Cluster",
+        "InspectCurrent",
+    ),
+    route(Get, "/v1/nodes", "Node", "Enumerate"),
+    route(Get, "/v1/nodes/filters", "Node", "EnumerateWithFilters"),
+    route(Get, "/v1/nodes/inspect/{node_id}", "Node", "Inspect"),
+    route(Get, "/v1/nodes/inspectcurrent", "Node", "InspectCurrent"),
+    route(
+        Get,
+        "/v1/nodes/usage/{node_id}",
+        "Node",
+        "VolumeUsageByNode",
+    ),
+    route(Post, "/v1/nodes/bytesused", "Node", "VolumeBytesUsedByNode"),
+    route(
+        Put,
+        "/v1/nodes/attachments/drain/{node_id}",
+        "Node",
+        "DrainAttachments",
+    ),
+    route(
+        Put,
+        "/v1/nodes/attachments/disable/{node_id}",
+        "Node",
+        "CordonAttachments",
+    ),
+    route(
+        Put,
+        "/v1/nodes/attachments/enable/{node_id}",
+        "Node",
+        "UncordonAttachments",
+    ),
+    route(Post, "/v1/volumes", "Volume", "Create"),
+    route(Get, "/v1/volumes", "Volume", "Enumerate"),
+    route(Post, "/v1/volumes/clone", "Volume", "Clone"),
+    route(
+        Post,
+        "/v1/volumes/filters",
+        "Volume",
+        "EnumerateWithFilters",
+    ),
+    route(Get, "/v1/volumes/inspect/{volume_id}", "Volume", "Inspect"),
+    route(
+        Post,
+        "/v1/volumes/inspectwithfilters",
+        "Volume",
+        "InspectWithFilters",
+    ),
+    route(Put, "/v1/volumes/{volume_id}", "Volume", "Update"),
+    route(Delete, "/v1/volumes/{volume_id}", "Volume", "Delete"),
+    route(Get, "/v1/volumes/stats/{volume_id}", "Volume", "Stats"),
+    route(
+        Get,
+        "/v1/volumes/usage/{volume_id}",
+        "Volume",
+        "CapacityUsage",
+    ),
+    route(Post, "/v1/volumes/snapshots", "Volume", "SnapshotCreate"),
+    route(Get, "/v1/volumes/snapshots", "Volume", "SnapshotEnumerate"),
+    route(
+        Post,
+        "/v1/volumes/snapshots/restore",
+        "Volume",
+        "SnapshotRestore",
+    ),
+    route(
+        Post,
+        "/v1/volumes/snapshots/filters/{volume_id}",
+        "Volume",
+        "SnapshotEnumerateWithFilters",
+    ),
+    route(
+        Post,
+        "/v1/volumes/snapshot/schedules/{volume_id}",
+        "Volume",
+        "SnapshotScheduleUpdate",
+    ),
+    route(Post, "/v1/volume/catalog", "Volume", "VolumeCatalog"),
+    route(Post, "/v1/mountattach/attach", "MountAttach", "Attach"),
+    route(Post, "/v1/mountattach/detach", "MountAttach", "Detach"),
+    route(Post, "/v1/mountattach/mount", "MountAttach", "Mount"),
+    route(Post, "/v1/mountattach/unmount", "MountAttach", "Unmount"),
+    // Of `keelblock.admin.v1.Admin`: what the SDK has no words for.
+    route(Get, "/v1/keelblock/node", "Admin", "NodeStatus"),
+    route(
+        Get,
+        "/v1/keelblock/volumes/{volume}/status",
+        "Admin",
+        "VolumeStatus",
+    ),
+    route(
+        Get,
+        "/v1/keelblock/volumes/{volume}/connection",
+        "Admin",
+        "ConnectionInfo",
+    ),
+    route(
+        Put,
+        "/v1/keelblock/volumes/{volume}/hosts",
+        "Admin",
+        "SetAllowedHosts",
+    ),
+];
+
+impl Route {
+    /// The full name of its service.
+    pub fn service_name(&self) -> String {
+        match self.service {
+            "Admin" => "keelblock.admin.v1.Admin".into(),
+            service => format!("openstorage.api.OpenStorage{service}"),
+        }
+    }
+
+    /// The fields in its path.
+    pub fn path_fields(&self) -> impl Iterator<Item = &'static str> {
+        self.path
+            .split('/')
+            .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+    }
+}

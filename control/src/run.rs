@@ -1,0 +1,239 @@
+//! Start, serve, stop. What can be wrong with how the process was started is found here, before anything is changed: a busy
+//! port, a directory of another cluster, a drive that cannot be. Stopping leaves every export as it is.
+use crate::config::Config;
+use crate::datadir::{DataDir, DataDirError};
+use crate::datapath::{Link, supervise};
+use crate::error::OpError;
+use crate::kvdb::store::OpenError;
+use crate::kvdb::{Client, KvError, Server};
+use crate::node::Node;
+use crate::records::{Keys, Registry};
+use crate::rest;
+use crate::sdk::Services;
+use keelblock_api::json::Codec;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+
+/// A call that has not been answered by then is not going to be. Above every limit inside.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long calls in progress may take to end when the process stops.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// Life of the lease that shows that this node lives.
+const ALIVE_TTL_S: i64 = 10;
+const ALIVE_RETRY: Duration = Duration::from_secs(1);
+
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A port that is taken, or an address that is not this machine's.
+    #[error("cannot listen on {address} for {what}: {error}. Give another address with {flag}")]
+    Listen {
+        /// What is served there.
+        what: &'static str,
+        /// Where.
+        address: SocketAddr,
+        /// What to change it with.
+        flag: &'static str,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// A drive that cannot be used.
+    #[error("{0}")]
+    Drive(String),
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The embedded KVDB.
+    #[error(transparent)]
+    Kvdb(#[from] OpenError),
+    /// The KVDB's client.
+    #[error(transparent)]
+    Client(#[from] KvError),
+    /// What the process was started with was refused.
+    #[error("{0}")]
+    Refused(#[from] OpError),
+    /// The program itself is at fault.
+    #[error("the contracts in this program cannot be read: {0}")]
+    Contracts(String),
+}
+
+/// A running control process.
+pub struct Control {
+    /// Where the SDK is served.
+    pub sdk: SocketAddr,
+    /// Where REST is served.
+    pub rest: SocketAddr,
+    /// Where the KVDB is served.
+    pub kvdb: SocketAddr,
+    /// The node.
+    pub node: Arc<Node>,
+    stop: watch::Sender<bool>,
+    tasks: tokio::task::JoinSet<Option<OpError>>,
+    server: Server,
+    _data: DataDir,
+}
+
+async fn listen(
+    what: &'static str,
+    flag: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), RunError> {
+    let failed = |error| RunError::Listen {
+        what,
+        address,
+        flag,
+        error,
+    };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+impl Control {
+    /// Starts everything; serves before the data path is there.
+    pub async fn start(config: &Config) -> Result<Self, RunError> {
+        if let Some(why) = config.drives.iter().find_map(|d| d.unusable()) {
+            return Err(RunError::Drive(why));
+        }
+        let data = DataDir::open(&config.data, &config.cluster_id, &config.node_id)?;
+        let (kvdb_listener, kvdb) = listen("the KVDB", "--kvdb", config.kvdb).await?;
+        let (sdk_listener, sdk) = listen("the SDK", "--sdk", config.sdk).await?;
+        let (rest_listener, rest) = listen("REST", "--rest", config.rest).await?;
+        let codec = Codec::new();
+        let server = Server::start(&data.kvdb_file(), kvdb_listener)?;
+        let registry = Registry::new(
+            Client::new(&reachable(kvdb).to_string())?,
+            Keys::new(&config.cluster_id),
+        );
+        let (link, link_state) = Link::new(&config.datapath_socket);
+        let node = Arc::new(Node::new(config, sdk, rest, registry, link)?);
+        node.join().await?;
+        let services = Services::new(node.clone(), codec.descriptors())?;
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(serve_sdk(services.clone(), sdk_listener, stopped.clone()));
+        let router = rest::router(services, codec).map_err(RunError::Contracts)?;
+        tasks.spawn(serve_rest(router, rest_listener, stopped.clone()));
+        let (supervised, until) = (node.clone(), stopped.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                error = supervise(supervised, link_state) => Some(error),
+                () = ended(until) => None,
+            }
+        });
+        tasks.spawn(stay_alive(node.clone(), stopped));
+        tracing::info!(%sdk, %rest, %kvdb, cluster = config.cluster_id, node = config.node_id, "control process ready");
+        Ok(Self {
+            sdk,
+            rest,
+            kvdb,
+            node,
+            stop,
+            tasks,
+            server,
+            _data: data,
+        })
+    }
+
+    /// Runs until `shutdown`, or until the data path refuses what the process was started with.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let failed = tokio::select! {
+            () = shutdown => None,
+            ended = self.tasks.join_next() => ended.and_then(Result::ok).flatten(),
+        };
+        self.stop().await;
+        failed.map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    /// Stops serving. Exports stay as they are.
+    pub async fn stop(mut self) {
+        self.stop.send_replace(true);
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_GRACE, all).await.is_err() {
+            tracing::debug!("calls were in progress, and are ended");
+        }
+        self.tasks.shutdown().await;
+        // The KVDB's server waits for its clients to leave.
+        drop(self.node);
+        self.server.stop().await;
+    }
+}
+
+/// Where to reach what listens on every address of this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V4(a) if a.ip().is_unspecified() => {
+            SocketAddr::from(([127, 0, 0, 1], a.port()))
+        }
+        SocketAddr::V6(a) if a.ip().is_unspecified() => {
+            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, a.port()))
+        }
+        other => other,
+    }
+}
+
+async fn ended(mut stop: watch::Receiver<bool>) {
+    // An error means that the process is ending, which is the same.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+async fn serve_sdk(
+    services: Services,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+) -> Option<OpError> {
+    let result = tonic::transport::Server::builder()
+        .timeout(REQUEST_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .add_routes(services.routes())
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended(stop))
+        .await;
+    result
+        .err()
+        .map(|error| OpError::Internal(format!("the SDK's server ended: {error}")))
+}
+
+async fn serve_rest(
+    router: axum::Router,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+) -> Option<OpError> {
+    let result = axum::serve(listener, router)
+        .with_graceful_shutdown(ended(stop))
+        .await;
+    result
+        .err()
+        .map(|error| OpError::Internal(format!("the REST server ended: {error}")))
+}
+
+/// Shows in the KVDB that this node lives.
+async fn stay_alive(node: Arc<Node>, stop: watch::Receiver<bool>) -> Option<OpError> {
+    let key = node.registry.keys().alive(node.node_id());
+    let kv = node.registry.kv().clone();
+    let beat = async {
+        loop {
+            match kv.hold_lease(ALIVE_TTL_S).await {
+                Ok(mut lease) => match kv
+                    .put_leased(&key, std::process::id().to_string(), lease.id())
+                    .await
+                {
+                    Ok(_) => lease.lost().await,
+                    Err(error) => tracing::warn!(%error, "cannot show that this node lives"),
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "cannot get a lease to show that this node lives")
+                }
+            }
+            tokio::time::sleep(ALIVE_RETRY).await;
+        }
+    };
+    tokio::select! {
+        () = beat => None,
+        () = ended(stop) => None,
+    }
+}

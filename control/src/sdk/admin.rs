@@ -1,0 +1,210 @@
+//! What Keelblock has and the SDK has no words for (`api/proto/keelblock/admin.proto`).
+use super::{Services, answer};
+use crate::error::OpError;
+use crate::names;
+use crate::records::PathState;
+use keelblock_api::admin::admin_server::Admin;
+use keelblock_api::admin::*;
+use keelblock_api::datapath::{Health, HelloReply, Pool};
+use keelblock_api::stats::{ReactorField, ReactorSnapshot};
+use tonic::{Request, Response, Status};
+
+impl Services {
+    /// The node, its reactors and pools.
+    pub(crate) async fn status_of_node(&self) -> NodeStatusReply {
+        let node = self.node();
+        let mut reply = NodeStatusReply {
+            cluster_id: node.cluster_id().into(),
+            node_id: node.node_id().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            control_pid: std::process::id(),
+            ..Default::default()
+        };
+        if let Ok(hello) = node.link.up() {
+            self.describe_datapath(&mut reply, &hello).await;
+        }
+        reply
+    }
+
+    async fn describe_datapath(&self, reply: &mut NodeStatusReply, hello: &HelloReply) {
+        reply.datapath_up = true;
+        reply.datapath_pid = hello.pid;
+        reply.nvme_address = hello.nvme_address.clone();
+        reply.memory_bytes = hello.memory_bytes;
+        reply.hugepages = hello.hugepages;
+        reply.datapath_started_unix_ms = hello.started_unix_ms;
+        let page = self.node().link.stats();
+        reply.reactors = page
+            .map(|p| p.reactors().iter().map(reactor).collect())
+            .unwrap_or_default();
+        reply.pools = self.pools().await.into_iter().map(pool).collect();
+    }
+
+    async fn status_of_volume(&self, volume: &str) -> Result<VolumeStatusReply, OpError> {
+        let record = self.node().registry.volume(volume).await?.record;
+        self.node().link.up()?;
+        let page = self.node().link.stats();
+        let counters = page
+            .and_then(|p| p.volume(record.volume_id.into_bytes()))
+            .unwrap_or_default();
+        Ok(VolumeStatusReply {
+            volume_id: record.volume_id.to_string(),
+            reads: counters.reads,
+            writes: counters.writes,
+            others: counters.others,
+            read_bytes: counters.read_bytes,
+            write_bytes: counters.write_bytes,
+            errors: counters.errors,
+            connections: counters.connections,
+            read_latency: counters.read_latency.counts().to_vec(),
+            write_latency: counters.write_latency.counts().to_vec(),
+        })
+    }
+
+    async fn connection(&self, volume: &str) -> Result<ConnectionInfoReply, OpError> {
+        let node = self.node();
+        let record = node.registry.volume(volume).await?.record;
+        let attachment = node
+            .registry
+            .attachment(record.volume_id)
+            .await?
+            .map(|a| a.record);
+        let subsystem_of = attachment
+            .as_ref()
+            .map_or(record.volume_id, |a| a.subsystem_of);
+        // Hosts and path state are the subsystem's.
+        let owner = node
+            .registry
+            .volume_by_id(subsystem_of)
+            .await?
+            .map_or_else(|| record.clone(), |o| o.record);
+        let mut paths = Vec::new();
+        if let Some(a) = &attachment {
+            let state = node
+                .registry
+                .attachment(subsystem_of)
+                .await?
+                .map_or(a.path_state, |o| o.record.path_state);
+            let nodes = node.registry.nodes().await?;
+            let address = nodes
+                .into_iter()
+                .find(|(n, _)| n.node_id == a.node_id)
+                .map(|(n, _)| n.nvme_address);
+            paths.extend(address.and_then(|address| path(&a.node_id, &address, state)));
+        }
+        Ok(ConnectionInfoReply {
+            volume_id: record.volume_id.to_string(),
+            nqn: names::subsystem_nqn(node.cluster_id(), subsystem_of),
+            nsid: attachment.map_or(0, |a| a.nsid),
+            paths,
+            allowed_hosts: owner.allowed_hosts,
+            any_host: owner.any_host,
+        })
+    }
+}
+
+fn path(node_id: &str, address: &str, state: PathState) -> Option<Path> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some(Path {
+        node_id: node_id.into(),
+        transport: "tcp".into(),
+        address: host.trim_matches(['[', ']']).into(),
+        port: port.parse().ok()?,
+        state: state.name().into(),
+    })
+}
+
+fn reactor(r: &ReactorSnapshot) -> ReactorStatus {
+    ReactorStatus {
+        id: r.id,
+        cpu: r.cpu().map_or(-1, |cpu| cpu as i32),
+        poll: if r.get(ReactorField::PollAlways) == 1 {
+            "always"
+        } else {
+            "adaptive"
+        }
+        .into(),
+        busy_ns: r.get(ReactorField::BusyNs),
+        idle_ns: r.get(ReactorField::IdleNs),
+        asleep_ns: r.get(ReactorField::AsleepNs),
+        passes: r.get(ReactorField::Passes),
+        wakeups: r.get(ReactorField::Wakeups),
+        connections: r.get(ReactorField::Connections),
+        commands: r.get(ReactorField::Commands),
+        stalls: r.get(ReactorField::Stalls),
+        cpu_ns: r.get(ReactorField::CpuNs),
+    }
+}
+
+fn pool(pool: Pool) -> PoolStatus {
+    let drive = |d: keelblock_api::datapath::Drive| DriveStatus {
+        online: d.health() == Health::Online,
+        drive_id: d.drive_id,
+        path: d.path,
+        size_bytes: d.size_bytes,
+        error: d.error,
+    };
+    PoolStatus {
+        pool_id: pool.pool_id,
+        total_bytes: pool.total_bytes,
+        used_bytes: pool.used_bytes,
+        drives: pool.drives.into_iter().map(drive).collect(),
+    }
+}
+
+#[tonic::async_trait]
+impl Admin for Services {
+    async fn node_status(
+        &self,
+        _: Request<NodeStatusRequest>,
+    ) -> Result<Response<NodeStatusReply>, Status> {
+        Ok(Response::new(self.status_of_node().await))
+    }
+
+    async fn volume_status(
+        &self,
+        request: Request<VolumeStatusRequest>,
+    ) -> Result<Response<VolumeStatusReply>, Status> {
+        answer(self.status_of_volume(&request.get_ref().volume).await)
+    }
+
+    async fn connection_info(
+        &self,
+        request: Request<ConnectionInfoRequest>,
+    ) -> Result<Response<ConnectionInfoReply>, Status> {
+        answer(self.connection(&request.get_ref().volume).await)
+    }
+
+    async fn set_allowed_hosts(
+        &self,
+        request: Request<SetAllowedHostsRequest>,
+    ) -> Result<Response<SetAllowedHostsReply>, Status> {
+        let SetAllowedHostsRequest {
+            volume,
+            host_nqns,
+            any,
+        } = request.into_inner();
+        answer(
+            self.node()
+                .set_allowed_hosts(&volume, host_nqns, any)
+                .await
+                .map(|()| SetAllowedHostsReply {}),
+        )
+    }
+
+    async fn set_path_state(
+        &self,
+        request: Request<SetPathStateRequest>,
+    ) -> Result<Response<SetPathStateReply>, Status> {
+        let SetPathStateRequest { volume, state } = request.into_inner();
+        let names = PathState::ALL.map(PathState::name).join(", ");
+        let state = PathState::from_name(&state)
+            .ok_or_else(|| OpError::invalid("state", format!("must be one of {names}")))?;
+        answer(
+            self.node()
+                .set_path_state(&volume, state)
+                .await
+                .map(|()| SetPathStateReply {}),
+        )
+    }
+}

@@ -1,0 +1,81 @@
+//! The OpenStorage SDK (`SURFACE.md` §1) and the admin service, over gRPC: messages in, an operation of the node, messages out. A
+//! field that is set and not supported is refused by its name (`spec`), and methods that are not there yet answer UNIMPLEMENTED.
+
+mod admin;
+mod identity;
+mod mount_attach;
+mod nodes;
+mod spec;
+mod stats;
+mod view;
+mod volumes;
+
+use crate::error::OpError;
+use crate::node::Node;
+use crate::system::Observer;
+use keelblock_api::admin::admin_server::AdminServer;
+use keelblock_api::openstorage::open_storage_cluster_server::OpenStorageClusterServer;
+use keelblock_api::openstorage::open_storage_identity_server::OpenStorageIdentityServer;
+use keelblock_api::openstorage::open_storage_mount_attach_server::OpenStorageMountAttachServer;
+use keelblock_api::openstorage::open_storage_node_server::OpenStorageNodeServer;
+use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolumeServer;
+use prost_reflect::DescriptorPool;
+use std::sync::Arc;
+use tonic::service::Routes;
+use tonic::{Response, Status};
+
+/// Largest request and answer, in bytes.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// What the services share. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    node: Arc<Node>,
+    observer: Arc<Observer>,
+    baselines: Arc<stats::Baselines>,
+    rules: Arc<spec::Rules>,
+}
+
+impl Services {
+    /// The services of a node. `descriptors` are those of the contracts.
+    pub fn new(node: Arc<Node>, descriptors: &DescriptorPool) -> Result<Self, OpError> {
+        Ok(Self {
+            node,
+            observer: Arc::default(),
+            baselines: Arc::default(),
+            rules: Arc::new(spec::Rules::new(descriptors)?),
+        })
+    }
+
+    /// All of them, for a server, or to be called in this process.
+    pub fn routes(&self) -> Routes {
+        let limited = |service: OpenStorageVolumeServer<Self>| {
+            service
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+        };
+        Routes::new(OpenStorageIdentityServer::new(self.clone()))
+            .add_service(OpenStorageClusterServer::new(self.clone()))
+            .add_service(OpenStorageNodeServer::new(self.clone()))
+            .add_service(limited(OpenStorageVolumeServer::new(self.clone())))
+            .add_service(OpenStorageMountAttachServer::new(self.clone()))
+            .add_service(AdminServer::new(self.clone()))
+    }
+
+    /// This node.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+}
+
+/// The answer of a method that is not there yet.
+fn not_yet<T>(method: &str) -> Result<Response<T>, Status> {
+    Err(Status::unimplemented(format!(
+        "{method} is not in version {} of Keelblock",
+        env!("CARGO_PKG_VERSION")
+    )))
+}
+
+fn answer<T>(result: Result<T, OpError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(Status::from)
+}

@@ -1,0 +1,211 @@
+//! Node.
+use super::{Services, answer, not_yet};
+use crate::datapath::LinkState;
+use crate::error::OpError;
+use crate::records::{NodeRecord, PoolRecord};
+use keelblock_api::datapath::{Drive, Health, ListPoolsRequest, Pool};
+use keelblock_api::openstorage::open_storage_node_server::OpenStorageNode;
+use keelblock_api::openstorage::*;
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::{Request, Response, Status as Refusal};
+
+/// What is only shown may be missing: a data path that takes longer is shown without it.
+pub const SHOW_TIMEOUT: Duration = Duration::from_secs(2);
+
+impl Services {
+    /// The pools of this node as its data path has them; none while it is away.
+    pub(super) async fn pools(&self) -> Vec<Pool> {
+        let link = &self.node().link;
+        if link.up().is_err() {
+            return Vec::new();
+        }
+        let listed = link.call_within(SHOW_TIMEOUT, "list pools", |mut c| async move {
+            c.list_pools(ListPoolsRequest {}).await
+        });
+        listed.await.map(|reply| reply.pools).unwrap_or_default()
+    }
+
+    async fn storage_node(&self, record: NodeRecord, alive: bool) -> Result<StorageNode, OpError> {
+        let host = |address: &str| {
+            address
+                .rsplit_once(':')
+                .map_or_else(String::new, |(host, _)| host.to_owned())
+        };
+        let mut node = StorageNode {
+            id: record.node_id.clone(),
+            mgmt_ip: host(&record.sdk_address),
+            data_ip: host(&record.nvme_address),
+            hostname: record.hostname.clone(),
+            status: Status::Ok.into(),
+            ..Default::default()
+        };
+        if record.node_id == self.node().node_id() {
+            self.describe_this(&mut node).await?;
+        } else if !alive {
+            node.set_status(Status::Offline);
+        }
+        Ok(node)
+    }
+
+    async fn describe_this(&self, node: &mut StorageNode) -> Result<(), OpError> {
+        let machine = self.observer.look();
+        node.cpu = machine.cpu_percent;
+        node.cpu_cores = machine.cores as i64;
+        node.mem_total = machine.memory_total;
+        node.mem_free = machine.memory_free;
+        node.mem_used = machine.memory_total.saturating_sub(machine.memory_free);
+        node.avg_load = machine.load.round() as i64;
+        let pools = self.pools().await;
+        let records = self
+            .node()
+            .registry
+            .list::<PoolRecord>(&self.node().registry.keys().pools())
+            .await?;
+        for (index, pool) in pools.iter().enumerate() {
+            let record = records
+                .iter()
+                .find(|r| r.record.pool_id.to_string() == pool.pool_id)
+                .map(|r| &r.record);
+            node.pools.push(storage_pool(index, pool, record));
+            node.disks.extend(
+                pool.drives
+                    .iter()
+                    .map(|d| (d.drive_id.clone(), storage_resource(d))),
+            );
+        }
+        let failed = |pool: &Pool| pool.drives.iter().any(|d| d.health() != Health::Online);
+        node.set_status(match self.node().link.state() {
+            LinkState::Down(_) => Status::StorageDown,
+            LinkState::Up(_) if pools.iter().any(failed) => Status::StorageDegraded,
+            LinkState::Up(_) => Status::Ok,
+        });
+        Ok(())
+    }
+
+    async fn find_node(&self, node_id: &str) -> Result<StorageNode, OpError> {
+        if node_id.is_empty() {
+            return Err(OpError::Missing {
+                field: "node_id",
+                hint: "the id of a node",
+            });
+        }
+        let nodes = self.node().registry.nodes().await?;
+        let found = nodes
+            .into_iter()
+            .find(|(record, _)| record.node_id == node_id);
+        let (record, alive) = found.ok_or_else(|| OpError::NotFound {
+            kind: "node",
+            name: node_id.into(),
+        })?;
+        self.storage_node(record, alive).await
+    }
+}
+
+fn storage_pool(index: usize, pool: &Pool, record: Option<&PoolRecord>) -> StoragePool {
+    let labels = record
+        .map(|r| HashMap::from([("keelblock.pool".to_owned(), r.name.clone())]))
+        .unwrap_or_default();
+    StoragePool {
+        id: index as i32,
+        uuid: pool.pool_id.clone(),
+        total_size: pool.total_bytes,
+        used: pool.used_bytes,
+        medium: StorageMedium::Ssd.into(),
+        labels,
+        ..Default::default()
+    }
+}
+
+fn storage_resource(drive: &Drive) -> StorageResource {
+    StorageResource {
+        id: drive.drive_id.clone(),
+        path: drive.path.clone(),
+        medium: StorageMedium::Ssd.into(),
+        online: drive.health() == Health::Online,
+        size: drive.size_bytes,
+        ..Default::default()
+    }
+}
+
+#[tonic::async_trait]
+impl OpenStorageNode for Services {
+    async fn inspect(
+        &self,
+        request: Request<SdkNodeInspectRequest>,
+    ) -> Result<Response<SdkNodeInspectResponse>, Refusal> {
+        let node = self.find_node(&request.get_ref().node_id).await;
+        answer(node.map(|node| SdkNodeInspectResponse { node: Some(node) }))
+    }
+
+    async fn inspect_current(
+        &self,
+        _: Request<SdkNodeInspectCurrentRequest>,
+    ) -> Result<Response<SdkNodeInspectCurrentResponse>, Refusal> {
+        let node = self.find_node(self.node().node_id()).await;
+        answer(node.map(|node| SdkNodeInspectCurrentResponse { node: Some(node) }))
+    }
+
+    async fn enumerate(
+        &self,
+        _: Request<SdkNodeEnumerateRequest>,
+    ) -> Result<Response<SdkNodeEnumerateResponse>, Refusal> {
+        let nodes = self.node().registry.nodes().await;
+        answer(nodes.map(|nodes| SdkNodeEnumerateResponse {
+            node_ids: nodes.into_iter().map(|(n, _)| n.node_id).collect(),
+        }))
+    }
+
+    async fn enumerate_with_filters(
+        &self,
+        _: Request<SdkNodeEnumerateWithFiltersRequest>,
+    ) -> Result<Response<SdkNodeEnumerateWithFiltersResponse>, Refusal> {
+        let mut nodes = Vec::new();
+        for (record, alive) in self.node().registry.nodes().await? {
+            nodes.push(self.storage_node(record, alive).await?);
+        }
+        Ok(Response::new(SdkNodeEnumerateWithFiltersResponse { nodes }))
+    }
+
+    async fn volume_usage_by_node(
+        &self,
+        _: Request<SdkNodeVolumeUsageByNodeRequest>,
+    ) -> Result<Response<SdkNodeVolumeUsageByNodeResponse>, Refusal> {
+        not_yet("OpenStorageNode.VolumeUsageByNode")
+    }
+
+    async fn relaxed_reclaim_purge(
+        &self,
+        _: Request<SdkNodeRelaxedReclaimPurgeRequest>,
+    ) -> Result<Response<SdkNodeRelaxedReclaimPurgeResponse>, Refusal> {
+        not_yet("OpenStorageNode.RelaxedReclaimPurge")
+    }
+
+    async fn drain_attachments(
+        &self,
+        _: Request<SdkNodeDrainAttachmentsRequest>,
+    ) -> Result<Response<SdkJobResponse>, Refusal> {
+        not_yet("OpenStorageNode.DrainAttachments")
+    }
+
+    async fn cordon_attachments(
+        &self,
+        _: Request<SdkNodeCordonAttachmentsRequest>,
+    ) -> Result<Response<SdkNodeCordonAttachmentsResponse>, Refusal> {
+        not_yet("OpenStorageNode.CordonAttachments")
+    }
+
+    async fn uncordon_attachments(
+        &self,
+        _: Request<SdkNodeUncordonAttachmentsRequest>,
+    ) -> Result<Response<SdkNodeUncordonAttachmentsResponse>, Refusal> {
+        not_yet("OpenStorageNode.UncordonAttachments")
+    }
+
+    async fn volume_bytes_used_by_node(
+        &self,
+        _: Request<SdkVolumeBytesUsedRequest>,
+    ) -> Result<Response<SdkVolumeBytesUsedResponse>, Refusal> {
+        not_yet("OpenStorageNode.VolumeBytesUsedByNode")
+    }
+}

@@ -1,0 +1,283 @@
+//! What a volume can be asked to be. Every field that is set must be one that this version honours; the others are refused by
+//! name, found by reflection, so that a field that is added to the contract is refused until somebody says otherwise here.
+use crate::error::OpError;
+use crate::node::{VolumeChange, VolumeWish};
+use keelblock_api::openstorage::volume_spec_update::{HaLevelOpt, SizeOpt, StickyOpt};
+use keelblock_api::openstorage::{
+    SdkVolumeCreateRequest, SdkVolumeUpdateRequest, VolumeSpec, VolumeSpecUpdate,
+};
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
+use std::collections::BTreeMap;
+
+const HONOURED: [&str; 6] = [
+    "size",
+    "block_size",
+    "ha_level",
+    "sticky",
+    "volume_labels",
+    "aggregation_level",
+];
+const HONOURED_IN_UPDATE: [&str; 3] = ["size", "ha_level", "sticky"];
+/// Bytes of a logical block, unless the spec says otherwise.
+const BLOCK_BYTES: u32 = 4096;
+
+/// Which fields are honoured.
+#[derive(Debug)]
+pub struct Rules {
+    create: MessageDescriptor,
+    update: MessageDescriptor,
+}
+
+impl Rules {
+    /// From the descriptors of the contracts.
+    pub fn new(descriptors: &DescriptorPool) -> Result<Self, OpError> {
+        let message = |name: &str| {
+            let found = descriptors.get_message_by_name(name);
+            found.ok_or_else(|| OpError::Internal(format!("the contracts have no message {name}")))
+        };
+        Ok(Self {
+            create: message("openstorage.api.VolumeSpec")?,
+            update: message("openstorage.api.VolumeSpecUpdate")?,
+        })
+    }
+
+    /// A volume to be made.
+    pub fn wish(&self, request: SdkVolumeCreateRequest) -> Result<VolumeWish, OpError> {
+        if request.name.is_empty() {
+            return Err(OpError::Missing {
+                field: "name",
+                hint: "a name that no other volume of the cluster has",
+            });
+        }
+        let Some(spec) = request.spec else {
+            return Err(OpError::Missing {
+                field: "spec",
+                hint: "at least spec.size, the volume's size in bytes",
+            });
+        };
+        refuse_unsupported(&self.create, &spec, &HONOURED)?;
+        check_replicas(spec.ha_level)?;
+        if spec.aggregation_level > 1 {
+            return Err(OpError::Unsupported {
+                field: "spec.aggregation_level".into(),
+                why: ": volumes are not striped over replica sets",
+            });
+        }
+        let block_bytes = match spec.block_size {
+            0 => BLOCK_BYTES,
+            512 => 512,
+            4096 => 4096,
+            other => {
+                return Err(OpError::invalid(
+                    "spec.block_size",
+                    format!("must be 512 or 4096, not {other}"),
+                ));
+            }
+        };
+        let mut labels: BTreeMap<String, String> = spec.volume_labels.into_iter().collect();
+        labels.extend(request.labels);
+        Ok(VolumeWish {
+            name: request.name,
+            size_bytes: spec.size,
+            block_bytes,
+            sticky: spec.sticky,
+            labels,
+        })
+    }
+
+    /// Changes to a volume.
+    pub fn change(&self, request: SdkVolumeUpdateRequest) -> Result<VolumeChange, OpError> {
+        let spec = request.spec.unwrap_or_default();
+        refuse_unsupported::<VolumeSpecUpdate>(&self.update, &spec, &HONOURED_IN_UPDATE)?;
+        if let Some(HaLevelOpt::HaLevel(level)) = spec.ha_level_opt {
+            check_replicas(level)?;
+        }
+        Ok(VolumeChange {
+            size_bytes: spec.size_opt.map(|SizeOpt::Size(size)| size),
+            sticky: spec.sticky_opt.map(|StickyOpt::Sticky(sticky)| sticky),
+            labels: request.labels.into_iter().collect(),
+        })
+    }
+}
+
+/// The spec of a volume as it is.
+pub fn spec(record: &crate::records::VolumeRecord) -> VolumeSpec {
+    VolumeSpec {
+        size: record.size_bytes,
+        block_size: record.block_bytes.into(),
+        ha_level: 1,
+        aggregation_level: 1,
+        sticky: record.sticky,
+        volume_labels: record.labels.clone().into_iter().collect(),
+        ..Default::default()
+    }
+}
+
+fn check_replicas(level: i64) -> Result<(), OpError> {
+    match level {
+        0 | 1 => Ok(()),
+        2.. => Err(OpError::Unsupported {
+            field: "spec.ha_level".into(),
+            why: " above 1: more than one replica needs replication, which this version does not have",
+        }),
+        _ => Err(OpError::invalid("spec.ha_level", "must not be negative")),
+    }
+}
+
+fn refuse_unsupported<T: Message>(
+    descriptor: &MessageDescriptor,
+    message: &T,
+    honoured: &[&str],
+) -> Result<(), OpError> {
+    let decoded = DynamicMessage::decode(descriptor.clone(), message.encode_to_vec().as_slice());
+    let decoded = decoded
+        .map_err(|e| OpError::Internal(format!("the contracts disagree with themselves: {e}")))?;
+    let Some((field, _)) = decoded
+        .fields()
+        .find(|(field, _)| !honoured.contains(&field.name()))
+    else {
+        return Ok(());
+    };
+    let why = match field.name() {
+        "encrypted" | "passphrase" => " by this version: volumes are not encrypted",
+        "format" => {
+            " by this version: make the file system on the host that the volume is connected to"
+        }
+        "shared" | "sharedv4" | "export_spec" => ": Keelblock serves blocks, not files",
+        "checksummed" => " by this version: blocks are stored without checksums",
+        _ => " by this version",
+    };
+    Err(OpError::Unsupported {
+        field: format!("spec.{}", field.name()),
+        why,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelblock_api::openstorage::volume_spec_update::IoProfileOpt;
+    use prost_reflect::Value;
+
+    fn rules() -> (Rules, DescriptorPool) {
+        let pool = DescriptorPool::decode(keelblock_api::DESCRIPTORS).unwrap();
+        (Rules::new(&pool).unwrap(), pool)
+    }
+
+    fn request(spec: VolumeSpec) -> SdkVolumeCreateRequest {
+        SdkVolumeCreateRequest {
+            name: "v".into(),
+            spec: Some(spec),
+            labels: Default::default(),
+        }
+    }
+
+    /// Sets every field of the spec, one at a time.
+    #[test]
+    fn every_field_is_honoured_or_refused_by_name() {
+        let (rules, pool) = rules();
+        let descriptor = pool
+            .get_message_by_name("openstorage.api.VolumeSpec")
+            .unwrap();
+        let mut refused = 0;
+        for field in descriptor.fields() {
+            let mut message = DynamicMessage::new(descriptor.clone());
+            let value = match field.kind() {
+                _ if field.is_map() => continue,
+                prost_reflect::Kind::Bool => Value::Bool(true),
+                prost_reflect::Kind::Int64 => Value::I64(512),
+                prost_reflect::Kind::Uint64 => Value::U64(4096),
+                prost_reflect::Kind::Uint32 => Value::U32(1),
+                prost_reflect::Kind::String => Value::String("x".into()),
+                prost_reflect::Kind::Enum(_) => Value::EnumNumber(1),
+                prost_reflect::Kind::Message(inner) => Value::Message(DynamicMessage::new(inner)),
+                other => panic!("{other:?}"),
+            };
+            message.set_field(&field, value);
+            let result = rules.wish(request(message.transcode_to().unwrap()));
+            if HONOURED.contains(&field.name()) && field.name() != "ha_level" {
+                result.unwrap();
+            } else {
+                let error = result.unwrap_err().to_string();
+                assert!(
+                    error.starts_with(&format!("spec.{} ", field.name())),
+                    "{}: {error}",
+                    field.name()
+                );
+                refused += 1;
+            }
+        }
+        assert!(refused > 40);
+    }
+
+    #[test]
+    fn labels_merge_and_blocks_are_checked() {
+        let (rules, _) = rules();
+        let labels = |l: &[(&str, &str)]| {
+            l.iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect()
+        };
+        let spec = VolumeSpec {
+            size: 1,
+            volume_labels: labels(&[("a", "spec"), ("b", "spec")]),
+            ..Default::default()
+        };
+        let wish = rules
+            .wish(SdkVolumeCreateRequest {
+                labels: labels(&[("a", "request")]),
+                ..request(spec)
+            })
+            .unwrap();
+        assert_eq!(
+            (wish.labels["a"].as_str(), wish.labels["b"].as_str()),
+            ("request", "spec")
+        );
+        assert_eq!(wish.block_bytes, 4096);
+        for (block_size, good) in [(512, true), (4096, true), (1024, false), (-1, false)] {
+            let spec = VolumeSpec {
+                size: 1,
+                block_size,
+                ..Default::default()
+            };
+            assert_eq!(rules.wish(request(spec)).is_ok(), good, "{block_size}");
+        }
+        assert!(
+            rules
+                .wish(request(VolumeSpec {
+                    ha_level: 3,
+                    ..Default::default()
+                }))
+                .unwrap_err()
+                .to_string()
+                .contains("replication")
+        );
+    }
+
+    #[test]
+    fn an_update_refuses_what_is_present_even_if_it_is_zero() {
+        let (rules, _) = rules();
+        let spec = VolumeSpecUpdate {
+            io_profile_opt: Some(IoProfileOpt::IoProfile(0)),
+            ..Default::default()
+        };
+        let request = |spec| SdkVolumeUpdateRequest {
+            volume_id: "v".into(),
+            spec: Some(spec),
+            ..Default::default()
+        };
+        assert!(
+            rules
+                .change(request(spec))
+                .unwrap_err()
+                .to_string()
+                .starts_with("spec.io_profile ")
+        );
+        let spec = VolumeSpecUpdate {
+            size_opt: Some(SizeOpt::Size(7)),
+            ..Default::default()
+        };
+        assert_eq!(rules.change(request(spec)).unwrap().size_bytes, Some(7));
+    }
+}

@@ -1,0 +1,144 @@
+//! A volume as the SDK shows it.
+use super::spec::spec;
+use crate::datapath::LinkState;
+use crate::error::OpError;
+use crate::names;
+use crate::node::Node;
+use crate::records::{AttachmentRecord, NodeRecord, Phase, VolumeRecord};
+use crate::sdk::nodes::SHOW_TIMEOUT;
+use keelblock_api::datapath::ListVolumesRequest;
+use keelblock_api::openstorage::*;
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// What is looked up once to show any number of volumes.
+pub struct Viewer {
+    cluster_id: String,
+    this_node: String,
+    datapath_up: bool,
+    attachments: HashMap<Uuid, AttachmentRecord>,
+    used: HashMap<String, u64>,
+    nodes: Vec<NodeRecord>,
+}
+
+impl Viewer {
+    /// Looks everything up. Space in use is not known while the data path is away.
+    pub async fn new(node: &Node) -> Result<Self, OpError> {
+        let attachments = node.registry.attachments().await?;
+        let nodes = node.registry.nodes().await?;
+        let datapath_up = matches!(node.link.state(), LinkState::Up(_));
+        Ok(Self {
+            cluster_id: node.cluster_id().into(),
+            this_node: node.node_id().into(),
+            datapath_up,
+            attachments: attachments.into_iter().map(|a| (a.volume_id, a)).collect(),
+            used: if datapath_up {
+                used_bytes(node).await
+            } else {
+                HashMap::new()
+            },
+            nodes: nodes.into_iter().map(|(record, _)| record).collect(),
+        })
+    }
+
+    /// Bytes that a volume uses, if that is known.
+    pub fn used(&self, record: &VolumeRecord) -> Option<u64> {
+        self.used.get(&record.volume_id.to_string()).copied()
+    }
+
+    /// A volume with its name and labels.
+    pub fn response(&self, record: &VolumeRecord) -> SdkVolumeInspectResponse {
+        SdkVolumeInspectResponse {
+            volume: Some(self.volume(record)),
+            name: record.name.clone(),
+            labels: record.labels.clone().into_iter().collect(),
+        }
+    }
+
+    fn volume(&self, record: &VolumeRecord) -> Volume {
+        let attachment = self.attachments.get(&record.volume_id);
+        let mut volume = Volume {
+            id: record.volume_id.to_string(),
+            locator: Some(VolumeLocator {
+                name: record.name.clone(),
+                volume_labels: record.labels.clone().into_iter().collect(),
+                ..Default::default()
+            }),
+            ctime: Some(timestamp(record.created_unix_ms)),
+            spec: Some(spec(record)),
+            usage: self.used(record).unwrap_or(0),
+            replica_sets: vec![ReplicaSet {
+                nodes: vec![record.node_id.clone()],
+                pool_uuids: vec![record.pool_id.to_string()],
+                id: 0,
+            }],
+            error: record.error.clone(),
+            detach_time: (record.detached_unix_ms > 0).then(|| timestamp(record.detached_unix_ms)),
+            ..Default::default()
+        };
+        volume.set_status(self.status(record));
+        volume.set_state(match (record.phase, attachment) {
+            (Phase::Creating, _) => VolumeState::Pending,
+            (Phase::Deleting, _) => VolumeState::Deleted,
+            (Phase::Ready, _) if !record.error.is_empty() => VolumeState::Error,
+            (Phase::Ready, Some(_)) => VolumeState::Attached,
+            (Phase::Ready, None) => VolumeState::Detached,
+        });
+        if let Some(attachment) = attachment {
+            volume.attached_on = attachment.node_id.clone();
+            volume.attach_time = Some(timestamp(attachment.attached_unix_ms));
+            volume.device_path = names::device_path(record.volume_id);
+            volume.attach_info = self.attach_info(attachment);
+        }
+        volume
+    }
+
+    /// UP takes I/O, DOWN does not.
+    fn status(&self, record: &VolumeRecord) -> VolumeStatus {
+        match record.phase {
+            Phase::Creating | Phase::Deleting => VolumeStatus::NotPresent,
+            Phase::Ready if !record.error.is_empty() => VolumeStatus::Down,
+            // What another node's data path does is for that node to say.
+            Phase::Ready if record.node_id == self.this_node && !self.datapath_up => {
+                VolumeStatus::Down
+            }
+            Phase::Ready => VolumeStatus::Up,
+        }
+    }
+
+    fn attach_info(&self, attachment: &AttachmentRecord) -> HashMap<String, String> {
+        let node = self.nodes.iter().find(|n| n.node_id == attachment.node_id);
+        HashMap::from([
+            (
+                "nqn".to_owned(),
+                names::subsystem_nqn(&self.cluster_id, attachment.subsystem_of),
+            ),
+            ("nsid".to_owned(), attachment.nsid.to_string()),
+            ("transport".to_owned(), "tcp".to_owned()),
+            (
+                "address".to_owned(),
+                node.map(|n| n.nvme_address.clone()).unwrap_or_default(),
+            ),
+        ])
+    }
+}
+
+async fn used_bytes(node: &Node) -> HashMap<String, u64> {
+    let list = node
+        .link
+        .call_within(SHOW_TIMEOUT, "list volumes", |mut c| async move {
+            c.list_volumes(ListVolumesRequest {}).await
+        });
+    let volumes = list.await.map(|reply| reply.volumes).unwrap_or_default();
+    volumes
+        .into_iter()
+        .map(|v| (v.volume_id, v.used_bytes))
+        .collect()
+}
+
+fn timestamp(unix_ms: u64) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: (unix_ms / 1000) as i64,
+        nanos: (unix_ms % 1000 * 1_000_000) as i32,
+    }
+}
