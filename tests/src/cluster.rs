@@ -154,6 +154,12 @@ impl Builder {
         )
     }
 
+    fn program(&self, name: &str) -> PathBuf {
+        self.programs
+            .as_ref()
+            .map_or_else(|| program(name), |dir| dir.join(name))
+    }
+
     fn command(&self) -> Command {
         let built = || program("keelblock");
         let keelblock = self
@@ -249,6 +255,14 @@ impl Cluster {
         );
     }
 
+    /// Process id of `up`.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn up_pid(&self) -> u32 {
+        self.up.as_ref().expect("it runs").id()
+    }
+
     /// Kills `up` itself, so that it cannot tidy up.
     pub fn kill_up(&mut self) {
         let mut up = self.up.take().expect("it runs");
@@ -304,7 +318,7 @@ impl Cluster {
 
     /// Runs `keelctl`.
     pub fn keelctl(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(program("keelctl"));
+        let mut command = Command::new(self.builder.program("keelctl"));
         command
             .args(words)
             .env("KEELBLOCK_ENDPOINT", self.ready().nodes[0].sdk.to_string());
@@ -327,7 +341,7 @@ impl Cluster {
 
     /// `keelblock node stop|start`.
     pub fn node(&self, action: &str, id: &str) -> Output {
-        let mut command = Command::new(program("keelblock"));
+        let mut command = Command::new(self.builder.program("keelblock"));
         command
             .args(["node", action, id, "--data"])
             .arg(self.builder.data());

@@ -2,7 +2,11 @@
 //!
 //! Each task is a module that builds a list of commands and runs them from the workspace's root; what a task prints is what a
 //! person needs to repeat a step by hand.
+mod bench;
 mod ci;
+mod cluster;
+mod conformance;
+mod guest;
 mod run;
 mod test;
 mod tools;
@@ -22,6 +26,14 @@ enum Task {
     Tools,
     /// Run all tests, those under loom, AddressSanitizer and a real Linux host included where their tools are there.
     Test(test::TestArgs),
+    /// Measure this machine: the table of docs/performance.md, or what idling costs.
+    Bench(bench::BenchArgs),
+    /// Run a script of raw protocol checks, like conformance.py, against a cluster.
+    Conformance(conformance::ConformanceArgs),
+    /// Send junk to the NVMe/TCP target of a cluster, beside a verified workload.
+    Fuzz(guest::FuzzArgs),
+    /// Run the tests with a real Linux host in a virtual machine.
+    Guest(guest::GuestArgs),
     /// What `.ci/run` runs: formatting, clippy, documentation, tests, and a whole `keelblock up --check`.
     Ci,
 }
@@ -30,6 +42,10 @@ fn main() -> std::process::ExitCode {
     let outcome = match Args::parse().task {
         Task::Tools => tools::report(),
         Task::Test(args) => test::test(&args),
+        Task::Bench(args) => bench::bench(&args),
+        Task::Conformance(args) => conformance::conformance(&args),
+        Task::Fuzz(args) => guest::fuzz(&args),
+        Task::Guest(args) => guest::guest(&args),
         Task::Ci => ci::ci(),
     };
     match outcome {
