@@ -4,6 +4,7 @@
 use crate::nvmf::admin::page::Page;
 use crate::nvmf::controller::status;
 use crate::nvmf::seam::{AnaState, StatusField};
+use crate::nvmf::subsystem::MAX_NSID;
 
 /// ANAGRPID of every namespace; also ANAGRPMAX and NANAGRPID.
 pub const GROUP: u32 = 1;
@@ -14,11 +15,13 @@ pub const TRANSITION_SECONDS: u8 = 10;
 
 const HEADER_BYTES: usize = 16;
 const DESCRIPTOR_BYTES: usize = 32;
+const PAGE_BYTES: usize = HEADER_BYTES + DESCRIPTOR_BYTES + 4 * MAX_NSID as usize;
 
-/// Log page 0Ch. `changes` counts changes of state or members; RGO leaves the namespaces out.
+/// Log page 0Ch. `changes` counts changes of state or members; RGO leaves the namespaces out. It is as long as it can get, zeroes at
+/// its end: nvme-cli reads that much, in pieces, and an offset beyond the page would be refused.
 pub fn log_page(state: AnaState, changes: u64, namespaces: &[u32], groups_only: bool) -> Vec<u8> {
     let listed = if groups_only { &[] } else { namespaces };
-    let mut p = Page::new(HEADER_BYTES + DESCRIPTOR_BYTES + 4 * listed.len());
+    let mut p = Page::new(PAGE_BYTES);
     p.u64(0, changes).u16(8, 1);
     let group = HEADER_BYTES;
     p.u32(group, GROUP)
@@ -50,14 +53,14 @@ mod tests {
     #[test]
     fn layout() {
         let b = log_page(AnaState::Inaccessible, 0x0102, &[1, 7], false);
-        assert_eq!(b.len(), 16 + 32 + 8);
+        assert_eq!(b.len(), 16 + 32 + 4 * 1024);
         assert_eq!(&b[..16], [2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(
             &b[16..33],
             [1, 0, 0, 0, 2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3]
         );
-        assert_eq!(&b[48..], [1, 0, 0, 0, 7, 0, 0, 0]);
+        assert_eq!(&b[48..60], [1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
         let b = log_page(AnaState::Optimized, 1, &[1, 7], true);
-        assert_eq!((b.len(), b[20], b[32]), (48, 0, 1));
+        assert_eq!((b[20], b[32], b[48]), (0, 1, 0));
     }
 }

@@ -10,8 +10,8 @@ const RECORD_BYTES: usize = 1024;
 const TRTYPE_TCP: u8 = 3;
 const SUBTYPE_NVM: u8 = 2;
 const SUBTYPE_CURRENT_DISCOVERY: u8 = 3;
-/// TREQ: a secure channel is not required (bits 1:0), SQ flow control may be disabled (bit 2).
-const TREQ: u8 = 2 | 1 << 2;
+/// TREQ: nothing is said of secure channels (bits 1:0), SQ flow control may be disabled (bit 2).
+const TREQ: u8 = 1 << 2;
 const PORT_ID: u16 = 1;
 const CNTLID_DYNAMIC: u16 = 0xffff;
 /// EFLAGS of the record about ourselves: every port says the same (bit 0), persistent connections are supported (bit 1).
@@ -123,10 +123,10 @@ mod tests {
         let b = log.page("nqn.h", local);
         assert_eq!((b.len(), b[0], b[8], b[16]), (4096, 1, 3, 0));
         let own = &b[1024..2048];
-        assert_eq!(own[..12], [3, 1, 3, 6, 1, 0, 0xff, 0xff, 128, 0, 3, 0]);
+        assert_eq!(own[..12], [3, 1, 3, 4, 1, 0, 0xff, 0xff, 128, 0, 3, 0]);
         assert!(own[256..].starts_with(DISCOVERY_NQN.as_bytes()));
         let a = &b[2048..3072];
-        assert_eq!(a[..12], [3, 1, 2, 6, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
+        assert_eq!(a[..12], [3, 1, 2, 4, 1, 0, 0xff, 0xff, 128, 0, 0, 0]);
         assert_eq!(
             (&a[32..37], &a[256..262], &a[512..521]),
             (&b"4421 "[..], &b"nqn.a\0"[..], &b"10.0.0.9 "[..])
