@@ -67,6 +67,12 @@ fn kill_client(pair: &Pair) {
     rustix::net::shutdown(&pair.clients_socket, rustix::net::Shutdown::Both).unwrap();
 }
 
+/// A wake-up that is lost leaves a test waiting: it then fails instead.
+async fn bounded<T>(test: impl Future<Output = T>) -> T {
+    let done = tokio::time::timeout(std::time::Duration::from_secs(60), test).await;
+    done.expect("somebody sleeps who should have been woken")
+}
+
 /// Small deterministic generator: tests print its seed when they fail.
 struct Random(u64);
 
@@ -153,14 +159,14 @@ async fn echo(pair: Pair, total: usize, seed: u64) {
 
 #[tokio::test]
 async fn bytes_come_back_on_one_thread() {
-    echo(pair(), 3 << 20, seed()).await;
+    bounded(echo(pair(), 3 << 20, seed())).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn bytes_come_back_between_threads() {
     let seed = seed();
     for round in 0..4 {
-        echo(pair(), 2 << 20, seed.wrapping_add(round)).await;
+        bounded(echo(pair(), 2 << 20, seed.wrapping_add(round))).await;
     }
 }
 
@@ -177,10 +183,13 @@ async fn no_wake_up_is_lost() {
             server.write_u8(byte.wrapping_add(1)).await.unwrap();
         }
     });
-    for i in 0..20_000u32 {
-        client.write_u8(i as u8).await.unwrap();
-        assert_eq!(client.read_u8().await.unwrap(), (i as u8).wrapping_add(1));
-    }
+    bounded(async {
+        for i in 0..20_000u32 {
+            client.write_u8(i as u8).await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), (i as u8).wrapping_add(1));
+        }
+    })
+    .await;
     drop(client);
     answers.await.unwrap();
 }
@@ -195,7 +204,7 @@ async fn an_orderly_end_comes_after_the_last_byte() {
     client.write_all(b"last words").await.unwrap();
     drop(client);
     let mut all = Vec::new();
-    server.read_to_end(&mut all).await.unwrap();
+    bounded(server.read_to_end(&mut all)).await.unwrap();
     assert_eq!(all, b"last words");
     assert_eq!(
         server.write(b"x").await.map_err(|e| e.kind()),
@@ -234,8 +243,8 @@ async fn a_killed_peer_wakes_a_reader_and_a_writer_that_sleep() {
     let writer = tokio::spawn(async move { to.write_all(b"no room").await.unwrap_err().kind() });
     tokio::task::yield_now().await;
     rustix::net::shutdown(&clients_socket, rustix::net::Shutdown::Both).unwrap();
-    assert_eq!(reader.await.unwrap(), ErrorKind::ConnectionReset);
-    assert_eq!(writer.await.unwrap(), ErrorKind::BrokenPipe);
+    assert_eq!(bounded(reader).await.unwrap(), ErrorKind::ConnectionReset);
+    assert_eq!(bounded(writer).await.unwrap(), ErrorKind::BrokenPipe);
     drop(client);
 }
 
@@ -279,7 +288,7 @@ async fn an_impossible_index_wakes_a_sleeper() {
     ring::scribble(&region, Direction::ToServer, ring::HEAD, 1 << 40);
     let (_, mut to) = tokio::io::split(client);
     to.shutdown().await.unwrap();
-    assert_eq!(reader.await.unwrap(), ErrorKind::InvalidData);
+    assert_eq!(bounded(reader).await.unwrap(), ErrorKind::InvalidData);
 }
 
 /// A peer that writes anything anywhere in the region, at any time: calls end with bytes or an error, never with a panic or a hang.
@@ -322,8 +331,8 @@ async fn scribbles_all_over_the_region_hurt_nobody() {
             ring::scribble(&region, Direction::ToServer, word, 1 << 50);
             ring::scribble(&region, Direction::ToClient, word, 1 << 50);
         }
-        reader.await.unwrap();
-        writer.await.unwrap();
+        bounded(reader).await.unwrap();
+        bounded(writer).await.unwrap();
     }
 }
 
@@ -340,14 +349,15 @@ proptest! {
                 let n = sender.put(&bytes).unwrap();
                 prop_assert_eq!(n, len.min(SMALL - (put - taken)));
                 put += n;
-                let _ring = sender.publish();
+                // Nobody sleeps, so nobody is woken.
+                prop_assert!(!sender.publish());
             } else {
                 let mut bytes = vec![0; len];
                 let n = receiver.take(&mut bytes).unwrap();
                 prop_assert_eq!(n, len.min(put - taken));
                 prop_assert!(bytes[..n].iter().enumerate().all(|(i, b)| *b == (taken + i) as u8));
                 taken += n;
-                let _ring = receiver.publish();
+                prop_assert!(!receiver.publish());
             }
         }
     }
