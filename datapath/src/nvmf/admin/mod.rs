@@ -93,7 +93,7 @@ impl Subsystem {
                 let v = c
                     .properties
                     .get(offset, bytes)
-                    .map_err(|_| status::INVALID_FIELD)?;
+                    .map_err(|_| status::NO_PROPERTY)?;
                 Ok(Outcome::Done(Reply {
                     dw0: v as u32,
                     dw1: (v >> 32) as u32,

@@ -15,6 +15,8 @@ const fn retry(s: Status) -> StatusField {
 pub const INVALID_OPCODE: StatusField = done(Status::INVALID_OPCODE);
 /// A field holds what is reserved or not supported.
 pub const INVALID_FIELD: StatusField = done(Status::INVALID_FIELD);
+/// No such property. Without Do Not Retry: nvme-cli takes the other for a failure of the whole register dump.
+pub const NO_PROPERTY: StatusField = retry(Status::INVALID_FIELD);
 /// Our own failure, or a resource that is used up.
 pub const INTERNAL_ERROR: StatusField = done(Status::INTERNAL_ERROR);
 /// Ended by an Abort command.

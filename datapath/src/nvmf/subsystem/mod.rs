@@ -24,7 +24,7 @@ use crate::nvmf::seam::{
     CommandRef, ControllerInfo, DISCOVERY_NQN, DiscoveryEntry, Effect, ErrorReport, ExportConfig,
     ExportError, IoCounters, NamespaceConfig, Nanos, NodeIdentity, Reply, TargetEvent, ViewSpec,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use view::Held;
 
@@ -50,6 +50,9 @@ pub struct Subsystem {
     pub(in crate::nvmf) discovery_log: DiscoveryLog,
     pub(in crate::nvmf) counters: IoCounters,
     view: Arc<ViewSpec>,
+    /// The newest generation that every reactor serves by, and the ones after it that were acknowledged out of order.
+    in_force: u64,
+    acknowledged: BTreeSet<u64>,
     /// What waits for reactors to have a view, in order of generation.
     held: VecDeque<(u64, Held)>,
     pub(in crate::nvmf) effects: VecDeque<Effect>,
@@ -99,6 +102,8 @@ impl Subsystem {
             discovery_log: DiscoveryLog::default(),
             counters: IoCounters::default(),
             view,
+            in_force: 0,
+            acknowledged: BTreeSet::new(),
             held: VecDeque::new(),
             effects: VecDeque::new(),
         }

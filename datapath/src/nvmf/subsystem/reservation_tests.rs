@@ -98,6 +98,26 @@ fn preempt_and_abort_drains_and_tells_the_victim() {
 }
 
 #[test]
+fn a_drain_is_waited_for_though_a_later_view_is_in_force() {
+    let (mut rig, a, b) = two_hosts();
+    assert_eq!(register(&mut rig, a, 0, 0, 0xa1), OK);
+    assert_eq!(register(&mut rig, b, 0, 0, 0xb1), OK);
+    assert_eq!(acquire(&mut rig, a, WE, 0xa1, 0), OK);
+    rig.publish = false;
+    assert_eq!(acquire(&mut rig, b, WE | 2, 0xb1, 0xa1), None);
+    let preempt = rig.sub.view().generation;
+    let mut config = export();
+    config.namespaces[0].blocks += 1;
+    rig.sub.update(config, 0).unwrap();
+    rig.sub.published(preempt + 1, 0);
+    rig.drain();
+    assert!(rig.done.is_empty());
+    rig.sub.published(preempt, 0);
+    rig.drain();
+    assert_eq!(rig.done.len(), 1);
+}
+
+#[test]
 fn masked_notices_are_not_kept() {
     let (mut rig, a, b) = two_hosts();
     let mask = Sqe::new(admin::SET_FEATURES, 1)

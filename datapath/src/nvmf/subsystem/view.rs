@@ -42,9 +42,18 @@ impl Subsystem {
         self.held.push_back((self.view.generation, what));
     }
 
-    /// Every reactor acknowledged the view of this generation (and so the ones before it).
+    /// Every reactor acknowledged the view of this generation. One that drains may be acknowledged after the one that follows it; what
+    /// is held is done in order all the same.
     pub fn published(&mut self, generation: u64, now: Nanos) {
-        while self.held.front().is_some_and(|(g, _)| *g <= generation) {
+        self.acknowledged.insert(generation);
+        while self.acknowledged.remove(&(self.in_force + 1)) {
+            self.in_force += 1;
+        }
+        self.release(now);
+    }
+
+    fn release(&mut self, now: Nanos) {
+        while self.held.front().is_some_and(|(g, _)| *g <= self.in_force) {
             let (_, held) = self.held.pop_front().expect("looked at");
             match held {
                 Held::Changed { namespaces, access } => self.tell_changed(&namespaces, access),
