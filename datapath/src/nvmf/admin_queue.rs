@@ -45,7 +45,9 @@ fn check(sqe: Sqe<'_>) -> Result<(), StatusField> {
     match sqe.direction() {
         Direction::None | Direction::Both => Ok(()),
         _ if sqe.sgl().len() as usize > MAX_TRANSFER_BYTES => Err(status::INVALID_FIELD),
-        Direction::ToHost if matches!(sqe.sgl(), Sgl::Capsule { len: 1.., .. }) => Err(status::SGL_TYPE),
+        Direction::ToHost if matches!(sqe.sgl(), Sgl::Capsule { len: 1.., .. }) => {
+            Err(status::SGL_TYPE)
+        }
         _ if sqe.sgl() == Sgl::Other && !sqe.empty_sgl() => Err(status::SGL_TYPE),
         _ => Ok(()),
     }
@@ -54,7 +56,8 @@ fn check(sqe: Sqe<'_>) -> Result<(), StatusField> {
 fn run(conn: &Rc<Connection>, home: &Rc<Home>, sqe: &SqeBytes, data: &[u8]) {
     let s = Sqe(sqe);
     let now = conn.node.handle.now().0;
-    let counters = (s.opcode() == GET_LOG_PAGE && s.cdw(10) & 0xff == LOG_SMART).then(|| counters(conn, home));
+    let counters =
+        (s.opcode() == GET_LOG_PAGE && s.cdw(10) & 0xff == LOG_SMART).then(|| counters(conn, home));
     let cmd = conn.command_ref(s.cid());
     let outcome = home.run(|subsystem| {
         if let Some(counters) = counters {

@@ -46,8 +46,13 @@ struct Handshake {
 pub async fn begin(node: Rc<Node>, socket: Socket) {
     let socket = Rc::new(socket);
     let place = node.half_open(&socket);
-    let mut handshake =
-        Handshake { node: node.clone(), socket, params: Params::default(), bytes: Vec::new(), commands: 0 };
+    let mut handshake = Handshake {
+        node: node.clone(),
+        socket,
+        params: Params::default(),
+        bytes: Vec::new(),
+        commands: 0,
+    };
     let negotiated = node.handle.timeout(IC_TIMEOUT, handshake.negotiate()).await;
     match negotiated {
         Ok(Ok(())) => handshake.connect(0).await,
@@ -59,10 +64,23 @@ pub async fn begin(node: Rc<Node>, socket: Socket) {
 
 /// A connection whose Connect was refused, with the refusal still to be sent.
 pub async fn again(node: Rc<Node>, candidate: Candidate, refusal: Reply) {
-    let Candidate { socket, params, rest, cid, attempts, .. } = candidate;
+    let Candidate {
+        socket,
+        params,
+        rest,
+        cid,
+        attempts,
+        ..
+    } = candidate;
     let socket = Rc::new(node.handle.adopt(socket));
     let place = node.half_open(&socket);
-    let mut handshake = Handshake { node: node.clone(), socket, params, bytes: rest, commands: 1 };
+    let handshake = Handshake {
+        node: node.clone(),
+        socket,
+        params,
+        bytes: rest,
+        commands: 1,
+    };
     if handshake.answer(cid, &refusal).await.is_ok() && attempts < CONNECT_ATTEMPTS {
         handshake.connect(attempts).await;
     }
@@ -133,7 +151,14 @@ impl Handshake {
                             };
                             let (params, rest) = (self.params, self.bytes);
                             let socket = socket.detach();
-                            return node.admit(Candidate { socket, params, rest, request, cid, attempts });
+                            return node.admit(Candidate {
+                                socket,
+                                params,
+                                rest,
+                                request,
+                                cid,
+                                attempts,
+                            });
                         }
                         Err(refused) => {
                             if self.answer(cid, &connect::refusal(refused)).await.is_err() {
@@ -150,8 +175,14 @@ impl Handshake {
     }
 
     async fn answer(&self, cid: u16, reply: &Reply) -> Result<(), End> {
-        let cqe =
-            Cqe { dw0: reply.dw0, dw1: reply.dw1, sqhd: self.commands, sqid: 0, cid, status: reply.status.0 };
+        let cqe = Cqe {
+            dw0: reply.dw0,
+            dw1: reply.dw1,
+            sqhd: self.commands,
+            sqid: 0,
+            cid,
+            status: reply.status.0,
+        };
         self.send(pdu::response(cqe, self.params).as_slice()).await
     }
 
@@ -185,7 +216,9 @@ impl Handshake {
             (None, Sgl::Capsule { offset: 0, len }) if len as usize == data.len() => {
                 return Ok(Some((sqe, data.to_vec())));
             }
-            (None, Sgl::Transport { len }) if len as usize == CONNECT_DATA_LEN && data.is_empty() => {
+            (None, Sgl::Transport { len })
+                if len as usize == CONNECT_DATA_LEN && data.is_empty() =>
+            {
                 return self.fetch(sqe).await;
             }
             (None, Sgl::Capsule { .. } | Sgl::Transport { .. }) => status::SGL_LENGTH,
@@ -209,12 +242,20 @@ impl Handshake {
     async fn fetch(&mut self, sqe: SqeBytes) -> Result<Option<(SqeBytes, Vec<u8>)>, End> {
         let cid = Sqe(&sqe).cid();
         let Some(buffer) = self.node.handle.buffers().try_take(CONNECT_DATA_LEN) else {
-            self.answer(cid, &Reply::status(status::INTERRUPTED)).await?;
+            self.answer(cid, &Reply::status(status::INTERRUPTED))
+                .await?;
             return Ok(None);
         };
         let mut transfers = Transfers::default();
-        let ttag = transfers.begin(Transfer { sqe, buffer, len: CONNECT_DATA_LEN, got: 0, damaged: false });
-        self.send(pdu::r2t(cid, ttag, CONNECT_DATA_LEN as u32, self.params).as_slice()).await?;
+        let ttag = transfers.begin(Transfer {
+            sqe,
+            buffer,
+            len: CONNECT_DATA_LEN,
+            got: 0,
+            damaged: false,
+        });
+        self.send(pdu::r2t(cid, ttag, CONNECT_DATA_LEN as u32, self.params).as_slice())
+            .await?;
         loop {
             let (layout, header) = match self.next().await? {
                 Incoming::Data(layout, header) => (layout, header),
@@ -222,15 +263,17 @@ impl Handshake {
                 Incoming::Term => return Err(End::Closed),
             };
             self.fill(layout.pdo).await?;
-            let (slot, _) = transfers.accept(header, layout.len).map_err(|e| self.fatal(e))?;
+            let (slot, _) = transfers
+                .accept(header, layout.len)
+                .map_err(|e| self.fatal(e))?;
             self.fill(layout.plen).await?;
             let pdu: Vec<u8> = self.bytes.drain(..layout.plen).collect();
             let data = &pdu[layout.pdo..layout.pdo + layout.len];
             let transfer = transfers.get(slot);
             transfer.buffer[transfer.got..transfer.got + data.len()].copy_from_slice(data);
             transfer.got += data.len();
-            transfer.damaged |=
-                self.params.ddgst && crc32c::crc32c(data).to_le_bytes() != pdu[layout.plen - DIGEST..];
+            transfer.damaged |= self.params.ddgst
+                && crc32c::crc32c(data).to_le_bytes() != pdu[layout.plen - DIGEST..];
             if transfer.got == transfer.len {
                 let transfer = transfers.end(slot);
                 if transfer.damaged {

@@ -45,7 +45,10 @@ impl Home {
             removed: Cell::new(false),
         });
         let timer = home.clone();
-        node.handle.spawn("nvmf-home-timer", async move { timer.watch_deadlines().await });
+        node.handle.spawn(
+            "nvmf-home-timer",
+            async move { timer.watch_deadlines().await },
+        );
         home
     }
 
@@ -75,11 +78,16 @@ impl Home {
             match effect {
                 None => return,
                 Some(Effect::Complete(cmd, reply)) => {
-                    self.node.send(ReactorId(cmd.reactor), Message::Complete { cmd, reply });
+                    self.node
+                        .send(ReactorId(cmd.reactor), Message::Complete { cmd, reply });
                 }
                 Some(Effect::CloseQueues { cntlid, scope }) => {
                     let nqn = &self.nqn;
-                    self.node.broadcast(|| Message::CloseQueues { nqn: nqn.clone(), cntlid, scope });
+                    self.node.broadcast(|| Message::CloseQueues {
+                        nqn: nqn.clone(),
+                        cntlid,
+                        scope,
+                    });
                 }
                 Some(Effect::Publish(view)) => self.publish(view),
                 Some(Effect::Flush { cntlid }) => self.flush(cntlid),
@@ -90,14 +98,18 @@ impl Home {
 
     /// Sends a view to every reactor.
     pub fn publish(&self, view: Arc<ViewSpec>) {
-        self.unacknowledged.borrow_mut().insert(view.generation, self.node.handle.reactors());
+        self.unacknowledged
+            .borrow_mut()
+            .insert(view.generation, self.node.handle.reactors());
         self.node.broadcast(|| Message::Publish(view.clone()));
     }
 
     /// A reactor has a view in force.
     pub fn acknowledge(self: &Rc<Self>, generation: u64) {
         let mut waiting = self.unacknowledged.borrow_mut();
-        let Some(left) = waiting.get_mut(&generation) else { return };
+        let Some(left) = waiting.get_mut(&generation) else {
+            return;
+        };
         *left -= 1;
         if *left == 0 {
             waiting.remove(&generation);

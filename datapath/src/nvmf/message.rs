@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::conn::pdu::Params;
 use super::seam::{
-    CommandRef, ConnectRequest, ControllerInfo, DiscoveryEntry, ErrorReport, ExportConfig, ExportError, Grant, HostId,
-    QueueScope, Reply, SqeBytes, TargetEvent, ViewSpec,
+    CommandRef, ConnectRequest, ControllerInfo, DiscoveryEntry, ErrorReport, ExportConfig,
+    ExportError, Grant, HostId, QueueScope, Reply, SqeBytes, TargetEvent, ViewSpec,
 };
 use crate::reactor::DetachedSocket;
 
@@ -47,6 +47,9 @@ pub struct Granted {
     pub grant: Grant,
 }
 
+/// A message between the reactors' parts of the target.
+pub struct Mail(pub(super) Message);
+
 /// Between reactors.
 pub enum Message {
     /// To home: validate this Connect.
@@ -54,9 +57,17 @@ pub enum Message {
     /// From home: serve this queue.
     Serve(Box<Granted>),
     /// To home: a queue's connection ended.
-    QueueGone { nqn: Arc<str>, cntlid: u16, qid: u16 },
+    QueueGone {
+        nqn: Arc<str>,
+        cntlid: u16,
+        qid: u16,
+    },
     /// From home: end these queues.
-    CloseQueues { nqn: Arc<str>, cntlid: u16, scope: QueueScope },
+    CloseQueues {
+        nqn: Arc<str>,
+        cntlid: u16,
+        scope: QueueScope,
+    },
     /// From home: the view of a subsystem. Acknowledged by `Published`.
     Publish(Arc<ViewSpec>),
     /// To home: a view is in force here.
@@ -66,7 +77,12 @@ pub enum Message {
     /// To home: commands came on an I/O queue.
     Activity { nqn: Arc<str>, cntlid: u16 },
     /// To home: a reservation command.
-    Reservation { nqn: Arc<str>, cmd: CommandRef, sqe: Box<SqeBytes>, data: Vec<u8> },
+    Reservation {
+        nqn: Arc<str>,
+        cmd: CommandRef,
+        sqe: Box<SqeBytes>,
+        data: Vec<u8>,
+    },
     /// From home: a forwarded command completes.
     Complete { cmd: CommandRef, reply: Reply },
     /// To home: an I/O command failed.
@@ -88,7 +104,11 @@ pub enum Request {
     /// What is it, who is connected?
     Inspect { nqn: Arc<str> },
     /// A reservation is in the KVDB.
-    CommitReservation { nqn: Arc<str>, nsid: u32, generation: u64 },
+    CommitReservation {
+        nqn: Arc<str>,
+        nsid: u32,
+        generation: u64,
+    },
 }
 
 /// What a home answers.
@@ -103,5 +123,9 @@ pub enum Answer {
 
 /// The discovery log's entry of an export.
 pub fn discovery_entry(config: &ExportConfig, address: SocketAddr) -> DiscoveryEntry {
-    DiscoveryEntry { nqn: config.nqn.clone(), address, allowed_hosts: config.allowed_hosts.clone() }
+    DiscoveryEntry {
+        nqn: config.nqn.clone(),
+        address,
+        allowed_hosts: config.allowed_hosts.clone(),
+    }
 }

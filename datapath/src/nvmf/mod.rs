@@ -6,9 +6,28 @@
 //! [`seam::Effect`]s that it leaves.
 
 mod admin;
+mod admin_queue;
 mod ana;
+mod conn;
+mod connect;
 mod controller;
 mod discovery;
+mod handshake;
+mod home;
+mod io;
+pub mod limits;
+mod message;
+mod node;
 mod reservation;
 pub mod seam;
-pub mod subsystem;
+mod sqe;
+mod status;
+mod subsystem;
+mod target;
+mod term;
+mod view;
+mod watch;
+
+pub use message::Mail as Message;
+pub use target::{ExportState, Target};
+pub use view::Volumes;

@@ -11,10 +11,10 @@ use super::connect;
 use super::handshake;
 use super::home::Home;
 use super::limits::{CONNECTIONS_PER_REACTOR, DRAIN_WARNING, HALF_OPEN_PER_REACTOR, RECV_BYTES};
-use super::message::{Answer, Candidate, Granted, Message, Request};
+use super::message::{Answer, Candidate, Granted, Mail, Message, Request};
 use super::seam::{
-    CATTR_DISABLE_SQ_FLOW, CommandRef, ConnectError, ErrorReport, HostId, NodeIdentity, Outcome, QueueScope, SqeBytes,
-    ViewSpec,
+    CATTR_DISABLE_SQ_FLOW, CommandRef, ConnectError, ErrorReport, HostId, NodeIdentity, Outcome,
+    QueueScope, SqeBytes, ViewSpec,
 };
 use super::status;
 use super::subsystem::Subsystem;
@@ -37,7 +37,7 @@ pub struct Node {
     /// On the main reactor: what the control process is served from.
     pub(super) main: Option<MainPart>,
     identity: NodeIdentity,
-    endpoint: Endpoint<Message>,
+    endpoint: Endpoint<Mail>,
     /// Messages that wait for room in a ring, and those to ourselves. Bounded by what connections and commands there are.
     outgoing: RefCell<VecDeque<(ReactorId, Message)>>,
     to_send: Notify,
@@ -58,7 +58,9 @@ pub fn home_of(nqn: &str, reactors: u16) -> ReactorId {
     if nqn == super::seam::DISCOVERY_NQN {
         return ReactorId(0);
     }
-    let hash = nqn.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let hash = nqn.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
     ReactorId((hash % u64::from(reactors)) as u16)
 }
 
@@ -66,7 +68,7 @@ impl Node {
     /// Makes a reactor's part and starts its tasks.
     pub(super) fn start(
         handle: Handle,
-        endpoint: Endpoint<Message>,
+        endpoint: Endpoint<Mail>,
         volumes: Box<dyn Volumes>,
         identity: NodeIdentity,
         main: Option<MainPart>,
@@ -97,7 +99,7 @@ impl Node {
         handle.spawn("nvmf-mail-in", async move {
             loop {
                 let (from, message) = a.endpoint.recv().await;
-                a.receive(from, message);
+                a.receive(from, message.0);
             }
         });
         handle.spawn("nvmf-mail-out", async move { b.deliver().await });
@@ -113,7 +115,9 @@ impl Node {
                 Err(error) => {
                     // out of descriptors, most likely: those that end give some back
                     tracing::warn!(%error, "accept failed");
-                    self.handle.sleep(std::time::Duration::from_millis(100)).await;
+                    self.handle
+                        .sleep(std::time::Duration::from_millis(100))
+                        .await;
                 }
             }
         }
@@ -136,7 +140,9 @@ impl Node {
     pub fn half_open(&self, socket: &Rc<Socket>) -> u64 {
         let mut half_open = self.half_open.borrow_mut();
         if half_open.len() >= HALF_OPEN_PER_REACTOR
-            && let Some(oldest) = half_open.pop_first().and_then(|(_, socket)| socket.upgrade())
+            && let Some(oldest) = half_open
+                .pop_first()
+                .and_then(|(_, socket)| socket.upgrade())
         {
             oldest.shutdown();
         }
@@ -195,7 +201,7 @@ impl Node {
             match next {
                 None => self.to_send.notified().await,
                 Some((to, message)) if to == self.id => self.receive(to, message),
-                Some((to, message)) => self.endpoint.send(to, message).await,
+                Some((to, message)) => self.endpoint.send(to, Mail(message)).await,
             }
         }
     }
@@ -210,14 +216,21 @@ impl Node {
             }
             Message::CloseQueues { nqn, cntlid, scope } => self.close_queues(&nqn, cntlid, scope),
             Message::Publish(spec) => self.take_view(spec),
-            Message::Published { nqn, generation } => self.at_home(&nqn, |home| home.acknowledge(generation)),
+            Message::Published { nqn, generation } => {
+                self.at_home(&nqn, |home| home.acknowledge(generation))
+            }
             Message::Forget { nqn } => {
                 self.views.borrow_mut().remove(&nqn);
             }
             Message::Activity { nqn, cntlid } => {
                 self.at_home(&nqn, |home| home.run(|s| s.activity(cntlid, now)));
             }
-            Message::Reservation { nqn, cmd, sqe, data } => self.reserve(from, &nqn, cmd, &sqe, &data),
+            Message::Reservation {
+                nqn,
+                cmd,
+                sqe,
+                data,
+            } => self.reserve(from, &nqn, cmd, &sqe, &data),
             Message::Complete { cmd, reply } => {
                 let conn = self.connections.borrow().get(&cmd.connection).cloned();
                 if let Some(conn) = conn {
@@ -295,10 +308,15 @@ impl Node {
                 }
                 Answer::Done
             }
-            Request::Inspect { nqn } => {
-                Answer::Export(find(&nqn).map(|home| Box::new(home.look(|s| (s.config().clone(), s.controllers())))))
-            }
-            Request::CommitReservation { nqn, nsid, generation } => {
+            Request::Inspect { nqn } => Answer::Export(
+                find(&nqn)
+                    .map(|home| Box::new(home.look(|s| (s.config().clone(), s.controllers())))),
+            ),
+            Request::CommitReservation {
+                nqn,
+                nsid,
+                generation,
+            } => {
                 if let Some(home) = find(&nqn) {
                     home.run(|s| s.commit_reservation(nsid, generation, now));
                 }
@@ -314,12 +332,26 @@ impl Node {
     }
 
     fn connect(self: &Rc<Self>, candidate: Candidate) {
-        let home = self.homes.borrow().get(candidate.request.subnqn.as_str()).cloned();
+        let home = self
+            .homes
+            .borrow()
+            .get(candidate.request.subnqn.as_str())
+            .cloned();
         let request = &candidate.request;
         let now = self.handle.now().0;
-        let unknown = ConnectError { status: status::CONNECT_PARAMETERS, ipo: 256, in_data: true };
+        let unknown = ConnectError {
+            status: status::CONNECT_PARAMETERS,
+            ipo: 256,
+            in_data: true,
+        };
         let granted = home.as_ref().ok_or(unknown).and_then(|home| {
-            home.run(|s| if request.qid == 0 { s.connect_admin(request, now) } else { s.connect_io(request, now) })
+            home.run(|s| {
+                if request.qid == 0 {
+                    s.connect_admin(request, now)
+                } else {
+                    s.connect_io(request, now)
+                }
+            })
         });
         let (home, grant) = match (home, granted) {
             (Some(home), Ok(grant)) => (home, grant),
@@ -332,10 +364,29 @@ impl Node {
             }
             (None, Ok(_)) => unreachable!("a grant comes from a home"),
         };
-        debug_assert_eq!(grant.sq_flow_control, request.cattr & CATTR_DISABLE_SQ_FLOW == 0);
-        let Candidate { socket, params, rest, request, cid, .. } = candidate;
+        debug_assert_eq!(
+            grant.sq_flow_control,
+            request.cattr & CATTR_DISABLE_SQ_FLOW == 0
+        );
+        let Candidate {
+            socket,
+            params,
+            rest,
+            request,
+            cid,
+            ..
+        } = candidate;
         let (nqn, host, qid) = (home.nqn.clone(), request.hostid, request.qid);
-        let granted = Granted { socket, params, rest, nqn, host, qid, cid, grant };
+        let granted = Granted {
+            socket,
+            params,
+            rest,
+            nqn,
+            host,
+            qid,
+            cid,
+            grant,
+        };
         if qid == 0 {
             self.run_connection(granted, Role::Admin(home));
         } else {
@@ -366,15 +417,36 @@ impl Node {
     }
 
     fn run_connection(self: &Rc<Self>, granted: Granted, role: Role) {
-        let Granted { socket, params, rest, nqn, host, qid, cid, grant } = granted;
+        let Granted {
+            socket,
+            params,
+            rest,
+            nqn,
+            host,
+            qid,
+            cid,
+            grant,
+        } = granted;
         let socket = self.handle.adopt(socket);
-        let conn = Connection::new(self, Parts { socket, params, role, nqn, host, grant, qid });
+        let conn = Connection::new(
+            self,
+            Parts {
+                socket,
+                params,
+                role,
+                nqn,
+                host,
+                grant,
+                qid,
+            },
+        );
         self.connections.borrow_mut().insert(conn.id, conn.clone());
         self.sockets.set(self.sockets.get() + 1);
         let reply = connect::granted(grant.cntlid);
         conn.put_completion(cid, reply.dw0, reply.dw1, reply.status);
         let (node, writer) = (self.clone(), conn.clone());
-        self.handle.spawn("nvmf-writer", async move { writer.write().await });
+        self.handle
+            .spawn("nvmf-writer", async move { writer.write().await });
         self.handle.spawn("nvmf-reader", async move {
             if let Role::Io(cell) = &conn.role {
                 cell.queue(true);
@@ -388,7 +460,12 @@ impl Node {
     async fn end_connection(&self, conn: Rc<Connection>) {
         conn.release();
         while conn.operations.get() > 0 {
-            if self.handle.timeout(DRAIN_WARNING, conn.drained.notified()).await.is_err() {
+            if self
+                .handle
+                .timeout(DRAIN_WARNING, conn.drained.notified())
+                .await
+                .is_err()
+            {
                 tracing::warn!(nqn = %conn.nqn, peer = %conn.socket.peer(), commands = conn.operations.get(),
                     "a closed connection still has commands in flight");
             }
@@ -402,21 +479,40 @@ impl Node {
             let queue = conn.queue.borrow();
             (queue.grant.cntlid, queue.qid)
         };
-        self.send_home(&conn.nqn, Message::QueueGone { nqn: conn.nqn.clone(), cntlid, qid });
+        self.send_home(
+            &conn.nqn,
+            Message::QueueGone {
+                nqn: conn.nqn.clone(),
+                cntlid,
+                qid,
+            },
+        );
     }
 
     fn close_queues(&self, nqn: &str, cntlid: u16, scope: QueueScope) {
         let ours = |conn: &&Rc<Connection>| {
             let queue = conn.queue.borrow();
-            *conn.nqn == *nqn && queue.grant.cntlid == cntlid && (scope == QueueScope::All || queue.qid != 0)
+            *conn.nqn == *nqn
+                && queue.grant.cntlid == cntlid
+                && (scope == QueueScope::All || queue.qid != 0)
         };
-        let all: Vec<Rc<Connection>> = self.connections.borrow().values().filter(ours).cloned().collect();
+        let all: Vec<Rc<Connection>> = self
+            .connections
+            .borrow()
+            .values()
+            .filter(ours)
+            .cloned()
+            .collect();
         all.iter().for_each(|conn| conn.close());
     }
 
     /// The cell of a subsystem's view here.
     pub fn view_cell(&self, nqn: &Arc<str>) -> Rc<ViewCell> {
-        self.views.borrow_mut().entry(nqn.clone()).or_insert_with(|| Rc::new(ViewCell::new(nqn.clone()))).clone()
+        self.views
+            .borrow_mut()
+            .entry(nqn.clone())
+            .or_insert_with(|| Rc::new(ViewCell::new()))
+            .clone()
     }
 
     /// Puts a view in force, and acknowledges when no command that it fences off is in flight.
@@ -425,8 +521,15 @@ impl Node {
         if spec.generation >= cell.get().generation {
             cell.set(View::new(&spec, &*self.volumes));
         }
-        let done = Message::Published { nqn: spec.nqn.clone(), generation: spec.generation };
-        let fenced: Vec<HostId> = spec.namespaces.iter().flat_map(|ns| ns.drain.iter().copied()).collect();
+        let done = Message::Published {
+            nqn: spec.nqn.clone(),
+            generation: spec.generation,
+        };
+        let fenced: Vec<HostId> = spec
+            .namespaces
+            .iter()
+            .flat_map(|ns| ns.drain.iter().copied())
+            .collect();
         if fenced.is_empty() {
             self.send_home(&spec.nqn, done);
             return;
@@ -457,18 +560,35 @@ impl Node {
     /// Tells home that commands came.
     pub fn report_activity(&self, conn: &Connection) {
         let cntlid = conn.queue.borrow().grant.cntlid;
-        self.send_home(&conn.nqn, Message::Activity { nqn: conn.nqn.clone(), cntlid });
+        self.send_home(
+            &conn.nqn,
+            Message::Activity {
+                nqn: conn.nqn.clone(),
+                cntlid,
+            },
+        );
     }
 
     /// Tells home of a failed command.
     pub fn report_error(&self, conn: &Connection, report: ErrorReport) {
-        self.send_home(&conn.nqn, Message::Failed { nqn: conn.nqn.clone(), report });
+        self.send_home(
+            &conn.nqn,
+            Message::Failed {
+                nqn: conn.nqn.clone(),
+                report,
+            },
+        );
     }
 
     /// Gives a reservation command to home.
     pub fn forward_reservation(&self, conn: &Connection, sqe: &SqeBytes, data: Vec<u8>) {
         let cmd = conn.command_ref(super::sqe::Sqe(sqe).cid());
-        let message = Message::Reservation { nqn: conn.nqn.clone(), cmd, sqe: Box::new(*sqe), data };
+        let message = Message::Reservation {
+            nqn: conn.nqn.clone(),
+            cmd,
+            sqe: Box::new(*sqe),
+            data,
+        };
         self.send_home(&conn.nqn, message);
     }
 
@@ -476,7 +596,12 @@ impl Node {
     pub fn operation_ended(&self) {
         self.operations.set(self.operations.get() - 1);
         if !self.waiting_for_operations.borrow().is_empty() {
-            for conn in self.waiting_for_operations.take().iter().filter_map(Weak::upgrade) {
+            for conn in self
+                .waiting_for_operations
+                .take()
+                .iter()
+                .filter_map(Weak::upgrade)
+            {
                 conn.resume.notify();
             }
         }
@@ -484,7 +609,9 @@ impl Node {
 
     /// Wakes this connection's reader when an operation has ended.
     pub fn wait_for_operations(&self, conn: &Rc<Connection>) {
-        self.waiting_for_operations.borrow_mut().push(Rc::downgrade(conn));
+        self.waiting_for_operations
+            .borrow_mut()
+            .push(Rc::downgrade(conn));
     }
 
     // ---- the watch

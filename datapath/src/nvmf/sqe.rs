@@ -135,7 +135,10 @@ impl Sqe<'_> {
         let len = self.u32_at(32);
         match self.0[39] {
             0x5a => Sgl::Transport { len },
-            0x01 => Sgl::Capsule { offset: self.u64_at(24), len },
+            0x01 => Sgl::Capsule {
+                offset: self.u64_at(24),
+                len,
+            },
             _ => Sgl::Other,
         }
     }
@@ -146,7 +149,11 @@ impl Sqe<'_> {
     /// Which way data goes.
     #[inline]
     pub fn direction(&self) -> Direction {
-        let code = if self.opcode() == opcode::FABRICS { self.fctype() } else { self.opcode() };
+        let code = if self.opcode() == opcode::FABRICS {
+            self.fctype()
+        } else {
+            self.opcode()
+        };
         match code & 3 {
             0 => Direction::None,
             1 => Direction::FromHost,

@@ -16,8 +16,6 @@ statuses! {
     INVALID_FIELD = 0, 0x02, dnr;
     /// Command ID Conflict.
     CID_CONFLICT = 0, 0x03, dnr;
-    /// Internal Error.
-    INTERNAL = 0, 0x06;
     /// Command Aborted due to Failed Fused Command.
     FUSED_FAILED = 0, 0x09, dnr;
     /// Command Aborted due to Missing Fused Command.
@@ -42,8 +40,6 @@ statuses! {
     LBA_RANGE = 0, 0x80, dnr;
     /// Capacity Exceeded.
     CAPACITY = 0, 0x81, dnr;
-    /// Namespace Not Ready.
-    NOT_READY = 0, 0x82;
     /// Reservation Conflict.
     RESERVATION_CONFLICT = 0, 0x83, dnr;
     /// Connect Incompatible Format.

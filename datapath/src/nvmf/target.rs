@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::home::Home;
-use super::message::{Answer, Message, Request, discovery_entry};
+use super::message::{Answer, Mail, Message, Request, discovery_entry};
 use super::node::{Node, home_of};
 use super::seam::{
-    ControllerInfo, DISCOVERY_NQN, DiscoveryEntry, ExportConfig, ExportError, NodeIdentity, TargetEvent,
+    ControllerInfo, DISCOVERY_NQN, DiscoveryEntry, ExportConfig, ExportError, NodeIdentity,
+    TargetEvent,
 };
 use super::subsystem::Subsystem;
 use super::view::Volumes;
@@ -83,7 +84,7 @@ impl Target {
     /// The address cannot be listened on.
     pub fn start(
         handle: &Handle,
-        mesh: Endpoint<Message>,
+        mesh: Endpoint<Mail>,
         volumes: Box<dyn Volumes>,
         mut identity: NodeIdentity,
     ) -> Result<Self, NetError> {
@@ -94,7 +95,13 @@ impl Target {
         let listener = Node::listen(handle, identity.address)?;
         identity.address = listener.local_addr();
         let discovery = Subsystem::discovery(&identity, handle.now().0);
-        let node = Node::start(handle.clone(), mesh, volumes, identity, Some(MainPart::new()));
+        let node = Node::start(
+            handle.clone(),
+            mesh,
+            volumes,
+            identity,
+            Some(MainPart::new()),
+        );
         let home = node.add_home(Arc::from(DISCOVERY_NQN), discovery);
         let target = Self { node: node.clone() };
         target.main().discovery.replace(Some(home));
@@ -108,7 +115,10 @@ impl Target {
     }
 
     fn main(&self) -> &MainPart {
-        self.node.main.as_ref().expect("the target is commanded on the main reactor")
+        self.node
+            .main
+            .as_ref()
+            .expect("the target is commanded on the main reactor")
     }
 
     async fn ask(&self, nqn: &str, request: Request) -> Answer {
@@ -117,7 +127,10 @@ impl Target {
         main.next_question.set(id + 1);
         let question = Rc::new(Question::default());
         main.questions.borrow_mut().insert(id, question.clone());
-        self.node.send(home_of(nqn, self.node.handle.reactors()), Message::Ask { id, request });
+        self.node.send(
+            home_of(nqn, self.node.handle.reactors()),
+            Message::Ask { id, request },
+        );
         loop {
             if let Some(answer) = question.answer.take() {
                 return answer;
@@ -133,10 +146,16 @@ impl Target {
     /// The configuration is refused; what was there is as before.
     pub async fn export(&self, config: ExportConfig) -> Result<(), ExportError> {
         let entry = discovery_entry(&config, self.node.address);
-        match self.ask(&config.nqn.clone(), Request::Export(Box::new(config))).await {
+        match self
+            .ask(&config.nqn.clone(), Request::Export(Box::new(config)))
+            .await
+        {
             Answer::Refused(refused) => Err(refused),
             _ => {
-                self.main().exports.borrow_mut().insert(entry.nqn.clone(), entry);
+                self.main()
+                    .exports
+                    .borrow_mut()
+                    .insert(entry.nqn.clone(), entry);
                 self.update_discovery();
                 Ok(())
             }
@@ -153,7 +172,15 @@ impl Target {
 
     /// One export, and who is connected to it.
     pub async fn inspect(&self, nqn: &str) -> Option<ExportState> {
-        match self.ask(nqn, Request::Inspect { nqn: Arc::from(nqn) }).await {
+        match self
+            .ask(
+                nqn,
+                Request::Inspect {
+                    nqn: Arc::from(nqn),
+                },
+            )
+            .await
+        {
             Answer::Export(found) => found.map(|state| *state),
             _ => None,
         }
@@ -172,7 +199,15 @@ impl Target {
     /// A reservation is in the KVDB: the command that waits for it completes.
     pub async fn commit_reservation(&self, nqn: &str, nsid: u32, generation: u64) {
         let nqn: Arc<str> = Arc::from(nqn);
-        self.ask(&nqn, Request::CommitReservation { nqn: nqn.clone(), nsid, generation }).await;
+        self.ask(
+            &nqn,
+            Request::CommitReservation {
+                nqn: nqn.clone(),
+                nsid,
+                generation,
+            },
+        )
+        .await;
     }
 
     /// The next event for the control process.

@@ -5,7 +5,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::sync::Arc;
 
 use keelblock_api::stats::VolumeStats;
 
@@ -14,8 +13,8 @@ use crate::volume::Volume;
 
 /// Where a reactor finds its handles of volumes.
 pub trait Volumes {
-    /// The handle of a volume, and this reactor's counters of it (none: uncounted). `None`: there is no such volume here.
-    fn open(&self, id: &[u8; 16]) -> Option<(Rc<Volume>, Option<VolumeStats>)>;
+    /// This reactor's handle of a volume. `None`: there is no such volume here.
+    fn open(&self, id: &[u8; 16]) -> Option<Volume>;
 
     /// What all reactors counted for a volume since start.
     fn counters(&self, id: &[u8; 16]) -> IoCounters;
@@ -34,7 +33,7 @@ pub struct Namespace {
     /// What reservations allow.
     pub reservation: ReservationView,
     /// Our handle of the volume.
-    pub volume: Rc<Volume>,
+    pub volume: Volume,
     /// Where it stands in its view.
     pub index: usize,
     /// Our counters of it.
@@ -52,13 +51,16 @@ pub struct View {
 impl View {
     /// A view that serves nothing.
     pub fn empty() -> Self {
-        Self { generation: 0, namespaces: Vec::new() }
+        Self {
+            generation: 0,
+            namespaces: Vec::new(),
+        }
     }
 
     /// Puts handles to a publication. A namespace whose volume is not here is left out, and logged: its commands get Invalid Namespace.
     pub fn new(spec: &ViewSpec, volumes: &dyn Volumes) -> Self {
         let open = |ns: &NamespaceView| {
-            let Some((volume, stats)) = volumes.open(&ns.volume) else {
+            let Some(volume) = volumes.open(&ns.volume) else {
                 tracing::error!(nqn = %spec.nqn, nsid = ns.nsid, "the volume of a namespace is not open on this reactor");
                 return None;
             };
@@ -68,14 +70,20 @@ impl View {
                 blocks: ns.blocks,
                 ana: ns.ana,
                 reservation: ns.reservation.clone(),
+                stats: volume.stats().cloned(),
                 volume,
                 index: 0,
-                stats,
             })
         };
         let mut namespaces: Vec<Namespace> = spec.namespaces.iter().filter_map(open).collect();
-        namespaces.iter_mut().enumerate().for_each(|(i, ns)| ns.index = i);
-        Self { generation: spec.generation, namespaces }
+        namespaces
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, ns)| ns.index = i);
+        Self {
+            generation: spec.generation,
+            namespaces,
+        }
     }
 
     /// A namespace by id.
@@ -83,7 +91,10 @@ impl View {
     pub fn namespace(&self, nsid: u32) -> Option<&Namespace> {
         match &self.namespaces[..] {
             [only] => (only.nsid == nsid).then_some(only),
-            all => all.binary_search_by_key(&nsid, |ns| ns.nsid).ok().map(|at| &all[at]),
+            all => all
+                .binary_search_by_key(&nsid, |ns| ns.nsid)
+                .ok()
+                .map(|at| &all[at]),
         }
     }
 }
@@ -97,7 +108,10 @@ pub struct NamespaceRef {
 impl NamespaceRef {
     /// Of a namespace of a view.
     pub fn new(view: &Rc<View>, ns: &Namespace) -> Self {
-        Self { view: view.clone(), index: ns.index }
+        Self {
+            view: view.clone(),
+            index: ns.index,
+        }
     }
 }
 
@@ -111,8 +125,6 @@ impl std::ops::Deref for NamespaceRef {
 
 /// Where the present view of a subsystem is found on this reactor.
 pub struct ViewCell {
-    /// The subsystem.
-    pub nqn: Arc<str>,
     now: RefCell<Rc<View>>,
     /// I/O queues of the subsystem on this reactor.
     pub queues: Cell<u64>,
@@ -120,8 +132,11 @@ pub struct ViewCell {
 
 impl ViewCell {
     /// A cell with an empty view.
-    pub fn new(nqn: Arc<str>) -> Self {
-        Self { nqn, now: RefCell::new(Rc::new(View::empty())), queues: Cell::new(0) }
+    pub fn new() -> Self {
+        Self {
+            now: RefCell::new(Rc::new(View::empty())),
+            queues: Cell::new(0),
+        }
     }
 
     /// The present view.
@@ -141,7 +156,11 @@ impl ViewCell {
     /// An I/O queue began or ended.
     pub fn queue(&self, begun: bool) {
         self.count(&self.get(), false);
-        self.queues.set(if begun { self.queues.get() + 1 } else { self.queues.get() - 1 });
+        self.queues.set(if begun {
+            self.queues.get() + 1
+        } else {
+            self.queues.get() - 1
+        });
         self.count(&self.get(), true);
     }
 
@@ -149,7 +168,11 @@ impl ViewCell {
     fn count(&self, view: &View, add: bool) {
         for stats in view.namespaces.iter().filter_map(|ns| ns.stats.as_ref()) {
             for _ in 0..self.queues.get() {
-                if add { stats.connected() } else { stats.disconnected() }
+                if add {
+                    stats.connected()
+                } else {
+                    stats.disconnected()
+                }
             }
         }
     }

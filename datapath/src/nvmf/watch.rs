@@ -21,7 +21,10 @@ pub async fn watch(node: Rc<Node>) {
             let mut owed = false;
             for conn in node.connections() {
                 match overdue(&conn, now) {
-                    None => owed |= conn.owing_since.get().is_some() || conn.blocked_since.get().is_some(),
+                    None => {
+                        owed |=
+                            conn.owing_since.get().is_some() || conn.blocked_since.get().is_some()
+                    }
                     Some(what) => {
                         tracing::warn!(peer = %conn.socket.peer(), nqn = %conn.nqn, "connection closed: {what}");
                         conn.close();

@@ -40,7 +40,10 @@ impl Fatal {
 
     /// A header digest that does not match; `received` is what the PDU had.
     pub const fn digest(received: u32) -> Self {
-        Self { fes: Fes::HeaderDigest, fei: received }
+        Self {
+            fes: Fes::HeaderDigest,
+            fei: received,
+        }
     }
 
     /// The C2HTermReq PDU; `offender` is the PDU that caused it, as far as it is there.

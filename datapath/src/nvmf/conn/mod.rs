@@ -8,6 +8,7 @@
 //! Back-pressure: while the socket does not take what there is to send, or too much is on its way, the reader takes no further command;
 //! TCP then slows the host down, and nobody else.
 
+pub mod batch;
 pub mod fatal;
 pub mod outbox;
 pub mod pdu;
@@ -22,9 +23,11 @@ use std::sync::Arc;
 
 use keelblock_hugepages::Buffer;
 
+use self::batch::Batch;
 use self::outbox::Outbox;
 use self::pdu::Params;
 use self::queue::Queue;
+use self::send::PassView;
 use self::transfer::Transfers;
 use super::home::Home;
 use super::io::fused::Fused;
@@ -32,7 +35,6 @@ use super::limits::{OPERATIONS_PER_REACTOR, OUTBOX_BYTES};
 use super::node::Node;
 use super::seam::{CommandRef, Grant, HostId, SqeBytes};
 use super::view::ViewCell;
-use crate::device::View as DeviceView;
 use crate::reactor::{Nanos, Notify, Socket};
 
 /// What a connection's queue is.
@@ -68,7 +70,7 @@ pub struct Connection {
     /// The host, for reservations.
     pub host: HostId,
     /// Replies to send.
-    pub out: RefCell<Outbox<DeviceView, Buffer>>,
+    pub out: RefCell<Outbox<PassView, Buffer>>,
     /// The queue pair.
     pub queue: RefCell<Queue>,
     /// Data on its way from the host.
@@ -87,6 +89,8 @@ pub struct Connection {
     pub drained: Notify,
     /// Wakes whoever waits for transfers to end.
     pub transfers_moved: Notify,
+    /// What the reader's present batch answered at once.
+    pub batch: Batch,
     /// Bytes that reads on their way will add to the outbox.
     pub reading: Cell<usize>,
     /// Operations in the reactor's slab.
@@ -99,8 +103,6 @@ pub struct Connection {
     pub owing_since: Cell<Option<Nanos>>,
     /// When home was last told that the host is alive.
     pub reported: Cell<Nanos>,
-    /// Commands since then.
-    pub active: Cell<bool>,
 }
 
 /// Why the reader takes no further command now.
@@ -135,7 +137,15 @@ pub struct Parts {
 impl Connection {
     /// A connection whose Connect command has been granted.
     pub fn new(node: &Rc<Node>, parts: Parts) -> Rc<Self> {
-        let Parts { socket, params, role, nqn, host, grant, qid } = parts;
+        let Parts {
+            socket,
+            params,
+            role,
+            nqn,
+            host,
+            grant,
+            qid,
+        } = parts;
         Rc::new(Self {
             id: node.next_connection(),
             node: node.clone(),
@@ -154,13 +164,13 @@ impl Connection {
             resume: Notify::new(),
             drained: Notify::new(),
             transfers_moved: Notify::new(),
+            batch: Batch::default(),
             reading: Cell::new(0),
             operations: Cell::new(0),
             closed: Cell::new(false),
             blocked_since: Cell::new(None),
             owing_since: Cell::new(None),
             reported: Cell::new(node.handle.now()),
-            active: Cell::new(false),
         })
     }
 
@@ -203,25 +213,12 @@ impl Connection {
     #[inline]
     pub fn hold(&self) -> Option<Hold> {
         let unsent = self.out.borrow().unsent();
-        if unsent > 0 && self.blocked_since.get().is_some() || unsent + self.reading.get() >= OUTBOX_BYTES {
+        if unsent > 0 && self.blocked_since.get().is_some()
+            || unsent + self.reading.get() >= OUTBOX_BYTES
+        {
             return Some(Hold::Outbox);
         }
         (self.node.operations.get() >= OPERATIONS_PER_REACTOR).then_some(Hold::Operations)
-    }
-
-    /// Starts an operation in the reactor's slab; false: there is no slot.
-    pub fn operate(self: &Rc<Self>, name: &'static str, operation: impl Future<Output = ()> + 'static) -> bool {
-        self.operations.set(self.operations.get() + 1);
-        self.node.operations.set(self.node.operations.get() + 1);
-        let conn = self.clone();
-        let started = self.node.handle.start(name, async move {
-            operation.await;
-            conn.operation_ended();
-        });
-        if started.is_err() {
-            self.operation_ended();
-        }
-        started.is_ok()
     }
 
     /// Gives back what an ended connection holds for commands that will not come.
@@ -234,8 +231,14 @@ impl Connection {
         self.blocked_since.set(None);
     }
 
+    /// An operation of this connection begins.
+    pub fn operation_begins(&self) {
+        self.operations.set(self.operations.get() + 1);
+        self.node.operations.set(self.node.operations.get() + 1);
+    }
+
     /// An operation of this connection ended.
-    fn operation_ended(&self) {
+    pub fn operation_ended(&self) {
         self.operations.set(self.operations.get() - 1);
         self.node.operation_ended();
         self.resume.notify();

@@ -38,7 +38,14 @@ pub struct Outbox<V, B> {
 
 impl<V, B> Default for Outbox<V, B> {
     fn default() -> Self {
-        Self { bytes: Vec::new(), segments: Vec::new(), head: 0, skip: 0, unsent: 0, views: false }
+        Self {
+            bytes: Vec::new(),
+            segments: Vec::new(),
+            head: 0,
+            skip: 0,
+            unsent: 0,
+            views: false,
+        }
     }
 }
 
@@ -59,8 +66,8 @@ impl<V: Deref<Target = [u8]>, B: Deref<Target = [u8]>> Outbox<V, B> {
         self.bytes.extend_from_slice(bytes);
         self.unsent += bytes.len();
         let end = self.bytes.len();
-        match self.segments.last_mut() {
-            Some(Segment::Bytes(run)) if self.head < self.segments.len() => run.end = end,
+        match self.segments[self.head..].last_mut() {
+            Some(Segment::Bytes(run)) => run.end = end,
             _ => self.segments.push(Segment::Bytes(start..end)),
         }
     }
@@ -95,7 +102,10 @@ impl<V: Deref<Target = [u8]>, B: Deref<Target = [u8]>> Outbox<V, B> {
 
     /// Sends until all is sent or `send` takes no more (0). Returns whether all was sent. Whatever the outcome, an error included, no
     /// view is held afterwards.
-    pub fn flush<E>(&mut self, mut send: impl FnMut(&[IoSlice<'_>]) -> Result<usize, E>) -> Result<bool, E> {
+    pub fn flush<E>(
+        &mut self,
+        mut send: impl FnMut(&[IoSlice<'_>]) -> Result<usize, E>,
+    ) -> Result<bool, E> {
         while self.unsent > 0 {
             let sent = if self.segments.len() - self.head <= 4 {
                 self.send_some::<4, E>(&mut send)
@@ -171,13 +181,6 @@ impl<V: Deref<Target = [u8]>, B: Deref<Target = [u8]>> Outbox<V, B> {
         self.bytes.clear();
         (self.head, self.skip, self.unsent, self.views) = (0, 0, 0, false);
     }
-
-    /// Gives memory back to the allocator if a burst made it large and nothing waits.
-    pub fn shrink(&mut self, bytes: usize) {
-        if self.is_empty() && self.bytes.capacity() > bytes {
-            *self = Self::default();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -210,7 +213,10 @@ mod tests {
         out.put(b"h");
         out.put_view(b"0123456789".to_vec());
         let mut budget = 4;
-        assert_eq!(out.flush(|_| Ok::<_, ()>(std::mem::take(&mut budget))), Ok(false));
+        assert_eq!(
+            out.flush(|_| Ok::<_, ()>(std::mem::take(&mut budget))),
+            Ok(false)
+        );
         assert!(!out.segments.iter().any(|s| matches!(s, Segment::View(_))));
         let mut rest = Vec::new();
         out.flush(|parts| {

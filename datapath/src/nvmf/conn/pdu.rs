@@ -67,7 +67,13 @@ impl Common {
     /// Decodes the first [`COMMON`] bytes.
     #[inline]
     pub fn parse(b: &[u8]) -> Self {
-        Self { kind: b[0], flags: b[1], hlen: b[2] as usize, pdo: b[3] as usize, plen: u32_at(b, 4) as usize }
+        Self {
+            kind: b[0],
+            flags: b[1],
+            hlen: b[2] as usize,
+            pdo: b[3] as usize,
+            plen: u32_at(b, 4) as usize,
+        }
     }
 }
 
@@ -88,8 +94,11 @@ pub fn negotiate(req: &[u8; IC]) -> Result<(Params, [u8; IC]), Fatal> {
     if hpda > 31 {
         return Err(Fatal::new(Fes::Header, 10));
     }
-    let params =
-        Params { hdgst: req[11] & 1 != 0, ddgst: req[11] & 2 != 0, align: (hpda as usize + 1) * 4 };
+    let params = Params {
+        hdgst: req[11] & 1 != 0,
+        ddgst: req[11] & 2 != 0,
+        align: (hpda as usize + 1) * 4,
+    };
     let mut resp = [0; IC];
     resp[0] = kind::IC_RESP;
     resp[2] = IC as u8;
@@ -107,7 +116,9 @@ pub fn negotiate(req: &[u8; IC]) -> Result<(Params, [u8; IC]), Fatal> {
 pub fn check_ic(header: Common) -> Result<(), Fatal> {
     match header.kind {
         kind::IC_REQ => {}
-        kind::H2C_TERM | kind::CAPSULE_CMD | kind::H2C_DATA => return Err(Fatal::new(Fes::Sequence, 0)),
+        kind::H2C_TERM | kind::CAPSULE_CMD | kind::H2C_DATA => {
+            return Err(Fatal::new(Fes::Sequence, 0));
+        }
         _ => return Err(Fatal::new(Fes::Header, 0)),
     }
     if header.hlen != IC {
@@ -170,7 +181,10 @@ pub fn incoming(b: &[u8], params: Params) -> Result<Option<Incoming>, Fatal> {
     if header.hlen != hlen {
         return Err(Fatal::new(Fes::Header, 2));
     }
-    let (hdgst, ddgst) = (header.flags & FLAG_HDGST != 0, header.flags & FLAG_DDGST != 0);
+    let (hdgst, ddgst) = (
+        header.flags & FLAG_HDGST != 0,
+        header.flags & FLAG_DDGST != 0,
+    );
     if hdgst != params.hdgst {
         return Err(Fatal::new(Fes::Header, 1));
     }
@@ -212,7 +226,11 @@ fn check_plen(header: Common) -> Result<(), Fatal> {
         MAX_H2C_DATA as usize + 255 + DIGEST
     };
     if header.plen > most {
-        let fes = if header.kind == kind::CAPSULE_CMD { Fes::Header } else { Fes::TransferLimit };
+        let fes = if header.kind == kind::CAPSULE_CMD {
+            Fes::Header
+        } else {
+            Fes::TransferLimit
+        };
         return Err(Fatal::new(fes, 4));
     }
     Ok(())
@@ -222,10 +240,14 @@ fn check_plen(header: Common) -> Result<(), Fatal> {
 fn layout(header: Common, head: usize, ddgst: bool, params: Params) -> Result<Layout, Fatal> {
     let plen = header.plen;
     if plen == head && !ddgst && header.kind == kind::CAPSULE_CMD {
-        return Ok(Layout { pdo: head, len: 0, plen });
+        return Ok(Layout {
+            pdo: head,
+            len: 0,
+            plen,
+        });
     }
     // CPDA is 0: dword alignment
-    if header.pdo < head || header.pdo % 4 != 0 || header.pdo > plen {
+    if header.pdo < head || !header.pdo.is_multiple_of(4) || header.pdo > plen {
         return Err(Fatal::new(Fes::Header, 3));
     }
     if ddgst != params.ddgst {
@@ -234,7 +256,11 @@ fn layout(header: Common, head: usize, ddgst: bool, params: Params) -> Result<La
     let digest = if ddgst { DIGEST } else { 0 };
     match (plen - header.pdo).checked_sub(digest) {
         None | Some(0) => Err(Fatal::new(Fes::Header, 4)),
-        Some(len) => Ok(Layout { pdo: header.pdo, len, plen }),
+        Some(len) => Ok(Layout {
+            pdo: header.pdo,
+            len,
+            plen,
+        }),
     }
 }
 
@@ -258,7 +284,10 @@ impl Head {
         bytes[0] = kind;
         bytes[1] = flags | if params.hdgst { FLAG_HDGST } else { 0 };
         bytes[2] = DATA_HLEN as u8;
-        Self { bytes, len: DATA_HLEN }
+        Self {
+            bytes,
+            len: DATA_HLEN,
+        }
     }
 
     #[inline]
@@ -324,7 +353,14 @@ pub fn r2t(cid: u16, ttag: u16, len: u32, params: Params) -> Head {
 
 /// The part of a C2HData PDU before its data. `success`: no CapsuleResp follows.
 #[inline]
-pub fn c2h_data(cid: u16, offset: u32, len: u32, last: bool, success: bool, params: Params) -> Head {
+pub fn c2h_data(
+    cid: u16,
+    offset: u32,
+    len: u32,
+    last: bool,
+    success: bool,
+    params: Params,
+) -> Head {
     let flags = if last { FLAG_LAST } else { 0 }
         | if success { FLAG_SUCCESS } else { 0 }
         | if params.ddgst { FLAG_DDGST } else { 0 };
@@ -336,7 +372,10 @@ pub fn c2h_data(cid: u16, offset: u32, len: u32, last: bool, success: bool, para
     let pdo = size.next_multiple_of(params.align);
     head.bytes[3] = pdo as u8;
     head.len = pdo;
-    head.seal(params, pdo + len as usize + if params.ddgst { DIGEST } else { 0 });
+    head.seal(
+        params,
+        pdo + len as usize + if params.ddgst { DIGEST } else { 0 },
+    );
     head
 }
 
@@ -357,7 +396,14 @@ mod tests {
         let mut req = icreq();
         (req[10], req[11]) = (31, 3);
         let (params, resp) = negotiate(&req).unwrap();
-        assert_eq!(params, Params { hdgst: true, ddgst: true, align: 128 });
+        assert_eq!(
+            params,
+            Params {
+                hdgst: true,
+                ddgst: true,
+                align: 128
+            }
+        );
         assert_eq!((resp[0], resp[2], resp[4], resp[11]), (1, 128, 128, 3));
         assert_eq!(u32_at(&resp, 12), MAX_H2C_DATA);
         for (at, value, fes, fei) in [
@@ -370,14 +416,28 @@ mod tests {
         ] {
             let mut bad = req;
             bad[at] = value;
-            assert_eq!(negotiate(&bad).unwrap_err(), Fatal::new(fes, fei), "byte {at} = {value}");
+            assert_eq!(
+                negotiate(&bad).unwrap_err(),
+                Fatal::new(fes, fei),
+                "byte {at} = {value}"
+            );
         }
     }
 
     #[test]
     fn data_is_aligned_as_the_host_asked() {
-        for (hpda, hdgst, pdo) in [(0, false, 24), (0, true, 28), (1, false, 24), (1, true, 32), (31, true, 128)] {
-            let params = Params { hdgst, ddgst: false, align: (hpda + 1) * 4 };
+        for (hpda, hdgst, pdo) in [
+            (0, false, 24),
+            (0, true, 28),
+            (1, false, 24),
+            (1, true, 32),
+            (31, true, 128),
+        ] {
+            let params = Params {
+                hdgst,
+                ddgst: false,
+                align: (hpda + 1) * 4,
+            };
             let head = c2h_data(1, 0, 512, true, false, params);
             assert_eq!(head.as_slice().len(), pdo);
             assert_eq!(head.as_slice()[3] as usize, pdo);
@@ -387,10 +447,23 @@ mod tests {
 
     #[test]
     fn digests_are_those_of_crc32c() {
-        let params = Params { hdgst: true, ddgst: true, align: 4 };
-        let head = response(Cqe { cid: 5, ..Cqe::default() }, params);
+        let params = Params {
+            hdgst: true,
+            ddgst: true,
+            align: 4,
+        };
+        let head = response(
+            Cqe {
+                cid: 5,
+                ..Cqe::default()
+            },
+            params,
+        );
         assert_eq!(head.as_slice().len(), 28);
-        assert_eq!(crc32c::crc32c(&head.as_slice()[..24]), u32_at(head.as_slice(), 24));
+        assert_eq!(
+            crc32c::crc32c(&head.as_slice()[..24]),
+            u32_at(head.as_slice(), 24)
+        );
     }
 
     proptest! {

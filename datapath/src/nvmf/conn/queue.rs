@@ -29,7 +29,12 @@ pub struct Queue {
 impl Queue {
     /// A queue that has taken in its Connect command.
     pub fn new(grant: Grant, qid: u16) -> Self {
-        let mut queue = Self { grant, qid, head: 0, in_flight: Vec::new() };
+        let mut queue = Self {
+            grant,
+            qid,
+            head: 0,
+            in_flight: Vec::new(),
+        };
         queue.take();
         queue
     }
@@ -37,7 +42,11 @@ impl Queue {
     /// SQHD for a completion sent now.
     #[inline]
     pub fn sqhd(&self) -> u16 {
-        if self.grant.sq_flow_control { self.head as u16 } else { 0 }
+        if self.grant.sq_flow_control {
+            self.head as u16
+        } else {
+            0
+        }
     }
 
     #[inline]
@@ -81,6 +90,7 @@ impl Queue {
     }
 
     /// Commands in flight.
+    #[cfg(test)]
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }
@@ -91,7 +101,14 @@ mod tests {
     use super::*;
 
     fn queue(entries: u32, flow: bool) -> Queue {
-        Queue::new(Grant { cntlid: 1, sq_entries: entries, sq_flow_control: flow }, 1)
+        Queue::new(
+            Grant {
+                cntlid: 1,
+                sq_entries: entries,
+                sq_flow_control: flow,
+            },
+            1,
+        )
     }
 
     #[test]

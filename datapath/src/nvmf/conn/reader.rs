@@ -76,7 +76,13 @@ struct Reader {
 
 /// Serves a connection until it ends. `rest`: what was received behind the Connect command.
 pub async fn read(conn: Rc<Connection>, rest: Vec<u8>) {
-    let mut reader = Reader { conn: conn.clone(), carry: rest, body: None, submitted: false, hold: None };
+    let mut reader = Reader {
+        conn: conn.clone(),
+        carry: rest,
+        body: None,
+        submitted: false,
+        hold: None,
+    };
     match reader.run().await {
         End::Closed => conn.close(),
         End::Fatal(fatal, offender) => {
@@ -106,26 +112,26 @@ impl Reader {
         }
     }
 
-    /// Waits for bytes and takes them in.
+    /// Waits for bytes, takes them in, and sends the answers. One receive per pass of the reactor, so nobody is kept waiting by a
+    /// connection that has much to say.
     async fn receive(&mut self) -> Result<(), End> {
-        loop {
-            let mut buf = self.conn.node.take_receive_buffer();
-            let took = self.pump(&mut buf);
-            self.conn.node.give_receive_buffer(buf);
-            match took {
-                Ok(true) => break,
-                Ok(false) => self.conn.socket.readable().await?,
-                Err(end) => {
-                    // what was answered before goes out first
-                    let _ = self.conn.flush();
-                    return Err(end);
-                }
+        self.conn.socket.readable().await;
+        let mut buf = self.conn.node.take_receive_buffer();
+        let took = self.pump(&mut buf);
+        self.conn.node.give_receive_buffer(buf);
+        match took {
+            Ok(true) => {
+                self.flush()?;
+                self.report();
+                Ok(())
+            }
+            Ok(false) => Ok(()),
+            Err(end) => {
+                // what was answered before goes out first, and no view stays
+                let _ = self.conn.flush();
+                Err(end)
             }
         }
-        self.flush()?;
-        self.report();
-        crate::nvmf::yield_now().await;
-        Ok(())
     }
 
     /// One receive. `Ok(false)`: there was nothing.
@@ -140,14 +146,20 @@ impl Reader {
                 let transfer = transfers.get(body.slot);
                 let from = transfer.got;
                 let into = &mut transfer.buffer[from..from + direct];
-                self.conn.socket.try_recv(&mut [IoSliceMut::new(into), IoSliceMut::new(&mut buf[have..])])?
+                self.conn
+                    .socket
+                    .try_recv(&mut [IoSliceMut::new(into), IoSliceMut::new(&mut buf[have..])])?
             }
-            _ => self.conn.socket.try_recv(&mut [IoSliceMut::new(&mut buf[have..])])?,
+            _ => self
+                .conn
+                .socket
+                .try_recv(&mut [IoSliceMut::new(&mut buf[have..])])?,
         };
         let Some(got) = got else { return Ok(false) };
         if got == 0 {
             return Err(End::Closed);
         }
+        self.conn.batch.begin(&self.conn.node.handle);
         self.carry.clear();
         let direct = direct.min(got);
         if direct > 0 {
@@ -161,8 +173,10 @@ impl Reader {
     /// Takes the carried bytes again.
     fn again(&mut self) -> Result<(), End> {
         let bytes = std::mem::take(&mut self.carry);
-        self.feed_all(&bytes)?;
-        self.flush()
+        self.conn.batch.begin(&self.conn.node.handle);
+        let fed = self.feed_all(&bytes);
+        let flushed = self.flush();
+        fed.and(flushed)
     }
 
     /// Takes in what it can, and carries the rest.
@@ -340,6 +354,9 @@ impl Reader {
         if !self.conn.flush()? {
             self.conn.to_send.notify();
         }
+        if let Role::Io(cell) = &self.conn.role {
+            self.conn.batch.record(&self.conn.node.handle, &cell.get());
+        }
         Ok(())
     }
 
@@ -364,7 +381,7 @@ impl Reader {
         }
         self.hold = None;
         self.again()?;
-        crate::nvmf::yield_now().await;
+        self.conn.node.handle.yield_now().await;
         Ok(())
     }
 
@@ -372,7 +389,8 @@ impl Reader {
     fn report(&self) {
         let conn = &self.conn;
         let now = conn.node.handle.now();
-        if matches!(conn.role, Role::Io(_)) && now.0 - conn.reported.get().0 >= ACTIVITY_INTERVAL_NS {
+        if matches!(conn.role, Role::Io(_)) && now.0 - conn.reported.get().0 >= ACTIVITY_INTERVAL_NS
+        {
             conn.reported.set(now);
             conn.node.report_activity(conn);
         }

@@ -7,11 +7,26 @@ use keelblock_hugepages::Buffer;
 use super::pdu::{self, Cqe};
 use super::transfer::Transfer;
 use super::{Connection, Waiting};
-use crate::device::View as DeviceView;
+use crate::device::View;
 use crate::nvmf::limits::{MAX_C2H_DATA, TRANSFER_BYTES};
 use crate::nvmf::seam::{MAX_TRANSFER_BYTES, Reply, SqeBytes, StatusField};
 use crate::nvmf::sqe::Sqe;
 use crate::reactor::NetError;
+
+/// Bytes of a memory drive in the outbox.
+#[derive(Debug)]
+pub struct PassView(View);
+
+impl std::ops::Deref for PassView {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: views enter the outbox only in a step of the reader, which flushes it before it yields, and a flush leaves none: so it
+        // is still the same pass. The slice lives for one send or copy, during which no command is served.
+        unsafe { self.0.bytes() }
+    }
+}
 
 impl Connection {
     /// Puts a completion into the outbox; the reader or the writer sends it.
@@ -21,8 +36,17 @@ impl Connection {
             return;
         }
         let queue = self.queue.borrow();
-        let cqe = Cqe { dw0, dw1, sqhd: queue.sqhd(), sqid: queue.qid, cid, status: status.0 };
-        self.out.borrow_mut().put(pdu::response(cqe, self.params).as_slice());
+        let cqe = Cqe {
+            dw0,
+            dw1,
+            sqhd: queue.sqhd(),
+            sqid: queue.qid,
+            cid,
+            status: status.0,
+        };
+        self.out
+            .borrow_mut()
+            .put(pdu::response(cqe, self.params).as_slice());
     }
 
     /// Puts the completion of a command that has a status and nothing else.
@@ -33,18 +57,23 @@ impl Connection {
 
     /// Puts the data of a read, and its completion. The view must be good until the end of this pass, and the caller flushes before.
     #[inline]
-    pub fn put_view(&self, cid: u16, view: DeviceView) {
+    pub fn put_view(&self, cid: u16, view: View) {
         if self.is_closed() {
             return;
         }
+        let view = PassView(view);
         let success = !self.queue.borrow().grant.sq_flow_control;
         let head = pdu::c2h_data(cid, 0, view.len() as u32, true, success, self.params);
         let mut out = self.out.borrow_mut();
         out.put(head.as_slice());
-        let digest = self.params.ddgst.then(|| crc32c::crc32c(&view));
-        out.put_view(view);
-        if let Some(digest) = digest {
+        if self.params.ddgst {
+            // a command served later in this pass may change what the view shows: the digest is of a copy, and the copy is sent
+            let copy = view.to_vec();
+            let digest = crc32c::crc32c(&copy);
+            out.put_heap(copy);
             out.put(&digest.to_le_bytes());
+        } else {
+            out.put_view(view);
         }
         drop(out);
         if !success {
@@ -85,7 +114,10 @@ impl Connection {
             for (i, part) in reply.data.chunks(MAX_C2H_DATA).enumerate() {
                 let at = i * MAX_C2H_DATA;
                 let last = at + part.len() == total;
-                out.put(pdu::c2h_data(cid, at as u32, part.len() as u32, last, false, self.params).as_slice());
+                out.put(
+                    pdu::c2h_data(cid, at as u32, part.len() as u32, last, false, self.params)
+                        .as_slice(),
+                );
                 out.put_heap(part.to_vec());
                 if self.params.ddgst {
                     out.put(&crc32c::crc32c(part).to_le_bytes());
@@ -123,16 +155,21 @@ impl Connection {
     pub fn fetch(self: &Rc<Self>, sqe: &SqeBytes, len: usize) {
         debug_assert!(len > 0 && len <= MAX_TRANSFER_BYTES);
         let first = self.waiting.borrow().is_empty();
-        if first && self.may_transfer(len)
+        if first
+            && self.may_transfer(len)
             && let Some(buffer) = self.node.handle.buffers().try_take(len)
         {
             self.put_r2t(sqe, buffer, len);
             return;
         }
-        self.waiting.borrow_mut().push_back(Waiting { sqe: *sqe, len });
+        self.waiting
+            .borrow_mut()
+            .push_back(Waiting { sqe: *sqe, len });
         if first {
             let conn = self.clone();
-            self.node.handle.spawn("nvmf-r2t", async move { conn.grant_waiting().await });
+            self.node
+                .handle
+                .spawn("nvmf-r2t", async move { conn.grant_waiting().await });
         }
     }
 
@@ -146,7 +183,13 @@ impl Connection {
         if self.is_closed() {
             return;
         }
-        let transfer = Transfer { sqe: *sqe, buffer, len, got: 0, damaged: false };
+        let transfer = Transfer {
+            sqe: *sqe,
+            buffer,
+            len,
+            got: 0,
+            damaged: false,
+        };
         let ttag = self.transfers.borrow_mut().begin(transfer);
         if self.owing_since.get().is_none() {
             self.owing_since.set(Some(self.node.handle.now()));
@@ -159,7 +202,9 @@ impl Connection {
     /// Serves the commands that wait for buffers, in order, until none is left.
     async fn grant_waiting(self: Rc<Self>) {
         loop {
-            let Some(len) = self.waiting.borrow().front().map(|w| w.len) else { return };
+            let Some(len) = self.waiting.borrow().front().map(|w| w.len) else {
+                return;
+            };
             while !self.may_transfer(len) && !self.is_closed() {
                 self.transfers_moved.notified().await;
             }
@@ -168,7 +213,9 @@ impl Connection {
                 return;
             }
             let buffer = self.node.handle.buffers().take(len).await;
-            let Some(next) = self.waiting.borrow_mut().pop_front() else { return };
+            let Some(next) = self.waiting.borrow_mut().pop_front() else {
+                return;
+            };
             self.put_r2t(&next.sqe, buffer, next.len);
             self.to_send.notify();
         }

@@ -68,7 +68,10 @@ impl Transfers {
         self.live += 1;
         self.bytes += transfer.len;
         let slot = self.free.pop().unwrap_or_else(|| {
-            assert!(self.slots.len() < TRANSFERS_MAX, "more transfers than commands in the queue");
+            assert!(
+                self.slots.len() < TRANSFERS_MAX,
+                "more transfers than commands in the queue"
+            );
             self.slots.push(Slot::default());
             (self.slots.len() - 1) as u16
         });
@@ -81,7 +84,11 @@ impl Transfers {
     ///
     /// # Errors
     /// The PDU does not fit to any: fatal.
-    pub fn accept(&mut self, header: DataHeader, len: usize) -> Result<(u16, &mut Transfer), Fatal> {
+    pub fn accept(
+        &mut self,
+        header: DataHeader,
+        len: usize,
+    ) -> Result<(u16, &mut Transfer), Fatal> {
         let slot = header.ttag & (TRANSFERS_MAX as u16 - 1);
         let transfer = self
             .slots
@@ -107,13 +114,19 @@ impl Transfers {
 
     /// A transfer that is being received, by slot.
     pub fn get(&mut self, slot: u16) -> &mut Transfer {
-        self.slots[slot as usize].transfer.as_mut().expect("a transfer that is being received")
+        self.slots[slot as usize]
+            .transfer
+            .as_mut()
+            .expect("a transfer that is being received")
     }
 
     /// Ends a transfer: its tag is stale from now on.
     pub fn end(&mut self, slot: u16) -> Transfer {
         let entry = &mut self.slots[slot as usize];
-        let transfer = entry.transfer.take().expect("a transfer that is being received");
+        let transfer = entry
+            .transfer
+            .take()
+            .expect("a transfer that is being received");
         entry.generation = (entry.generation + 1) & (u16::MAX >> SLOT_BITS);
         self.free.push(slot);
         self.live -= 1;

@@ -39,11 +39,13 @@ pub enum Work<'v> {
 
 impl Work<'_> {
     /// Bytes that the host must send before it can run.
-    pub fn from_host(&self, sqe: Sqe<'_>) -> usize {
+    pub fn host_data(&self, sqe: Sqe<'_>) -> usize {
         match self {
             Work::Write(_, at, _) | Work::Compare(_, at) => at.len() as usize,
             Work::Deallocate(..) => sqe.sgl().len() as usize,
-            Work::Reservation if sqe.opcode() != opcode::RESERVATION_REPORT => sqe.sgl().len() as usize,
+            Work::Reservation if sqe.opcode() != opcode::RESERVATION_REPORT => {
+                sqe.sgl().len() as usize
+            }
             _ => 0,
         }
     }
@@ -96,7 +98,9 @@ fn check_other<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'
         return Err(status::INVALID_OPCODE);
     }
     if op == opcode::FLUSH && sqe.nsid() == NSID_ALL {
-        view.namespaces.iter().try_for_each(|ns| access(ns, host, true))?;
+        view.namespaces
+            .iter()
+            .try_for_each(|ns| access(ns, host, true))?;
         return Ok(Work::FlushAll);
     }
     let ns = namespace(view, sqe.nsid())?;
@@ -108,7 +112,11 @@ fn check_other<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'
         }
         opcode::WRITE_ZEROES => {
             access(ns, host, true)?;
-            Ok(Work::WriteZeroes(ns, range(ns, sqe.slba(), sqe.blocks())?, sqe.deallocate()))
+            Ok(Work::WriteZeroes(
+                ns,
+                range(ns, sqe.slba(), sqe.blocks())?,
+                sqe.deallocate(),
+            ))
         }
         opcode::VERIFY => {
             access(ns, host, false)?;
@@ -118,10 +126,15 @@ fn check_other<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'
             let needed = ((sqe.cdw(10) & 0xff) as usize + 1) * RANGE_BYTES;
             access(ns, host, true)?;
             // hosts send the room of 256 ranges whatever their number
-            if (sqe.sgl().len() as usize) < needed || sqe.sgl().len() as usize > MAX_TRANSFER_BYTES {
+            if (sqe.sgl().len() as usize) < needed || sqe.sgl().len() as usize > MAX_TRANSFER_BYTES
+            {
                 return Err(sgl_error(sqe.sgl()));
             }
-            Ok(Work::Deallocate(ns, needed, sqe.cdw(11) & ATTRIBUTE_DEALLOCATE != 0))
+            Ok(Work::Deallocate(
+                ns,
+                needed,
+                sqe.cdw(11) & ATTRIBUTE_DEALLOCATE != 0,
+            ))
         }
         _ => {
             if let Some(refused) = status::of_ana(ns.ana) {
@@ -148,7 +161,11 @@ fn access(ns: &Namespace, host: &HostId, write: bool) -> Result<(), StatusField>
     if let Some(refused) = status::of_ana(ns.ana) {
         return Err(refused);
     }
-    if ns.reservation.allows(host, write) { Ok(()) } else { Err(status::RESERVATION_CONFLICT) }
+    if ns.reservation.allows(host, write) {
+        Ok(())
+    } else {
+        Err(status::RESERVATION_CONFLICT)
+    }
 }
 
 /// Range and SGL of a command that moves NLB blocks.
@@ -166,7 +183,11 @@ fn transfer(ns: &Namespace, sqe: Sqe<'_>) -> Result<ByteRange, StatusField> {
 }
 
 fn sgl_error(sgl: Sgl) -> StatusField {
-    if sgl == Sgl::Other { status::SGL_TYPE } else { status::SGL_LENGTH }
+    if sgl == Sgl::Other {
+        status::SGL_TYPE
+    } else {
+        status::SGL_LENGTH
+    }
 }
 
 /// LBAs to bytes.

@@ -1,6 +1,6 @@
 //! Dataset Management, deallocate: every range is checked before the first is given back.
 
-use super::{Data, Run, failed, status};
+use super::{Data, Run, failed, start, status};
 use crate::nvmf::conn::reader::Taken;
 use crate::nvmf::io::check::range;
 use crate::nvmf::seam::StatusField;
@@ -24,7 +24,11 @@ pub(super) fn run(run: Run<'_>, ns: &Namespace, bytes: usize, act: bool, data: D
         return Taken::Yes;
     }
     for (slba, blocks) in ranges(&data.bytes()[..bytes]) {
-        let checked = if blocks == 0 { Ok(()) } else { range(ns, slba, blocks).map(|_| ()) };
+        let checked = if blocks == 0 {
+            Ok(())
+        } else {
+            range(ns, slba, blocks).map(|_| ())
+        };
         if let Err(refused) = checked {
             run.fail(refused);
             return Taken::Yes;
@@ -38,25 +42,23 @@ pub(super) fn run(run: Run<'_>, ns: &Namespace, bytes: usize, act: bool, data: D
         Ok(buffer) => buffer,
         Err(taken) => return taken,
     };
-    let ns = NamespaceRef::new(run.view, ns);
-    let node = run.conn.node.clone();
-    let begun_at = node.handle.now();
-    run.operate("nvmf-deallocate", async move {
+    let (ns, operation) = (NamespaceRef::new(run.view, ns), run.operation());
+    start(run.conn, "nvmf-deallocate", async move {
         let mut total = 0;
         for (slba, blocks) in ranges(&buffer[..bytes]).filter(|(_, blocks)| *blocks > 0) {
             let at = match range(&ns, slba, blocks) {
                 Ok(at) => at,
-                Err(refused) => return refused,
+                Err(refused) => return operation.complete(refused),
             };
             if let Err(e) = ns.volume.deallocate(at).await {
-                return failed(&ns, e);
+                return operation.complete(failed(&ns, e));
             }
             total += at.len();
         }
         if let Some(stats) = &ns.stats {
-            stats.discard_done(total, node.handle.now().since(begun_at).as_nanos() as u64);
+            stats.discard_done(total, operation.elapsed_ns());
         }
-        StatusField::SUCCESS
+        operation.complete(StatusField::SUCCESS);
     });
     Taken::Yes
 }

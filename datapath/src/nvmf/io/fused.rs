@@ -8,6 +8,7 @@ use std::rc::Rc;
 use keelblock_hugepages::Buffer;
 
 use super::check::{Work, check};
+use super::operation::{Operation, start};
 use super::{Data, Run, plain, status};
 use crate::nvmf::conn::Connection;
 use crate::nvmf::conn::reader::{Capsule, Taken};
@@ -96,7 +97,11 @@ fn first(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
         Err(taken) => return taken,
     };
     run.conn.queue.borrow_mut().begin(run.sqe.cid());
-    run.conn.fused.borrow_mut().first = Some(Half { sqe: *sqe, data, damaged: false });
+    run.conn.fused.borrow_mut().first = Some(Half {
+        sqe: *sqe,
+        data,
+        damaged: false,
+    });
     Taken::Yes
 }
 
@@ -112,13 +117,23 @@ fn second(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
     let first = run.conn.fused.borrow_mut().first.take();
     let compare = first.expect("a first half is pending");
     run.conn.queue.borrow_mut().begin(run.sqe.cid());
-    let pair = Pair { compare, write: Half { sqe: *sqe, data, damaged: false } };
+    let pair = Pair {
+        compare,
+        write: Half {
+            sqe: *sqe,
+            data,
+            damaged: false,
+        },
+    };
     if let Err((a, b)) = pair.check(run.view, run.conn) {
         pair.complete(run.conn, a, b);
         return Taken::Yes;
     }
-    let fetch: Vec<SqeBytes> =
-        [&pair.compare, &pair.write].into_iter().filter(|half| half.data.is_none()).map(|half| half.sqe).collect();
+    let fetch: Vec<SqeBytes> = [&pair.compare, &pair.write]
+        .into_iter()
+        .filter(|half| half.data.is_none())
+        .map(|half| half.sqe)
+        .collect();
     if fetch.is_empty() {
         pair.run(run.conn, run.view);
         return Taken::Yes;
@@ -134,10 +149,17 @@ fn second(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
 pub(super) fn data_arrived(run: Run<'_>, transfer: Transfer) {
     let cid = run.sqe.cid();
     let mut fused = run.conn.fused.borrow_mut();
-    let found = fused.pairs.iter().position(|p| p.compare.cid() == cid || p.write.cid() == cid);
+    let found = fused
+        .pairs
+        .iter()
+        .position(|p| p.compare.cid() == cid || p.write.cid() == cid);
     let at = found.expect("fused data belongs to a pair");
     let pair = &mut fused.pairs[at];
-    let half = if pair.compare.cid() == cid { &mut pair.compare } else { &mut pair.write };
+    let half = if pair.compare.cid() == cid {
+        &mut pair.compare
+    } else {
+        &mut pair.write
+    };
     half.data = Some(transfer.buffer);
     half.damaged = transfer.damaged;
     if pair.compare.data.is_some() && pair.write.data.is_some() {
@@ -153,13 +175,18 @@ pub(super) fn data_arrived(run: Run<'_>, transfer: Transfer) {
 impl Pair {
     /// Whether the two may run, now.
     fn check(&self, view: &View, conn: &Connection) -> Result<(), (StatusField, StatusField)> {
-        if Sqe(&self.write.sqe).opcode() != opcode::WRITE || self.compare.extent() != self.write.extent() {
+        if Sqe(&self.write.sqe).opcode() != opcode::WRITE
+            || self.compare.extent() != self.write.extent()
+        {
             return Err((status::INVALID_FIELD, status::INVALID_FIELD));
         }
         let one = |half: &Half| match check(view, &conn.host, Sqe(&half.sqe)) {
             Err(refused) => Err(refused),
             Ok(_) if half.damaged => Err(status::TRANSPORT),
-            Ok(_) if half.data.is_none() && !matches!(Sqe(&half.sqe).sgl(), Sgl::Transport { .. }) => {
+            Ok(_)
+                if half.data.is_none()
+                    && !matches!(Sqe(&half.sqe).sgl(), Sgl::Transport { .. }) =>
+            {
                 Err(status::SGL_LENGTH)
             }
             Ok(_) => Ok(()),
@@ -178,23 +205,19 @@ impl Pair {
             unreachable!("checked just before");
         };
         let ns = NamespaceRef::new(view, ns);
-        let (a, b) = (self.compare.cid(), self.write.cid());
-        let done = conn.clone();
-        let operation = async move {
-            let (Some(expect), Some(new)) = (self.compare.data, self.write.data) else { return };
-            let (_expect, _new, result) = ns.volume.compare_and_write(at, expect, new, fua).await;
+        let operation = Operation::new(conn, self.compare.cid(), Some(self.write.cid()));
+        let (Some(expect), Some(new)) = (self.compare.data, self.write.data) else {
+            unreachable!("a pair runs when it has its data");
+        };
+        start(conn, "nvmf-compare-and-write", async move {
+            let (_buffers, result) = ns.volume.compare_and_write(at, expect, new, fua).await;
             let (first, second) = match result {
                 Ok(()) => (StatusField::SUCCESS, StatusField::SUCCESS),
                 Err(VolumeError::Miscompare) => (status::COMPARE_FAILURE, status::FUSED_FAILED),
                 Err(e) => (status::of_volume(e), status::FUSED_FAILED),
             };
             super::other_done(&ns, first);
-            done.complete(a, first);
-            done.complete(b, second);
-        };
-        if !conn.operate("nvmf-compare-and-write", operation) {
-            conn.complete(a, status::INTERRUPTED);
-            conn.complete(b, status::INTERRUPTED);
-        }
+            operation.complete_pair(first, second);
+        });
     }
 }

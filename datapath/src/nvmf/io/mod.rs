@@ -7,13 +7,14 @@
 pub mod check;
 mod deallocate;
 pub mod fused;
+mod operation;
 
-use std::future::Future;
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
 
 use self::check::{Work, check};
+use self::operation::{Operation, start};
 use super::conn::Connection;
 use super::conn::reader::{Capsule, Taken};
 use super::conn::transfer::Transfer;
@@ -63,14 +64,26 @@ impl Data<'_> {
 /// A buffer for the capsule that the reader is at: the one it waited for, or a free one.
 fn spare(conn: &Connection, len: usize) -> Result<Buffer, Taken> {
     let waited_for = conn.spare.take().filter(|buffer| buffer.len() >= len);
-    waited_for.or_else(|| conn.node.handle.buffers().try_take(len)).ok_or(Taken::NeedsBuffer(len))
+    waited_for
+        .or_else(|| conn.node.handle.buffers().try_take(len))
+        .ok_or(Taken::NeedsBuffer(len))
 }
 
 /// A capsule of an I/O queue.
 #[inline]
-pub fn command(conn: &Rc<Connection>, cell: &ViewCell, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+pub fn command(
+    conn: &Rc<Connection>,
+    cell: &ViewCell,
+    sqe: &SqeBytes,
+    capsule: Capsule<'_>,
+) -> Taken {
     let view = cell.get();
-    let run = Run { conn, view: &view, sqe: Sqe(sqe), begun: false };
+    let run = Run {
+        conn,
+        view: &view,
+        sqe: Sqe(sqe),
+        begun: false,
+    };
     if run.sqe.fuse() != 0 || conn.fused.borrow().half_pending() {
         return fused::command(run, sqe, capsule);
     }
@@ -87,7 +100,7 @@ fn plain(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
             return Taken::Yes;
         }
     };
-    let needed = work.from_host(run.sqe);
+    let needed = work.host_data(run.sqe);
     if needed > 0 && matches!(run.sqe.sgl(), Sgl::Transport { .. }) {
         run.conn.queue.borrow_mut().begin(run.sqe.cid());
         run.conn.fetch(sqe, needed);
@@ -100,7 +113,12 @@ fn plain(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
 pub fn data_arrived(conn: &Rc<Connection>, cell: &ViewCell, transfer: Transfer) {
     let view = cell.get();
     let sqe = transfer.sqe;
-    let run = Run { conn, view: &view, sqe: Sqe(&sqe), begun: true };
+    let run = Run {
+        conn,
+        view: &view,
+        sqe: Sqe(&sqe),
+        begun: true,
+    };
     if run.sqe.fuse() != 0 {
         return fused::data_arrived(run, transfer);
     }
@@ -126,19 +144,27 @@ impl<'a> Run<'a> {
             Work::Deallocate(ns, bytes, act) => return deallocate::run(self, ns, bytes, act, data),
             Work::WriteZeroes(ns, at, deallocate) => self.write_zeroes(ns, at, deallocate),
             Work::Verify(ns, at) => {
-                let ns = NamespaceRef::new(self.view, ns);
-                self.operate("nvmf-verify", async move {
+                let (ns, operation) = (NamespaceRef::new(self.view, ns), self.operation());
+                start(self.conn, "nvmf-verify", async move {
                     let status = of(ns.volume.verify(at).await);
-                    other_done(&ns, status)
+                    operation.complete(other_done(&ns, status));
                 });
             }
             Work::Flush(ns) => self.flush(vec![NamespaceRef::new(self.view, ns)]),
             Work::FlushAll => {
-                self.flush(self.view.namespaces.iter().map(|ns| NamespaceRef::new(self.view, ns)).collect());
+                self.flush(
+                    self.view
+                        .namespaces
+                        .iter()
+                        .map(|ns| NamespaceRef::new(self.view, ns))
+                        .collect(),
+                );
             }
             Work::Reservation => {
                 self.begin();
-                self.conn.node.forward_reservation(self.conn, self.sqe.0, data.bytes().to_vec());
+                self.conn
+                    .node
+                    .forward_reservation(self.conn, self.sqe.0, data.bytes().to_vec());
             }
         }
         Taken::Yes
@@ -163,7 +189,11 @@ impl<'a> Run<'a> {
     /// Answers with an error.
     #[cold]
     fn fail(&self, status: StatusField) {
-        if let Some(stats) = self.view.namespace(self.sqe.nsid()).and_then(|ns| ns.stats.as_ref()) {
+        if let Some(stats) = self
+            .view
+            .namespace(self.sqe.nsid())
+            .and_then(|ns| ns.stats.as_ref())
+        {
             stats.failed();
         }
         let report = ErrorReport {
@@ -176,11 +206,20 @@ impl<'a> Run<'a> {
         self.answer(status);
     }
 
+    /// The batch counts one namespace at a time.
+    #[inline]
+    fn count_for(&self, ns: &Namespace) {
+        if self.conn.batch.is_of_another(ns) {
+            self.conn.batch.record(&self.conn.node.handle, self.view);
+        }
+    }
+
     #[inline]
     fn read(self, ns: &Namespace, at: ByteRange) {
         let cid = self.sqe.cid();
         match ns.volume.read_now(at) {
             Some(Ok(view)) => {
+                self.count_for(ns);
                 self.conn.batch.read(ns, at.len());
                 self.conn.put_view(cid, view);
             }
@@ -190,35 +229,30 @@ impl<'a> Run<'a> {
     }
 
     fn read_later(self, ns: &Namespace, at: ByteRange) {
-        let (conn, ns, cid) = (self.conn.clone(), NamespaceRef::new(self.view, ns), self.sqe.cid());
+        let (ns, operation) = (NamespaceRef::new(self.view, ns), self.operation());
         let len = at.len() as usize;
-        let begun_at = conn.node.handle.now();
-        conn.reading.set(conn.reading.get() + len);
-        self.begin();
-        let operation = async move {
-            let buffer = conn.node.handle.buffers().take(len).await;
+        let reading = Reading::new(self.conn, len);
+        start(self.conn, "nvmf-read", async move {
+            let buffer = operation.conn().node.handle.buffers().take(len).await;
             let (buffer, result) = ns.volume.read(at, buffer).await;
-            conn.reading.set(conn.reading.get() - len);
+            drop(reading);
             match result {
                 Ok(()) => {
                     if let Some(stats) = &ns.stats {
-                        stats.read_done(len as u64, conn.node.handle.now().since(begun_at).as_nanos() as u64);
+                        stats.read_done(len as u64, operation.elapsed_ns());
                     }
-                    conn.complete_read(cid, buffer, len);
+                    operation.complete_read(buffer, len);
                 }
-                Err(e) => conn.complete(cid, failed(&ns, e)),
+                Err(e) => operation.complete(failed(&ns, e)),
             }
-        };
-        if !self.conn.operate("nvmf-read", operation) {
-            self.conn.reading.set(self.conn.reading.get() - len);
-            self.conn.complete(cid, status::INTERRUPTED);
-        }
+        });
     }
 
     #[inline]
     fn write(self, ns: &Namespace, at: ByteRange, fua: bool, data: Data<'_>) -> Taken {
         match ns.volume.write_now(at, data.bytes(), fua) {
             Some(Ok(())) => {
+                self.count_for(ns);
                 self.conn.batch.write(ns, at.len());
                 self.answer(StatusField::SUCCESS);
                 Taken::Yes
@@ -236,19 +270,15 @@ impl<'a> Run<'a> {
             Ok(buffer) => buffer,
             Err(taken) => return taken,
         };
-        let ns = NamespaceRef::new(self.view, ns);
-        let node = self.conn.node.clone();
-        let begun_at = node.handle.now();
-        self.operate("nvmf-write", async move {
+        let (ns, operation) = (NamespaceRef::new(self.view, ns), self.operation());
+        start(self.conn, "nvmf-write", async move {
             let (_buffer, result) = ns.volume.write(at, buffer, fua).await;
             match (result, &ns.stats) {
-                (Ok(()), Some(stats)) => {
-                    stats.write_done(at.len(), node.handle.now().since(begun_at).as_nanos() as u64);
-                }
-                (Err(e), _) => return failed(&ns, e),
-                _ => {}
+                (Ok(()), Some(stats)) => stats.write_done(at.len(), operation.elapsed_ns()),
+                (Err(e), _) => return operation.complete(failed(&ns, e)),
+                (Ok(()), None) => {}
             }
-            StatusField::SUCCESS
+            operation.complete(StatusField::SUCCESS);
         });
         Taken::Yes
     }
@@ -258,32 +288,33 @@ impl<'a> Run<'a> {
             Ok(buffer) => buffer,
             Err(taken) => return taken,
         };
-        let ns = NamespaceRef::new(self.view, ns);
-        self.operate("nvmf-compare", async move {
+        let (ns, operation) = (NamespaceRef::new(self.view, ns), self.operation());
+        start(self.conn, "nvmf-compare", async move {
             let (_buffer, result) = ns.volume.compare(at, buffer).await;
-            other_done(&ns, of(result))
+            operation.complete(other_done(&ns, of(result)));
         });
         Taken::Yes
     }
 
     fn write_zeroes(self, ns: &Namespace, at: ByteRange, deallocate: bool) {
-        let ns = NamespaceRef::new(self.view, ns);
-        let node = self.conn.node.clone();
-        let begun_at = node.handle.now();
-        self.operate("nvmf-write-zeroes", async move {
+        let (ns, operation) = (NamespaceRef::new(self.view, ns), self.operation());
+        start(self.conn, "nvmf-write-zeroes", async move {
             let status = of(ns.volume.write_zeroes(at, deallocate).await);
             match &ns.stats {
                 Some(stats) if status.is_success() => {
-                    stats.discard_done(at.len(), node.handle.now().since(begun_at).as_nanos() as u64);
-                    status
+                    stats.discard_done(at.len(), operation.elapsed_ns())
                 }
-                _ => other_done(&ns, status),
+                _ => {
+                    other_done(&ns, status);
+                }
             }
+            operation.complete(status);
         });
     }
 
     fn flush(self, namespaces: Vec<NamespaceRef>) {
-        self.operate("nvmf-flush", async move {
+        let operation = self.operation();
+        start(self.conn, "nvmf-flush", async move {
             let mut status = StatusField::SUCCESS;
             for ns in &namespaces {
                 let one = other_done(ns, of(ns.volume.flush().await));
@@ -291,21 +322,36 @@ impl<'a> Run<'a> {
                     status = one;
                 }
             }
-            status
+            operation.complete(status);
         });
     }
 
-    /// Runs an operation that ends in a status.
-    fn operate(self, name: &'static str, work: impl Future<Output = StatusField> + 'static) {
+    /// The command becomes an operation.
+    fn operation(&self) -> Operation {
         self.begin();
-        let (conn, cid) = (self.conn.clone(), self.sqe.cid());
-        let operation = async move {
-            let status = work.await;
-            conn.complete(cid, status);
-        };
-        if !self.conn.operate(name, operation) {
-            self.conn.complete(cid, status::INTERRUPTED);
+        Operation::new(self.conn, self.sqe.cid(), None)
+    }
+}
+
+/// Bytes that a read on its way will add to the outbox.
+struct Reading {
+    conn: Rc<Connection>,
+    bytes: usize,
+}
+
+impl Reading {
+    fn new(conn: &Rc<Connection>, bytes: usize) -> Self {
+        conn.reading.set(conn.reading.get() + bytes);
+        Self {
+            conn: conn.clone(),
+            bytes,
         }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.conn.reading.set(self.conn.reading.get() - self.bytes);
     }
 }
 
@@ -324,7 +370,11 @@ fn failed(ns: &Namespace, e: VolumeError) -> StatusField {
 /// Counts a command that is neither read nor write.
 fn other_done(ns: &Namespace, status: StatusField) -> StatusField {
     if let Some(stats) = &ns.stats {
-        if status.is_success() { stats.other_done() } else { stats.failed() }
+        if status.is_success() {
+            stats.other_done()
+        } else {
+            stats.failed()
+        }
     }
     status
 }
