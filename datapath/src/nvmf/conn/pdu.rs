@@ -83,9 +83,6 @@ impl Common {
 /// A fatal error that names the field (NVMe/TCP 3.6.2.2).
 pub fn negotiate(req: &[u8; IC]) -> Result<(Params, [u8; IC]), Fatal> {
     let header = Common::parse(req);
-    if header.kind != kind::IC_REQ {
-        return Err(Fatal::new(Fes::Sequence, 0));
-    }
     check_ic(header)?;
     if u16_at(req, 8) != 0 {
         return Err(Fatal::new(Fes::Unsupported, 8));
