@@ -1,0 +1,200 @@
+//! Events on their way to the control process: from reactors and drives into one bounded queue, from there to whoever watches.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use keelblock_api::datapath::event::What;
+use keelblock_api::datapath::{self as proto, Event};
+use tokio::sync::{Mutex, mpsc, watch};
+use tonic::Status;
+
+use crate::nvmf::seam::TargetEvent;
+use crate::reactor::ReactorId;
+
+/// Events that wait for a watcher. Those of the target wait on reactor 0 beyond that; drive and task reports beyond it are only logged.
+const EVENTS_MAX: usize = 1024;
+
+/// Where events go in. Can be used on any thread.
+#[derive(Clone, Debug)]
+pub struct EventSink(mpsc::Sender<Event>);
+
+/// Where events come out: one watcher at a time.
+#[derive(Clone, Debug)]
+pub struct Events {
+    queue: Arc<Mutex<mpsc::Receiver<Event>>>,
+    /// Number of the watcher that is served; a newer one ends it.
+    turn: watch::Sender<u64>,
+}
+
+/// Makes the queue.
+pub fn channel() -> (EventSink, Events) {
+    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+    let events = Events {
+        queue: Arc::new(Mutex::new(receiver)),
+        turn: watch::Sender::new(0),
+    };
+    (EventSink(sender), events)
+}
+
+impl EventSink {
+    /// A drive takes no more writes.
+    pub fn drive_failed(&self, drive_id: &str, error: &str) {
+        self.report(What::DriveFailed(proto::DriveFailed {
+            drive_id: drive_id.to_owned(),
+            error: error.to_owned(),
+        }));
+    }
+
+    /// A task held its core for too long.
+    pub fn task_stalled(&self, reactor: ReactorId, task: &str, held: Duration) {
+        self.report(What::TaskStalled(proto::TaskStalled {
+            reactor: u32::from(reactor.0),
+            task: task.to_owned(),
+            held_us: u64::try_from(held.as_micros()).unwrap_or(u64::MAX),
+        }));
+    }
+
+    /// An event of the target; waits for room.
+    pub async fn target(&self, event: TargetEvent) {
+        // No receiver: the process is ending.
+        let _ = self.0.send(stamped(of_target(event))).await;
+    }
+
+    fn report(&self, what: What) {
+        if self.0.try_send(stamped(what)).is_err() {
+            tracing::warn!(
+                "an event was not kept for the control process: {EVENTS_MAX} are waiting"
+            );
+        }
+    }
+}
+
+impl Events {
+    /// Serves a new watcher; the one before it is told that it was replaced. The stream also ends when the watcher goes away.
+    pub fn watch(&self) -> mpsc::Receiver<Result<Event, Status>> {
+        // One event on its way: what a watcher that dies leaves behind is at most that.
+        let (to_watcher, stream) = mpsc::channel(1);
+        let mut mine = 0;
+        self.turn.send_modify(|turn| {
+            *turn += 1;
+            mine = *turn;
+        });
+        let (queue, mut turn) = (Arc::clone(&self.queue), self.turn.subscribe());
+        tokio::spawn(async move {
+            let replaced = async {
+                // An error means that the process is ending.
+                let _ = turn.wait_for(|&now| now != mine).await;
+            };
+            tokio::select! {
+                biased;
+                () = replaced => {
+                    let _ = to_watcher.try_send(Err(Status::aborted("another Watch has begun")));
+                }
+                () = pump(&queue, &to_watcher) => {}
+            }
+        });
+        stream
+    }
+}
+
+/// Moves events until the watcher is gone. An event is taken only when there is room for it, so none is lost by being replaced.
+async fn pump(
+    queue: &Mutex<mpsc::Receiver<Event>>,
+    to_watcher: &mpsc::Sender<Result<Event, Status>>,
+) {
+    let mut queue = queue.lock().await;
+    while let Ok(room) = to_watcher.reserve().await {
+        let event = tokio::select! {
+            () = to_watcher.closed() => return,
+            event = queue.recv() => event,
+        };
+        match event {
+            Some(event) => room.send(Ok(event)),
+            None => return,
+        }
+    }
+}
+
+fn stamped(what: What) -> Event {
+    Event {
+        unix_ms: unix_ms(),
+        what: Some(what),
+    }
+}
+
+/// Milliseconds since 1970, for people.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn of_target(event: TargetEvent) -> What {
+    let host = |nqn: Arc<str>, host_nqn, peer: std::net::SocketAddr| proto::HostEvent {
+        nqn: nqn.to_string(),
+        host_nqn,
+        peer: peer.to_string(),
+    };
+    match event {
+        TargetEvent::ReservationChanged {
+            nqn,
+            nsid,
+            generation,
+            state,
+        } => What::Reservation(proto::ReservationChanged {
+            nqn: nqn.to_string(),
+            nsid,
+            generation,
+            state,
+        }),
+        TargetEvent::HostConnected {
+            nqn,
+            host_nqn,
+            peer,
+        } => What::HostConnected(host(nqn, host_nqn, peer)),
+        TargetEvent::HostDisconnected {
+            nqn,
+            host_nqn,
+            peer,
+        } => What::HostDisconnected(host(nqn, host_nqn, peer)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drive_of(event: Option<Result<Event, Status>>) -> String {
+        match event.unwrap().unwrap().what.unwrap() {
+            What::DriveFailed(f) => f.drive_id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_watcher_ends_the_former_and_gets_what_waits() {
+        let (sink, events) = channel();
+        let mut first = events.watch();
+        sink.drive_failed("a", "");
+        assert_eq!(drive_of(first.recv().await), "a");
+        let mut second = events.watch();
+        let end = first.recv().await.unwrap();
+        assert_eq!(end.unwrap_err().code(), tonic::Code::Aborted);
+        sink.drive_failed("b", "");
+        assert_eq!(drive_of(second.recv().await), "b");
+        drop(second);
+        sink.drive_failed("c", "");
+        assert_eq!(drive_of(events.watch().recv().await), "c");
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded_and_keeps_the_oldest() {
+        let (sink, events) = channel();
+        for n in 0..EVENTS_MAX + 10 {
+            sink.drive_failed(&n.to_string(), "");
+        }
+        let mut watcher = events.watch();
+        for n in 0..EVENTS_MAX {
+            assert_eq!(drive_of(watcher.recv().await), n.to_string());
+        }
+    }
+}

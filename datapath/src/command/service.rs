@@ -1,0 +1,307 @@
+//! The side of the command service on the service thread: the gRPC methods.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use keelblock_api::datapath as proto;
+use keelblock_api::datapath::datapath_server::Datapath;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::commander::PreparedDrive;
+use super::convert::{export_of, volume_id};
+use super::{CommandError, Commander, Events, Job};
+use crate::device::{DeviceSource, DeviceSpec};
+use crate::store::Name;
+
+/// How long a command's answer is waited for. Its work goes on; asked again, the answer is what came of it.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What is known of this process once it serves.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Random at each start.
+    pub incarnation: [u8; 16],
+    /// Where hosts connect.
+    pub nvme_address: std::net::SocketAddr,
+    /// The reactors.
+    pub reactors: Vec<proto::Reactor>,
+    /// Bytes of DMA memory.
+    pub memory_bytes: u64,
+    /// Whether it is hugepages.
+    pub hugepages: bool,
+    /// When the process started.
+    pub started_unix_ms: u64,
+}
+
+/// The `keelblock.datapath.v1.Datapath` service.
+pub struct Service {
+    facts: Facts,
+    jobs: mpsc::Sender<Job>,
+    events: Events,
+    /// Cluster and node, fixed by the first Hello.
+    serves: OnceLock<(String, String)>,
+    /// Drives are prepared for one command at a time: two would be in each other's way over the locks.
+    preparing: Arc<Mutex<()>>,
+}
+
+type EventStream = Pin<Box<dyn Stream<Item = Result<proto::Event, Status>> + Send>>;
+
+impl Service {
+    /// A service that sends its jobs to reactor 0 through `jobs`.
+    pub fn new(facts: Facts, jobs: mpsc::Sender<Job>, events: Events) -> Self {
+        Self {
+            facts,
+            jobs,
+            events,
+            serves: OnceLock::new(),
+            preparing: Arc::default(),
+        }
+    }
+
+    /// Has `job` run on reactor 0 and waits for its answer.
+    async fn ask<T, F, Fut>(&self, job: F) -> Result<T, Status>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Commander>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, CommandError>> + 'static,
+    {
+        ask(&self.jobs, job).await
+    }
+}
+
+async fn ask<T, F, Fut>(jobs: &mpsc::Sender<Job>, job: F) -> Result<T, Status>
+where
+    T: Send + 'static,
+    F: FnOnce(Rc<Commander>) -> Fut + Send + 'static,
+    Fut: Future<Output = Result<T, CommandError>> + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    let job: Job = Box::new(move |commander| {
+        Box::pin(async move {
+            // Whoever asked may have given up.
+            let _ = answer.send(job(commander).await);
+        })
+    });
+    jobs.try_send(job).map_err(|e| match e {
+        mpsc::error::TrySendError::Full(_) => {
+            Status::resource_exhausted("too many commands are waiting: try again")
+        }
+        mpsc::error::TrySendError::Closed(_) => ending(),
+    })?;
+    match tokio::time::timeout(ANSWER_TIMEOUT, answered).await {
+        Ok(Ok(result)) => result.map_err(Status::from),
+        Ok(Err(_)) => Err(ending()),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "not done after {} s; it goes on: ask again",
+            ANSWER_TIMEOUT.as_secs()
+        ))),
+    }
+}
+
+fn ending() -> Status {
+    Status::unavailable("the data path is ending")
+}
+
+/// Prepares the drives of a pool that are not open, then opens the pool. Runs to its end whether or not anyone waits.
+async fn open_pool(
+    preparing: Arc<Mutex<()>>,
+    jobs: mpsc::Sender<Job>,
+    request: proto::OpenPoolRequest,
+) -> Result<proto::Pool, Status> {
+    let _one = preparing.lock().await;
+    let id = Name::new(&request.pool_id).map_err(CommandError::from)?;
+    if request.drives.is_empty() {
+        return Err(CommandError::field("drives", "a pool has at least one").into());
+    }
+    let open = ask(&jobs, |c| async move { Ok(c.open_drives()) }).await?;
+    let (drives, format) = (request.drives, request.format);
+    let prepared = tokio::task::spawn_blocking(move || prepare(drives, &open));
+    let drives = prepared
+        .await
+        .map_err(|e| Status::internal(e.to_string()))??;
+    ask(&jobs, move |c| async move {
+        c.open_pool(id, drives, format).await
+    })
+    .await
+}
+
+fn prepare(
+    drives: Vec<proto::DriveSpec>,
+    open: &BTreeMap<Name, String>,
+) -> Result<Vec<PreparedDrive>, CommandError> {
+    let prepare = |drive: proto::DriveSpec| {
+        let id = Name::new(&drive.drive_id)?;
+        let source = match open.contains_key(&id) {
+            true => None,
+            false => {
+                let spec = DeviceSpec::parse(&drive.path)?;
+                Some(DeviceSource::prepare(&spec, drive.size_bytes)?)
+            }
+        };
+        Ok(PreparedDrive {
+            id,
+            path: drive.path,
+            source,
+        })
+    };
+    drives.into_iter().map(prepare).collect()
+}
+
+#[tonic::async_trait]
+impl Datapath for Service {
+    async fn hello(
+        &self,
+        request: Request<proto::HelloRequest>,
+    ) -> Result<Response<proto::HelloReply>, Status> {
+        let request = request.into_inner();
+        let asked = (request.cluster_id, request.node_id);
+        let serves = self.serves.get_or_init(|| asked.clone());
+        if *serves != asked {
+            return Err(Status::failed_precondition(format!(
+                "this data path serves node {} of cluster {}, not node {} of cluster {}",
+                serves.1, serves.0, asked.1, asked.0
+            )));
+        }
+        let facts = &self.facts;
+        Ok(Response::new(proto::HelloReply {
+            incarnation: uuid::Uuid::from_bytes(facts.incarnation).to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            nvme_address: facts.nvme_address.to_string(),
+            reactors: facts.reactors.clone(),
+            memory_bytes: facts.memory_bytes,
+            hugepages: facts.hugepages,
+            started_unix_ms: facts.started_unix_ms,
+        }))
+    }
+
+    async fn open_pool(
+        &self,
+        request: Request<proto::OpenPoolRequest>,
+    ) -> Result<Response<proto::Pool>, Status> {
+        // A task of its own: a caller that gives up must not leave drives locked and in no pool.
+        let work = open_pool(
+            Arc::clone(&self.preparing),
+            self.jobs.clone(),
+            request.into_inner(),
+        );
+        let done = tokio::spawn(work).await;
+        done.map_err(|e| Status::internal(e.to_string()))?
+            .map(Response::new)
+    }
+
+    async fn list_pools(
+        &self,
+        _: Request<proto::ListPoolsRequest>,
+    ) -> Result<Response<proto::ListPoolsReply>, Status> {
+        let pools = self.ask(|c| async move { Ok(c.list_pools()) }).await?;
+        Ok(Response::new(proto::ListPoolsReply { pools }))
+    }
+
+    async fn create_volume(
+        &self,
+        request: Request<proto::CreateVolumeRequest>,
+    ) -> Result<Response<proto::Volume>, Status> {
+        let request = request.into_inner();
+        let id = volume_id(&request.volume_id)?;
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let size_bytes = request.size_bytes;
+        let volume = self.ask(move |c| async move { c.create_volume(id, pool, size_bytes).await });
+        volume.await.map(Response::new)
+    }
+
+    async fn resize_volume(
+        &self,
+        request: Request<proto::ResizeVolumeRequest>,
+    ) -> Result<Response<proto::Volume>, Status> {
+        let request = request.into_inner();
+        let (id, size_bytes) = (volume_id(&request.volume_id)?, request.size_bytes);
+        let volume = self.ask(move |c| async move { c.resize_volume(id, size_bytes).await });
+        volume.await.map(Response::new)
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<proto::DeleteVolumeRequest>,
+    ) -> Result<Response<proto::DeleteVolumeReply>, Status> {
+        let id = volume_id(&request.into_inner().volume_id)?;
+        self.ask(move |c| async move { c.delete_volume(id).await })
+            .await?;
+        Ok(Response::new(proto::DeleteVolumeReply {}))
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<proto::ListVolumesRequest>,
+    ) -> Result<Response<proto::ListVolumesReply>, Status> {
+        let volumes = self.ask(|c| async move { Ok(c.list_volumes()) }).await?;
+        Ok(Response::new(proto::ListVolumesReply { volumes }))
+    }
+
+    async fn export(
+        &self,
+        request: Request<proto::ExportRequest>,
+    ) -> Result<Response<proto::Subsystem>, Status> {
+        let config = export_of(request.into_inner())?;
+        let subsystem = self.ask(move |c| async move { c.export(config).await });
+        subsystem.await.map(Response::new)
+    }
+
+    async fn unexport(
+        &self,
+        request: Request<proto::UnexportRequest>,
+    ) -> Result<Response<proto::UnexportReply>, Status> {
+        let nqn = request.into_inner().nqn;
+        let done = self.ask(move |c| async move {
+            c.unexport(&nqn).await;
+            Ok(())
+        });
+        done.await?;
+        Ok(Response::new(proto::UnexportReply {}))
+    }
+
+    async fn list_subsystems(
+        &self,
+        _: Request<proto::ListSubsystemsRequest>,
+    ) -> Result<Response<proto::ListSubsystemsReply>, Status> {
+        let subsystems = self
+            .ask(|c| async move { Ok(c.list_subsystems().await) })
+            .await?;
+        Ok(Response::new(proto::ListSubsystemsReply { subsystems }))
+    }
+
+    type WatchStream = EventStream;
+
+    async fn watch(
+        &self,
+        _: Request<proto::WatchRequest>,
+    ) -> Result<Response<EventStream>, Status> {
+        Ok(Response::new(Box::pin(ReceiverStream::new(
+            self.events.watch(),
+        ))))
+    }
+
+    async fn commit_reservation(
+        &self,
+        request: Request<proto::CommitReservationRequest>,
+    ) -> Result<Response<proto::CommitReservationReply>, Status> {
+        let proto::CommitReservationRequest {
+            nqn,
+            nsid,
+            generation,
+        } = request.into_inner();
+        let done = self.ask(move |c| async move {
+            c.commit_reservation(&nqn, nsid, generation).await;
+            Ok(())
+        });
+        done.await?;
+        Ok(Response::new(proto::CommitReservationReply {}))
+    }
+}
