@@ -12,6 +12,8 @@ mod timers;
 mod view;
 
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod reservation_tests;
 #[cfg(test)]
 pub(in crate::nvmf) mod tests;
