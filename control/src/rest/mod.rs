@@ -1,11 +1,10 @@
 //! The REST gateway: the SDK's methods as JSON over HTTP, with its paths, beside `/metrics`, `/healthz`, `/swagger.json` and
 //! `/swagger-ui/`. `routes` is the table of methods, `gateway` turns JSON into the contracts' messages and back and calls the SDK's services in
-//! this process (`codec`), and `openapi` describes it all.
+//! this process (`codec`), and the routes and the contracts together are the description (`keelblock_api::openapi`).
 
 mod codec;
 mod gateway;
 mod metrics;
-mod openapi;
 mod routes;
 
 use crate::datapath::LinkState;
@@ -16,12 +15,13 @@ use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
 use gateway::Gateway;
 use keelblock_api::json::Codec;
+use keelblock_api::openapi;
 use std::sync::Arc;
 
 /// The gateway of a node's services.
 pub fn router(services: Services, codec: Codec) -> Result<Router, String> {
     let gateway = Arc::new(Gateway::new(services.routes(), codec)?);
-    let swagger = Arc::new(openapi::document(&gateway).to_string());
+    let swagger = Arc::new(description(&gateway)?);
     let (metrics_of, health_of) = (services.clone(), services);
     let described = Router::new()
         .route(
@@ -32,16 +32,38 @@ pub fn router(services: Services, codec: Codec) -> Result<Router, String> {
             "/swagger-ui",
             get(|| async { Redirect::permanent("/swagger-ui/") }),
         )
-        .route(
-            "/swagger-ui/",
-            get(|| async { Html(include_str!("swagger-ui.html")) }),
-        )
+        .route("/swagger-ui/", get(|| async { Html(openapi::PAGE) }))
         .route(
             "/metrics",
             get(move || async move { metrics::page(&metrics_of).await }),
         )
         .route("/healthz", get(move || async move { health(&health_of) }));
     Ok(gateway::add_routes(described, &gateway))
+}
+
+/// The OpenAPI document of all routes.
+fn description(gateway: &Gateway) -> Result<String, String> {
+    let rpcs: Vec<String> = gateway
+        .methods
+        .iter()
+        .map(|m| format!("{}/{}", m.route.service_name(), m.route.method))
+        .collect();
+    let routes: Vec<openapi::Route<'_>> = gateway
+        .methods
+        .iter()
+        .zip(&rpcs)
+        .map(|(method, rpc)| openapi::Route {
+            method: method.route.verb.name(),
+            path: method.route.path,
+            rpc,
+        })
+        .collect();
+    let document = openapi::document(
+        "Keelblock: OpenStorage SDK",
+        env!("CARGO_PKG_VERSION"),
+        &routes,
+    );
+    document.map(|d| d.to_string()).map_err(|e| e.to_string())
 }
 
 /// 200 when volumes can be used, 503 and why when not.
@@ -53,5 +75,24 @@ fn health(services: &Services) -> Response {
             format!("the data path cannot be used: {reason}\n"),
         )
             .into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_route_is_described() {
+        let gateway = Gateway::new(tonic::service::Routes::default(), Codec::new()).unwrap();
+        let document: serde_json::Value =
+            serde_json::from_str(&description(&gateway).unwrap()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let operations: usize = paths
+            .values()
+            .map(|methods| methods.as_object().unwrap().len())
+            .sum();
+        assert_eq!(operations, routes::ROUTES.len());
+        assert!(paths["/v1/volumes/inspect/{volume_id}"]["get"].is_object());
     }
 }

@@ -15,18 +15,13 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Whether the request's fields are in the body.
-    pub fn has_body(self) -> bool {
-        matches!(self, Verb::Post | Verb::Put)
-    }
-
-    /// As in an OpenAPI document.
+    /// As HTTP writes it.
     pub fn name(self) -> &'static str {
         match self {
-            Verb::Get => "get",
-            Verb::Post => "post",
-            Verb::Put => "put",
-            Verb::Delete => "delete",
+            Verb::Get => "GET",
+            Verb::Post => "POST",
+            Verb::Put => "PUT",
+            Verb::Delete => "DELETE",
         }
     }
 }
