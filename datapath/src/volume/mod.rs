@@ -19,6 +19,8 @@ mod range;
 mod registry;
 mod scratch;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};

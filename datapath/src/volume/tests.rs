@@ -1,0 +1,458 @@
+//! Volumes on running reactors: what is written is read back, from whichever reactor, while lanes move beneath.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use keelblock_api::stats::StatsPage;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::*;
+use crate::device::{DeviceSource, DeviceSpec, Latch};
+use crate::reactor::{Config, Endpoint, Handle, mesh, run};
+
+const MIB: u64 = 1 << 20;
+const ID: VolumeId = VolumeId([7; 16]);
+const SECTOR: u64 = 512;
+
+struct Seed {
+    endpoint: Endpoint<Message>,
+    stats: StatsPage,
+    done: mpsc::Sender<()>,
+}
+
+/// What a test gets on each reactor.
+#[derive(Clone)]
+struct Here {
+    handle: Handle,
+    hub: Hub,
+    volume: Volume,
+    /// On reactor 0.
+    registry: Option<Registry>,
+}
+
+/// Runs `test` on each of `reactors` reactors with a volume over one drive, cut in extents that are not in order.
+fn with_volume<F, Fut>(reactors: usize, source: DeviceSource, size: u64, test: F)
+where
+    F: Fn(Here) -> Fut + Clone + Send + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let stats = StatsPage::create(reactors as u32, 4, [0; 16], 0).unwrap();
+    let (done, wait) = mpsc::channel();
+    let seeds = mesh(reactors).into_iter().map(|endpoint| Seed {
+        endpoint,
+        stats: stats.clone(),
+        done: done.clone(),
+    });
+    let seeds = seeds.collect();
+    drop(done);
+    let config = Config {
+        buffer_bytes: 16 << 20,
+        ..Config::default()
+    };
+    let running = run(&config, seeds, move |handle: Handle, seed: Seed| {
+        let (source, test) = (source.clone(), test.clone());
+        async move {
+            let hub = Hub::start(&handle, seed.endpoint).unwrap();
+            let mut registry = None;
+            if handle.id() == ReactorId(0) {
+                registry = Some(Registry::start(&hub, seed.stats));
+                let r = registry.as_ref().unwrap();
+                assert_eq!(r.open_drive(source, Latch::new(|_| {})).await, Ok(0));
+                r.open(ID, size, extents(size)).await;
+            }
+            while hub.volume(ID).is_none() {
+                handle.sleep(Duration::from_micros(100)).await;
+            }
+            let volume = hub.volume(ID).unwrap();
+            let here = Here {
+                handle,
+                hub,
+                volume,
+                registry,
+            };
+            test(here).await;
+            seed.done.send(()).unwrap();
+        }
+    });
+    let running = running.unwrap();
+    for _ in 0..reactors {
+        // An error: a reactor panicked, and join says so.
+        if wait.recv_timeout(Duration::from_secs(120)).is_err() {
+            break;
+        }
+    }
+    running.stopper().stop();
+    running.join().unwrap();
+}
+
+/// Extents of 3 MiB and the like, the later ones first on the drive, behind the superblocks.
+fn extents(size: u64) -> Arc<[MapExtent]> {
+    let mut all = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let len = (3 * MIB).min(size - at);
+        all.push(MapExtent {
+            start: at,
+            end: at + len,
+            drive: 0,
+            drive_start: MIB + size - at - len,
+        });
+        at += len;
+    }
+    all.into()
+}
+
+fn memory(bytes: u64) -> DeviceSource {
+    DeviceSource::prepare(&DeviceSpec::Memory { bytes }, 0).unwrap()
+}
+
+fn file(dir: &tempfile::TempDir, bytes: u64) -> DeviceSource {
+    let spec = DeviceSpec::Path(dir.path().join("drive"));
+    DeviceSource::prepare(&spec, bytes).unwrap()
+}
+
+fn fresh_seed() -> u64 {
+    u64::from(StdRng::from_os_rng().random::<u32>())
+}
+
+fn range(at: u64, len: u64) -> ByteRange {
+    ByteRange::new(at, len)
+}
+
+async fn filled(here: &Here, len: u64, fill: impl Fn(u64) -> u8) -> Buffer {
+    let mut buffer = here.handle.buffers().take(len as usize).await;
+    for (n, sector) in buffer[..len as usize]
+        .chunks_mut(SECTOR as usize)
+        .enumerate()
+    {
+        sector.fill(fill(n as u64));
+    }
+    buffer
+}
+
+/// A workload of one reactor on ranges of its own, against a model of sectors that were written.
+struct Workload {
+    here: Here,
+    random: StdRng,
+    model: BTreeMap<u64, u8>,
+    /// First bytes of the windows that are this reactor's.
+    windows: Vec<u64>,
+    unit: u64,
+}
+
+const WINDOW: u64 = 256 * 1024;
+
+impl Workload {
+    fn pick(&mut self) -> ByteRange {
+        let window = self.windows[self.random.random_range(0..self.windows.len())];
+        let units = WINDOW / self.unit;
+        let first = self.random.random_range(0..units);
+        let count = self.random.random_range(1..=units - first);
+        range(window + first * self.unit, count * self.unit)
+    }
+
+    fn expected(&self, sector: u64) -> u8 {
+        self.model.get(&sector).copied().unwrap_or(0)
+    }
+
+    fn remember(&mut self, at: ByteRange, fill: impl Fn(u64) -> u8) {
+        for (n, sector) in (at.start / SECTOR..at.end / SECTOR).enumerate() {
+            self.model.insert(sector, fill(n as u64));
+        }
+    }
+
+    async fn step(&mut self) {
+        let at = self.pick();
+        let salt: u8 = self.random.random();
+        let fill = move |n: u64| (n as u8).wrapping_mul(31).wrapping_add(salt);
+        let volume = self.here.volume.clone();
+        match self.random.random_range(0..8) {
+            0..=2 => {
+                let data = filled(&self.here, at.len(), fill).await;
+                let fua = self.random.random();
+                let now = volume.write_now(at, &data[..at.len() as usize], fua);
+                match now {
+                    Some(written) => written.unwrap(),
+                    None => volume.write(at, data, fua).await.1.unwrap(),
+                }
+                self.remember(at, fill);
+            }
+            3 => {
+                volume.write_zeroes(at, self.random.random()).await.unwrap();
+                self.remember(at, |_| 0);
+            }
+            4 => {
+                let first = at.start / SECTOR;
+                let same = filled(&self.here, at.len(), |n| self.expected(first + n)).await;
+                let (mut same, result) = volume.compare(at, same).await;
+                result.unwrap();
+                let last = at.len() as usize - 1;
+                same[last] ^= 1;
+                assert_eq!(
+                    volume.compare(at, same).await.1,
+                    Err(VolumeError::Miscompare)
+                );
+            }
+            5 => self.swap(at, fill).await,
+            _ => self.check(at).await,
+        }
+    }
+
+    async fn swap(&mut self, at: ByteRange, fill: impl Fn(u64) -> u8) {
+        let volume = self.here.volume.clone();
+        let first = at.start / SECTOR;
+        let expect = filled(&self.here, at.len(), |n| self.expected(first + n)).await;
+        let new = filled(&self.here, at.len(), &fill).await;
+        let ((mut expect, new), result) = volume.compare_and_write(at, expect, new, false).await;
+        if !volume.0.lanes.single(&at.range()) {
+            assert_eq!(result, Err(VolumeError::NotAtomic));
+            return;
+        }
+        result.unwrap();
+        self.remember(at, fill);
+        // Once more: now it holds something else, unless the fill is what was there.
+        expect[0] = new[0] ^ 1;
+        let (_, result) = volume.compare_and_write(at, expect, new, true).await;
+        assert_eq!(result, Err(VolumeError::Miscompare));
+    }
+
+    async fn check(&mut self, at: ByteRange) {
+        let volume = &self.here.volume;
+        let got = match volume.read_now(at) {
+            Some(view) => {
+                let view = view.unwrap();
+                // SAFETY: in the pass in which it was taken, nothing is written before it is copied.
+                unsafe { view.bytes() }.to_vec()
+            }
+            None => {
+                let into = self.here.handle.buffers().take(at.len() as usize).await;
+                let (buffer, result) = volume.read(at, into).await;
+                result.unwrap();
+                buffer[..at.len() as usize].to_vec()
+            }
+        };
+        for (n, bytes) in got.chunks(SECTOR as usize).enumerate() {
+            let sector = at.start / SECTOR + n as u64;
+            let expected = self.expected(sector);
+            assert!(bytes.iter().all(|&b| b == expected), "sector {sector}");
+        }
+    }
+}
+
+/// Two reactors work on windows over the borders of slices; lanes move all the time.
+fn work(source: DeviceSource, size: u64, unit: u64, steps: usize, seed: u64) {
+    println!("seed {seed}");
+    with_volume(2, source, size, move |here: Here| async move {
+        let id = u64::from(here.handle.id().0);
+        let borders = (1..size / SLICE_BYTES).filter(|n| n % 2 == id);
+        let mut windows: Vec<u64> = borders
+            .map(|n| n * SLICE_BYTES - WINDOW / 2)
+            .take(6)
+            .collect();
+        // Over the border of two extents, too.
+        windows.push((3 + 6 * id) * MIB - WINDOW / 2);
+        let mut work = Workload {
+            random: StdRng::seed_from_u64(seed + id),
+            model: BTreeMap::new(),
+            windows,
+            unit,
+            here: here.clone(),
+        };
+        let stop = Rc::new(Cell::new(false));
+        if let Some(registry) = here.registry.clone() {
+            let (stop, mut random) = (Rc::clone(&stop), StdRng::seed_from_u64(seed + 99));
+            let (lanes, handle) = (here.volume.0.lanes, here.handle.clone());
+            here.handle.spawn("mover", async move {
+                while !stop.get() {
+                    let some: Vec<Lane> = lanes.all().filter(|_| random.random()).collect();
+                    let to = ReactorId(random.random_range(0..2));
+                    registry.move_lanes(ID, &some, to).await;
+                    handle.sleep(Duration::from_micros(300)).await;
+                }
+            });
+        }
+        for _ in 0..steps {
+            work.step().await;
+        }
+        here.volume.flush().await.unwrap();
+        for window in work.windows.clone() {
+            work.check(range(window, WINDOW)).await;
+        }
+        stop.set(true);
+    });
+}
+
+#[test]
+fn memory_behaves_while_lanes_move() {
+    let size = 1024 * MIB;
+    work(memory(size + 2 * MIB), size, SECTOR, 3000, fresh_seed());
+}
+
+#[test]
+fn a_file_behaves_while_lanes_move() {
+    let dir = tempfile::tempdir().unwrap();
+    let size = 128 * MIB;
+    let seed = fresh_seed();
+    work(file(&dir, size + 2 * MIB), size, SECTOR, 600, seed);
+}
+
+/// Two hosts write neighbouring sectors of the same blocks: neither may undo what the other wrote.
+#[test]
+fn sectors_of_one_block_do_not_undo_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    with_volume(2, file(&dir, 34 * MIB), 32 * MIB, |here: Here| async move {
+        let id = u64::from(here.handle.id().0);
+        for round in 0..150u64 {
+            let sector = (round % 4) * 2 + id;
+            let at = range(8 * MIB + sector * SECTOR, SECTOR);
+            let data = filled(&here, SECTOR, |_| round as u8 + 1).await;
+            here.volume.write(at, data, false).await.1.unwrap();
+            let into = here.handle.buffers().take(4096).await;
+            let (got, result) = here.volume.read(at, into).await;
+            result.unwrap();
+            assert!(
+                got[..512].iter().all(|&b| b == round as u8 + 1),
+                "round {round}"
+            );
+        }
+    });
+}
+
+/// Counting up with compare-and-write from two reactors: no step is lost.
+#[test]
+fn compare_and_write_is_atomic_between_reactors() {
+    const STEPS: u32 = 200;
+    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
+        let at = range(4 * MIB, 4096);
+        let mut mine = 0;
+        let mut seen = 0u32;
+        while mine < STEPS {
+            let (mut expect, mut new) = (
+                here.handle.buffers().take(4096).await,
+                here.handle.buffers().take(4096).await,
+            );
+            for (buffer, value) in [(&mut expect, seen), (&mut new, seen + 1)] {
+                buffer[..4096].fill(0);
+                buffer[..4].copy_from_slice(&value.to_le_bytes());
+            }
+            match here
+                .volume
+                .compare_and_write(at, expect, new, false)
+                .await
+                .1
+            {
+                Ok(()) => {
+                    mine += 1;
+                    seen += 1;
+                }
+                Err(e) => {
+                    assert_eq!(e, VolumeError::Miscompare);
+                    let into = here.handle.buffers().take(4096).await;
+                    let (got, result) = here.volume.read(at, into).await;
+                    result.unwrap();
+                    let now = u32::from_le_bytes(got[..4].try_into().unwrap());
+                    assert!(now > seen, "another counted, or nobody was in the way");
+                    seen = now;
+                }
+            }
+        }
+        // Whoever ends last sees the sum.
+        assert!((STEPS..=2 * STEPS).contains(&seen));
+        while seen < 2 * STEPS {
+            here.handle.sleep(Duration::from_millis(1)).await;
+            let into = here.handle.buffers().take(4096).await;
+            let (got, result) = here.volume.read(at, into).await;
+            result.unwrap();
+            seen = u32::from_le_bytes(got[..4].try_into().unwrap());
+        }
+        assert_eq!(seen, 2 * STEPS);
+    });
+}
+
+#[test]
+fn the_end_of_the_volume_is_the_end_and_growing_moves_it() {
+    with_volume(1, memory(34 * MIB), 8 * MIB, |here: Here| async move {
+        let v = &here.volume;
+        let beyond = range(8 * MIB - 4096, 8192);
+        assert_eq!(
+            v.read_now(beyond).unwrap().err(),
+            Some(VolumeError::OutOfRange)
+        );
+        assert_eq!(
+            v.write_now(beyond, &[0; 8192], false),
+            Some(Err(VolumeError::OutOfRange))
+        );
+        assert_eq!(
+            v.write_zeroes(beyond, false).await,
+            Err(VolumeError::OutOfRange)
+        );
+        assert_eq!(v.write_now(range(0, 4096), &[5; 4096], false), Some(Ok(())));
+        let registry = here.registry.as_ref().unwrap();
+        let mut map = extents(8 * MIB).to_vec();
+        map.push(MapExtent {
+            start: 8 * MIB,
+            end: 12 * MIB,
+            drive: 0,
+            drive_start: 20 * MIB,
+        });
+        registry.resize(ID, 12 * MIB, map.into()).await;
+        assert_eq!(v.size_bytes(), 12 * MIB);
+        v.write_zeroes(beyond, false).await.unwrap();
+        let into = here.handle.buffers().take(4096).await;
+        let (got, result) = v.read(range(0, 4096), into).await;
+        result.unwrap();
+        assert!(got[..4096].iter().all(|&b| b == 5));
+    });
+}
+
+#[test]
+fn a_closed_volume_refuses_on_every_reactor() {
+    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
+        let at = range(0, 4096);
+        if let Some(registry) = &here.registry {
+            here.handle.sleep(Duration::from_millis(5)).await;
+            registry.close(ID).await;
+        }
+        loop {
+            let into = here.handle.buffers().take(4096).await;
+            match here.volume.read(at, into).await.1 {
+                Ok(()) => here.handle.sleep(Duration::from_micros(100)).await,
+                Err(e) => break assert_eq!(e, VolumeError::Closed),
+            }
+        }
+        // The owner may say so before this reactor has been told.
+        while here.hub.volume(ID).is_some() {
+            here.handle.sleep(Duration::from_micros(100)).await;
+        }
+        assert!(here.volume.read_now(at).is_none());
+        assert_eq!(here.volume.flush().await, Err(VolumeError::Closed));
+    });
+}
+
+#[test]
+fn lanes_follow_the_first_connection() {
+    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
+        if here.handle.id() == ReactorId(1) {
+            assert!(here.volume.read_now(range(0, 4096)).is_none());
+            here.volume.place(ReactorId(1));
+            while here.volume.read_now(range(0, 4096)).is_none() {
+                here.handle.sleep(Duration::from_micros(100)).await;
+            }
+        } else {
+            let placed = || here.registry.as_ref().unwrap().lanes(ID).unwrap();
+            while placed() != LaneTable::all(ReactorId(1))
+                && placed().owner(here.volume.0.lanes.of(0)) != ReactorId(1)
+            {
+                here.handle.sleep(Duration::from_micros(100)).await;
+            }
+            // A later first connection elsewhere does not move them back.
+            here.volume.place(ReactorId(0));
+            here.handle.sleep(Duration::from_millis(2)).await;
+            assert!(here.volume.read_now(range(0, 4096)).is_none());
+        }
+    });
+}
