@@ -35,7 +35,7 @@ fn one_reactor_and_two_on_file_and_memory() {
                 "v:64M",
             ]);
             assert_eq!(code, 0, "{reactors} reactors, {device}: {said}");
-            assert!(said.contains(&format!("{reactors} reactors")), "{said}");
+            assert!(said.contains(&format!("{reactors} reactor")), "{said}");
         }
     }
 }

@@ -90,7 +90,12 @@ impl Service {
         let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
         let lines: Vec<&str> = text.lines().collect();
         let tail = lines[lines.len().saturating_sub(8)..].join("\n  ");
-        format!("the end of {}:\n  {tail}", self.program.log.display())
+        let log = self.program.log.display();
+        if tail.is_empty() {
+            format!("{log} is empty")
+        } else {
+            format!("the end of {log}:\n  {tail}")
+        }
     }
 }
 

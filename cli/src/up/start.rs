@@ -297,9 +297,9 @@ impl Up {
                 self.data.path().display()
             ),
             format!(
-                "  {}: {} reactors, {} of {pages}, device {}",
+                "  {}: {}, {} of {pages}, device {}",
                 self.node.id,
-                status.reactors.len(),
+                count(status.reactors.len(), "reactor"),
                 show_size(status.memory_bytes),
                 self.cluster.device
             ),
@@ -442,6 +442,11 @@ async fn create(client: &mut Client, wish: &VolumeWish) -> Result<Volume> {
         client.attach(&volume, None).await?;
     }
     Ok(volume)
+}
+
+/// `1 reactor`, `2 reactors`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// How to call `keelctl`: by its path beside this program, shortened where it lies below the current directory.
