@@ -90,6 +90,9 @@ struct RunArgs {
     /// I/Os per second to start, over all queues; latencies then count from when an I/O was due
     #[arg(long, value_parser = parse_rate)]
     rate: Option<f64>,
+    /// Write the whole range once before the run, so that reads find blocks that exist
+    #[arg(long)]
+    fill: bool,
     /// Write stamped blocks over the whole range first, check all that is read, read everything back at the end
     #[arg(long)]
     verify: bool,
@@ -157,6 +160,7 @@ fn run_load(args: RunArgs) -> Outcome {
         duration: Duration::try_from_secs_f64(args.seconds)?,
         warmup: Duration::try_from_secs_f64(args.warmup)?,
         rate: args.rate,
+        fill: args.fill,
         verify: args.verify,
         cpu: args.cpu,
         digests: Digests {

@@ -165,6 +165,8 @@ pub struct Report {
     pub read: Figures,
     /// Writes.
     pub write: Figures,
+    /// Share of the time in which this process found nothing to do. Near 0 it may itself be what limits the rate.
+    pub idle_share: f64,
     /// System calls per I/O of this process, polls that found nothing included.
     pub calls_per_io: f64,
     /// Status of the first I/O that failed.

@@ -1,4 +1,4 @@
-//! A run: connect, fill (with `--verify`), warm up, count, read everything back (with `--verify`).
+//! A run: connect, fill (if asked for), warm up, count, read everything back (with `--verify`).
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -48,7 +48,9 @@ pub struct RunOptions {
     pub warmup: Duration,
     /// I/Os per second to start, over all queues. Latencies then count from when an I/O was due, not from when there was room for it.
     pub rate: Option<f64>,
-    /// Write stamped blocks and check all that is read.
+    /// Write the whole range once before anything else.
+    pub fill: bool,
+    /// Write stamped blocks (implies filling) and check all that is read.
     pub verify: bool,
     /// Core to pin to.
     pub cpu: Option<usize>,
@@ -122,7 +124,7 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
         }))?;
     }
     let mut workload = Workload::new(options.pattern, options.mix, extents, options.seed);
-    let (elapsed, calls) = load.timed(&mut workload, options)?;
+    let counted = load.timed(&mut workload, options)?;
     let [reads, writes] = load.take_tallies();
     if options.verify {
         load.sweep((0..extents).map(|extent| Io {
@@ -130,9 +132,18 @@ pub fn run(options: &RunOptions) -> Result<Report, RunError> {
             write: false,
         }))?;
     }
-    let report = load.report(options, elapsed, &reads, &writes, calls);
+    let report = load.report(options, &counted, &reads, &writes);
     load.controller.shutdown()?;
     Ok(report)
+}
+
+/// The part of a run that counts.
+#[derive(Clone, Copy, Default)]
+struct Counted {
+    elapsed: Duration,
+    /// Time of the passes that found nothing.
+    idle: Duration,
+    calls: u64,
 }
 
 /// A connected target under load.
@@ -236,12 +247,12 @@ impl Load {
         }
     }
 
-    /// Warms up, counts, and lets what is in flight end. Returns how long was counted, and the system calls of that time.
+    /// Warms up, counts, and lets what is in flight end.
     fn timed(
         &mut self,
         workload: &mut Workload,
         options: &RunOptions,
-    ) -> Result<(Duration, u64), RunError> {
+    ) -> Result<Counted, RunError> {
         let start = Instant::now();
         let count_from = start + options.warmup;
         let end = count_from + options.duration;
@@ -249,18 +260,29 @@ impl Load {
             due: start,
             interval: Duration::from_secs_f64(1.0 / rate),
         });
-        let mut counting = None;
+        let mut from = None;
+        let mut counted = Counted::default();
+        let (mut before, mut found) = (start, 1);
         self.heard = start;
-        let outcome = loop {
+        loop {
             let now = Instant::now();
-            if counting.is_none() && now >= count_from {
+            if found == 0 {
+                counted.idle += now - before;
+            }
+            before = now;
+            if from.is_none() && now >= count_from {
                 self.shared.reads.reset();
                 self.shared.writes.reset();
-                counting = Some((now, self.calls()));
+                counted = Counted {
+                    calls: self.calls(),
+                    ..Counted::default()
+                };
+                from = Some(now);
             }
             if now >= end {
-                let (from, calls) = counting.unwrap_or((now, self.calls()));
-                break (now - from, self.calls() - calls);
+                counted.elapsed = now - from.unwrap_or(now);
+                counted.calls = self.calls() - counted.calls;
+                break;
             }
             for lane in &mut self.lanes {
                 while lane.has_room() {
@@ -274,21 +296,23 @@ impl Load {
                     }
                 }
             }
-            self.pass(now)?;
-        };
+            found = self.pass(now)?;
+        }
         // What still completes was not counted in time.
         let tallies = self.take_tallies();
         self.sweep(std::iter::empty())?;
         [self.shared.reads, self.shared.writes] = tallies;
-        Ok(outcome)
+        Ok(counted)
     }
 
-    /// Polls every lane once and the admin queue now and then.
-    fn pass(&mut self, now: Instant) -> Result<(), RunError> {
+    /// Polls every lane once, the admin queue now and then; returns how many I/Os completed.
+    fn pass(&mut self, now: Instant) -> Result<usize, RunError> {
+        let mut found = 0;
         for lane in &mut self.lanes {
-            if lane.poll(&mut self.shared)? > 0 {
-                self.heard = now;
-            }
+            found += lane.poll(&mut self.shared)?;
+        }
+        if found > 0 {
+            self.heard = now;
         }
         if now - self.serviced >= SERVICE_INTERVAL {
             self.serviced = now;
@@ -300,7 +324,7 @@ impl Load {
                 return Err(RunError::Silent { in_flight });
             }
         }
-        Ok(())
+        Ok(found)
     }
 
     fn calls(&self) -> u64 {
@@ -317,11 +341,15 @@ impl Load {
     fn report(
         &self,
         options: &RunOptions,
-        elapsed: Duration,
+        counted: &Counted,
         reads: &Tally,
         writes: &Tally,
-        calls: u64,
     ) -> Report {
+        let Counted {
+            elapsed,
+            idle,
+            calls,
+        } = *counted;
         let figures = |t: &Tally| t.figures(elapsed, options.io_bytes);
         let total = figures(&reads.with(writes));
         let digests = self.lanes[0].pair.negotiated().digests;
@@ -344,6 +372,7 @@ impl Load {
             sq_flow_control: options.sq_flow_control,
             range_bytes: self.extents * options.io_bytes as u64,
             seed: options.seed,
+            idle_share: idle.as_secs_f64() / elapsed.as_secs_f64().max(f64::MIN_POSITIVE),
             calls_per_io: calls as f64 / total.ios.max(1) as f64,
             total,
             read: figures(reads),
