@@ -235,16 +235,17 @@ impl Load {
     /// Does every I/O of `ios` once, and waits for all.
     fn sweep(&mut self, mut ios: impl Iterator<Item = Io>) -> Result<(), RunError> {
         self.heard = Instant::now();
-        loop {
+        let mut exhausted = false;
+        while !exhausted || !self.lanes.iter().all(Lane::is_idle) {
             let now = Instant::now();
             for lane in &mut self.lanes {
-                while lane.has_room() && lane.issue(|| ios.next(), now, &mut self.shared) {}
+                while !exhausted && lane.has_room() {
+                    exhausted = !lane.issue(|| ios.next(), now, &mut self.shared);
+                }
             }
             self.pass(now)?;
-            if self.lanes.iter().all(Lane::is_idle) {
-                return Ok(());
-            }
         }
+        Ok(())
     }
 
     /// Warms up, counts, and lets what is in flight end.

@@ -48,6 +48,8 @@ pub struct Config {
     pub icresp: Option<Vec<u8>>,
     /// Writes that need an R2T get one for all data, and at once this status.
     pub fail_after_r2t: Option<Status>,
+    /// The how-manieth write of a connection is acknowledged and lost.
+    pub lose_write: Option<usize>,
 }
 
 impl Default for Config {
@@ -62,6 +64,7 @@ impl Default for Config {
             fault: None,
             icresp: None,
             fail_after_r2t: None,
+            lose_write: None,
         }
     }
 }
@@ -117,6 +120,7 @@ struct Connection {
     digests: Digests,
     cc: u32,
     qid: u16,
+    writes: usize,
 }
 
 type Io<T> = std::io::Result<T>;
@@ -137,6 +141,7 @@ impl Connection {
             digests: Digests::default(),
             cc: 0,
             qid: 0,
+            writes: 0,
         }
     }
 
@@ -360,7 +365,10 @@ impl Connection {
         let status = match self.store.lock().unwrap().get_mut(Self::range(sqe)) {
             None => Status::LBA_OUT_OF_RANGE.dnr(),
             Some(there) if sqe.opcode() == opcode::io::WRITE => {
-                there.copy_from_slice(&data);
+                self.writes += 1;
+                if self.config.lose_write != Some(self.writes) {
+                    there.copy_from_slice(&data);
+                }
                 Status::SUCCESS
             }
             Some(there) if *there == *data => Status::SUCCESS,
