@@ -5,16 +5,15 @@
 //! can be under way to one reactor, so a reply always has room: rings cannot deadlock, however long a receiver waits to send its own requests,
 //! as long as it answers without waiting for them.
 //!
-//! A push is followed by a fence and a look at the receiver's `waiting` flag; the receiver sets the flag, then a fence, then looks at its
-//! rings again. Senders that wait for room do the same the other way round.
+//! A receiver that finds nothing, and a sender that finds no room, waits as a reactor sleeps (`asleep`), and is woken by the other side.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::task::{Context, Poll};
 
 use super::ReactorId;
+use super::asleep::Asleep;
 use super::notify::Notify;
 use super::ring::{Consumer, Producer, ring};
 use super::wakecell::WakeCell;
@@ -53,14 +52,14 @@ impl<M> Received<M> {
 
 /// A task that waits, and whether it does.
 struct Waiting {
-    flag: AtomicBool,
+    asleep: Asleep,
     cell: WakeCell,
 }
 
 impl Waiting {
     fn new() -> Self {
         Waiting {
-            flag: AtomicBool::new(false),
+            asleep: Asleep::new(),
             cell: WakeCell::new(),
         }
     }
@@ -68,14 +67,12 @@ impl Waiting {
     /// The waiting side: look again after this.
     fn announce(&self, cx: &Context<'_>) {
         self.cell.register(cx.waker());
-        self.flag.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.asleep.announce();
     }
 
     /// The other side, after publishing.
     fn wake_if_waiting(&self) {
-        fence(Ordering::SeqCst);
-        if self.flag.load(Ordering::Relaxed) && self.flag.swap(false, Ordering::Relaxed) {
+        if self.asleep.must_ring() {
             self.cell.wake();
         }
     }

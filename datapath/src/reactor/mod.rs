@@ -7,6 +7,7 @@
 //!
 //! A pass: reap completions, fire timers, run the tasks that were ready at its beginning, poll the active sockets, submit.
 
+mod asleep;
 pub mod disk;
 pub mod error;
 mod executor;

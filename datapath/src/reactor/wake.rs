@@ -5,8 +5,7 @@
 //! allows.
 //!
 //! On the reactor's own thread waking pushes the slot's number to the ready queue. From elsewhere the header is pushed to a lock-free
-//! stack, then comes a fence, then a look at `asleep`; the sleeper sets `asleep`, then a fence, then looks at the stack. So one of them
-//! sees the other, and a wake-up is never lost.
+//! stack, and the reactor's bell is rung if it sleeps (`asleep` says why no wake-up is lost).
 
 use std::cell::UnsafeCell;
 use std::collections::VecDeque;
@@ -17,6 +16,8 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering, fence};
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
 use keelblock_ffi::thread::token;
+
+use super::asleep::Asleep;
 
 /// Headers are made in blocks of this many, so that they never move.
 const BLOCK: usize = 256;
@@ -39,7 +40,7 @@ pub(crate) struct Shared {
     /// Token of the reactor's thread; 0 once it is gone.
     owner: AtomicUsize,
     woken: AtomicPtr<Header>,
-    asleep: AtomicBool,
+    asleep: Asleep,
     stop: AtomicBool,
     bell: Option<OwnedFd>,
     local: UnsafeCell<Local>,
@@ -67,7 +68,7 @@ impl Wakes {
             references: AtomicUsize::new(1),
             owner: AtomicUsize::new(token()),
             woken: AtomicPtr::new(std::ptr::null_mut()),
-            asleep: AtomicBool::new(false),
+            asleep: Asleep::new(),
             stop: AtomicBool::new(false),
             bell,
             local: UnsafeCell::new(local),
@@ -166,20 +167,19 @@ impl Wakes {
     /// Publishes that this reactor is about to sleep; false if there is work after all, and it must not.
     pub(crate) fn fall_asleep(&self) -> bool {
         let shared = self.shared();
-        shared.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        shared.asleep.announce();
         let work = !shared.woken.load(Ordering::Relaxed).is_null()
             || shared.stop.load(Ordering::Relaxed)
             || self.ready_len() > 0;
         if work {
-            shared.asleep.store(false, Ordering::Relaxed);
+            shared.asleep.end();
         }
         !work
     }
 
     /// Ends what [`Wakes::fall_asleep`] began.
     pub(crate) fn wake_up(&self) {
-        self.shared().asleep.store(false, Ordering::Relaxed);
+        self.shared().asleep.end();
     }
 
     /// Whether a [`Remote`] asked for the end.
@@ -255,9 +255,7 @@ impl Drop for Remote {
 impl Shared {
     /// Wakes the reactor if it sleeps. What it shall see must have been published before.
     fn ring(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed)
-            && self.asleep.swap(false, Ordering::Relaxed)
+        if self.asleep.must_ring()
             && let Some(bell) = &self.bell
         {
             // Fails only if the counter is full, and then the bell is ringing anyway.

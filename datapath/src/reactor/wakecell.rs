@@ -99,25 +99,34 @@ mod loom_tests {
     use loom::sync::Arc;
     use loom::sync::atomic::AtomicBool;
 
+    struct Bell(loom::sync::Notify);
+
+    impl std::task::Wake for Bell {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.notify();
+        }
+    }
+
+    /// Two tasks wait in turn; loom reports a deadlock if the one that waits at the end is not woken.
     #[test]
     fn a_wake_up_is_never_lost() {
         loom::model(|| {
-            let cell = Arc::new(WakeCell::new());
-            let ready = Arc::new(AtomicBool::new(false));
-            let (other_cell, other_ready) = (cell.clone(), ready.clone());
-            let waker = loom::thread::spawn(move || {
-                other_ready.store(true, Ordering::Release);
-                other_cell.wake();
+            let parts = Arc::new((WakeCell::new(), AtomicBool::new(false)));
+            let other = parts.clone();
+            let thread = loom::thread::spawn(move || {
+                other.1.store(true, Ordering::Release);
+                other.0.wake();
             });
-            loom::future::block_on(std::future::poll_fn(|cx| {
-                cell.register(cx.waker());
-                if ready.load(Ordering::Acquire) {
-                    std::task::Poll::Ready(())
-                } else {
-                    std::task::Poll::Pending
+            let bells = [(); 2].map(|()| std::sync::Arc::new(Bell(loom::sync::Notify::new())));
+            let wakers = bells.clone().map(Waker::from);
+            parts.0.register(&wakers[0]);
+            if !parts.1.load(Ordering::Acquire) {
+                parts.0.register(&wakers[1]);
+                while !parts.1.load(Ordering::Acquire) {
+                    bells[1].0.wait();
                 }
-            }));
-            waker.join().unwrap();
+            }
+            thread.join().unwrap();
         });
     }
 }
