@@ -1,0 +1,399 @@
+//! A data path that only remembers what it was told: it serves the real contract over the real channel, on a thread of its own, and
+//! can be killed, come back with or without its memory, refuse and hang.
+use keelblock_api::channel::Listener;
+use keelblock_api::datapath::datapath_server::{Datapath, DatapathServer};
+use keelblock_api::datapath::*;
+use keelblock_api::stats::{StatsPage, VolumeSlot};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+use uuid::Uuid;
+
+/// Where the fake says that hosts connect.
+pub const NVME: &str = "127.0.0.1:14420";
+const EVENTS: usize = 64;
+
+/// What it remembers: its drives, and what it serves.
+#[derive(Default)]
+pub struct Memory {
+    /// Volumes by id.
+    pub volumes: BTreeMap<String, Volume>,
+    /// Exports by NQN.
+    pub exports: BTreeMap<String, ExportRequest>,
+    /// Pools as they were last opened, and whether a format was allowed.
+    pub pools: BTreeMap<String, OpenPoolRequest>,
+    /// Drives that have a superblock.
+    pub formatted: Vec<String>,
+    /// Reservations that were confirmed.
+    pub commits: Vec<CommitReservationRequest>,
+    /// Methods to refuse, and how.
+    pub refuse: HashMap<&'static str, (Code, &'static str)>,
+    /// A method that never answers.
+    pub hang: Option<&'static str>,
+    /// Bytes that may be taken in all.
+    pub capacity: u64,
+    cluster: Option<String>,
+    events: Option<mpsc::Sender<Result<Event, Status>>>,
+    slots: HashMap<String, VolumeSlot>,
+}
+
+type Shared = Arc<Mutex<Memory>>;
+
+/// A running fake.
+pub struct Fake {
+    socket: PathBuf,
+    memory: Shared,
+    running: Option<(oneshot::Sender<()>, std::thread::JoinHandle<()>)>,
+}
+
+impl Fake {
+    /// Starts one.
+    pub fn start(socket: &Path) -> Self {
+        let memory = Memory {
+            capacity: 1 << 40,
+            ..Default::default()
+        };
+        let mut fake = Self {
+            socket: socket.to_owned(),
+            memory: Arc::new(Mutex::new(memory)),
+            running: None,
+        };
+        fake.restart();
+        fake
+    }
+
+    /// What it remembers.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap()
+    }
+
+    /// Ends at once, with calls in flight.
+    pub fn kill(&mut self) {
+        if let Some((stop, thread)) = self.running.take() {
+            stop.send(()).unwrap();
+            thread.join().unwrap();
+        }
+        let mut memory = self.memory();
+        memory.events = None;
+        memory.slots.clear();
+        memory.exports.clear();
+        memory.pools.clear();
+        memory.cluster = None;
+    }
+
+    /// Comes back: its drives and volumes are there, what it exported is not.
+    pub fn restart(&mut self) {
+        self.kill();
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let (socket, memory) = (self.socket.clone(), self.memory.clone());
+        let incarnation = Uuid::new_v4();
+        let stats = StatsPage::create(1, 64, incarnation.into_bytes(), 0).unwrap();
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let listener = Listener::bind(&socket, stats.clone()).await.unwrap();
+                ready.send(()).unwrap();
+                let service = Service {
+                    memory,
+                    stats,
+                    incarnation,
+                };
+                let serving = tonic::transport::Server::builder()
+                    .add_service(DatapathServer::new(service))
+                    .serve_with_incoming(listener.into_incoming());
+                tokio::select! {
+                    end = serving => panic!("the fake ended by itself: {end:?}"),
+                    _ = stopped => {}
+                }
+            });
+        });
+        is_ready.recv().unwrap();
+        self.running = Some((stop, thread));
+    }
+
+    /// Reports an event.
+    pub async fn report(&self, what: event::What) {
+        let events = self.memory().events.clone().expect("somebody watches");
+        events
+            .send(Ok(Event {
+                unix_ms: 0,
+                what: Some(what),
+            }))
+            .await
+            .unwrap();
+    }
+
+    /// Counts a read and a write of an exported volume.
+    pub fn count_io(&self, volume_id: &str) {
+        let counters = self.memory().slots[volume_id].reactor(0).unwrap();
+        counters.read_done(4096, 50_000);
+        counters.write_done(8192, 2_000_000);
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+struct Service {
+    memory: Shared,
+    stats: StatsPage,
+    incarnation: Uuid,
+}
+
+impl Service {
+    async fn begin(&self, method: &'static str) -> Result<MutexGuard<'_, Memory>, Status> {
+        let (hangs, refusal) = {
+            let memory = self.memory.lock().unwrap();
+            (
+                memory.hang == Some(method),
+                memory.refuse.get(method).copied(),
+            )
+        };
+        if hangs {
+            std::future::pending::<()>().await;
+        }
+        match refusal {
+            Some((code, message)) => Err(Status::new(code, message)),
+            None => Ok(self.memory.lock().unwrap()),
+        }
+    }
+}
+
+fn pool(request: &OpenPoolRequest, memory: &Memory) -> Pool {
+    let drive = |d: &DriveSpec| Drive {
+        drive_id: d.drive_id.clone(),
+        path: d.path.clone(),
+        size_bytes: memory.capacity,
+        health: Health::Online.into(),
+        error: String::new(),
+    };
+    Pool {
+        pool_id: request.pool_id.clone(),
+        drives: request.drives.iter().map(drive).collect(),
+        total_bytes: memory.capacity,
+        used_bytes: memory.volumes.values().map(|v| v.used_bytes).sum(),
+    }
+}
+
+fn room(memory: &Memory, without: &str, size_bytes: u64) -> Result<(), Status> {
+    let others = memory.volumes.values().filter(|v| v.volume_id != without);
+    let taken: u64 = others.map(|v| v.size_bytes).sum();
+    if taken + size_bytes > memory.capacity {
+        Err(Status::resource_exhausted("the pool is full"))
+    } else {
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Datapath for Service {
+    async fn hello(&self, request: Request<HelloRequest>) -> Result<Response<HelloReply>, Status> {
+        let mut memory = self.begin("hello").await?;
+        let cluster = request.into_inner().cluster_id;
+        if memory.cluster.get_or_insert_with(|| cluster.clone()) != &cluster {
+            return Err(Status::failed_precondition(
+                "this data path serves another cluster",
+            ));
+        }
+        Ok(Response::new(HelloReply {
+            incarnation: self.incarnation.to_string(),
+            version: "fake".into(),
+            pid: std::process::id(),
+            nvme_address: NVME.into(),
+            reactors: vec![Reactor {
+                id: 0,
+                cpu: -1,
+                poll: "adaptive".into(),
+            }],
+            memory_bytes: 1 << 20,
+            hugepages: false,
+            started_unix_ms: 1,
+        }))
+    }
+
+    async fn open_pool(&self, request: Request<OpenPoolRequest>) -> Result<Response<Pool>, Status> {
+        let mut memory = self.begin("open_pool").await?;
+        let request = request.into_inner();
+        for drive in &request.drives {
+            if !memory.formatted.contains(&drive.drive_id) {
+                if !request.format {
+                    return Err(Status::failed_precondition(format!(
+                        "drive {} has no superblock",
+                        drive.path
+                    )));
+                }
+                memory.formatted.push(drive.drive_id.clone());
+            }
+        }
+        let opened = pool(&request, &memory);
+        memory.pools.insert(request.pool_id.clone(), request);
+        Ok(Response::new(opened))
+    }
+
+    async fn list_pools(
+        &self,
+        _: Request<ListPoolsRequest>,
+    ) -> Result<Response<ListPoolsReply>, Status> {
+        let memory = self.begin("list_pools").await?;
+        let pools = memory.pools.values().map(|p| pool(p, &memory)).collect();
+        Ok(Response::new(ListPoolsReply { pools }))
+    }
+
+    async fn create_volume(
+        &self,
+        request: Request<CreateVolumeRequest>,
+    ) -> Result<Response<Volume>, Status> {
+        let mut memory = self.begin("create_volume").await?;
+        let CreateVolumeRequest {
+            volume_id,
+            pool_id,
+            size_bytes,
+        } = request.into_inner();
+        if !memory.pools.contains_key(&pool_id) {
+            return Err(Status::not_found("no such pool"));
+        }
+        if !size_bytes.is_multiple_of(4096) || Uuid::try_parse(&volume_id).is_err() {
+            return Err(Status::invalid_argument("bad size or id"));
+        }
+        room(&memory, &volume_id, size_bytes)?;
+        let volume = Volume {
+            volume_id: volume_id.clone(),
+            pool_id,
+            size_bytes,
+            used_bytes: size_bytes / 2,
+            stats_slot: -1,
+        };
+        Ok(Response::new(
+            memory.volumes.entry(volume_id).or_insert(volume).clone(),
+        ))
+    }
+
+    async fn resize_volume(
+        &self,
+        request: Request<ResizeVolumeRequest>,
+    ) -> Result<Response<Volume>, Status> {
+        let mut memory = self.begin("resize_volume").await?;
+        let ResizeVolumeRequest {
+            volume_id,
+            size_bytes,
+        } = request.into_inner();
+        room(&memory, &volume_id, size_bytes)?;
+        let volume = memory
+            .volumes
+            .get_mut(&volume_id)
+            .ok_or_else(|| Status::not_found("no such volume"))?;
+        if size_bytes < volume.size_bytes {
+            return Err(Status::invalid_argument("volumes do not shrink"));
+        }
+        volume.size_bytes = size_bytes;
+        Ok(Response::new(volume.clone()))
+    }
+
+    async fn delete_volume(
+        &self,
+        request: Request<DeleteVolumeRequest>,
+    ) -> Result<Response<DeleteVolumeReply>, Status> {
+        let mut memory = self.begin("delete_volume").await?;
+        let id = request.into_inner().volume_id;
+        if memory
+            .exports
+            .values()
+            .flat_map(|e| &e.namespaces)
+            .any(|n| n.volume_id == id)
+        {
+            return Err(Status::failed_precondition("the volume is exported"));
+        }
+        memory.volumes.remove(&id);
+        Ok(Response::new(DeleteVolumeReply {}))
+    }
+
+    async fn list_volumes(
+        &self,
+        _: Request<ListVolumesRequest>,
+    ) -> Result<Response<ListVolumesReply>, Status> {
+        let memory = self.begin("list_volumes").await?;
+        Ok(Response::new(ListVolumesReply {
+            volumes: memory.volumes.values().cloned().collect(),
+        }))
+    }
+
+    async fn export(&self, request: Request<ExportRequest>) -> Result<Response<Subsystem>, Status> {
+        let mut memory = self.begin("export").await?;
+        let request = request.into_inner();
+        if request.serial.len() > 20
+            || request.cntlid_min == 0
+            || request.cntlid_min > request.cntlid_max
+        {
+            return Err(Status::invalid_argument("bad serial or controller ids"));
+        }
+        for namespace in &request.namespaces {
+            if !memory.volumes.contains_key(&namespace.volume_id) || namespace.nguid.len() != 16 {
+                return Err(Status::not_found("no such volume"));
+            }
+            let id = Uuid::try_parse(&namespace.volume_id).unwrap();
+            let slot = || self.stats.volume(id.into_bytes()).unwrap();
+            memory
+                .slots
+                .entry(namespace.volume_id.clone())
+                .or_insert_with(slot);
+        }
+        memory.exports.insert(request.nqn.clone(), request.clone());
+        Ok(Response::new(Subsystem {
+            config: Some(request),
+            controllers: Vec::new(),
+        }))
+    }
+
+    async fn unexport(
+        &self,
+        request: Request<UnexportRequest>,
+    ) -> Result<Response<UnexportReply>, Status> {
+        let mut memory = self.begin("unexport").await?;
+        memory.exports.remove(&request.into_inner().nqn);
+        Ok(Response::new(UnexportReply {}))
+    }
+
+    async fn list_subsystems(
+        &self,
+        _: Request<ListSubsystemsRequest>,
+    ) -> Result<Response<ListSubsystemsReply>, Status> {
+        let memory = self.begin("list_subsystems").await?;
+        let subsystem = |config: &ExportRequest| Subsystem {
+            config: Some(config.clone()),
+            controllers: Vec::new(),
+        };
+        Ok(Response::new(ListSubsystemsReply {
+            subsystems: memory.exports.values().map(subsystem).collect(),
+        }))
+    }
+
+    type WatchStream = ReceiverStream<Result<Event, Status>>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let mut memory = self.begin("watch").await?;
+        let (events, stream) = mpsc::channel(EVENTS);
+        memory.events = Some(events);
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn commit_reservation(
+        &self,
+        request: Request<CommitReservationRequest>,
+    ) -> Result<Response<CommitReservationReply>, Status> {
+        self.begin("commit_reservation")
+            .await?
+            .commits
+            .push(request.into_inner());
+        Ok(Response::new(CommitReservationReply {}))
+    }
+}

@@ -1,0 +1,10 @@
+//! The control process with a fake data path over the real channel: what its doors answer, and that it and the data path may each be
+//! killed at any time.
+
+mod bench;
+mod exports;
+mod fake;
+mod program;
+mod recovery;
+mod rest;
+mod volumes;

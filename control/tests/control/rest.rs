@@ -1,0 +1,232 @@
+//! The REST gateway, as `curl` sees it.
+use crate::bench::{Bench, Drive};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+/// One request over a connection of its own: status and body.
+fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let length = body.len();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
+    let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+async fn rest(b: &Bench, method: &str, path: &str, body: Value) -> (u16, Value) {
+    let address = b.control().rest;
+    let (method, path) = (method.to_owned(), path.to_owned());
+    let body = if body.is_null() {
+        String::new()
+    } else {
+        body.to_string()
+    };
+    let (status, text) =
+        tokio::task::spawn_blocking(move || request(address, &method, &path, &body))
+            .await
+            .unwrap();
+    (
+        status,
+        serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_live_and_die_over_rest() {
+    let b = Bench::new(Drive::File).await;
+    let create = json!({"name": "v", "spec": {"size": "1048576"}, "labels": {"a": "b"}});
+    let (status, made) = rest(&b, "POST", "/v1/volumes", create.clone()).await;
+    assert_eq!(status, 200, "{made}");
+    let id = made["volume_id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        rest(&b, "POST", "/v1/volumes", create).await,
+        (200, json!({"volume_id": id}))
+    );
+    assert_eq!(
+        rest(&b, "GET", "/v1/volumes", Value::Null).await,
+        (200, json!({"volume_ids": [id]}))
+    );
+    let (_, shown) = rest(&b, "GET", &format!("/v1/volumes/inspect/{id}"), Value::Null).await;
+    assert_eq!(shown["volume"]["spec"]["size"], "1048576");
+    assert_eq!(shown["volume"]["state"], "VOLUME_STATE_DETACHED");
+    assert_eq!(
+        shown["volume"].get("readonly"),
+        None,
+        "zero fields are left out"
+    );
+    let filters = json!({"labels": {"a": "b"}});
+    assert_eq!(
+        rest(&b, "POST", "/v1/volumes/filters", filters).await.1,
+        json!({"volume_ids": [id]})
+    );
+    let grow = json!({"spec": {"size": "2097152"}});
+    assert_eq!(
+        rest(&b, "PUT", "/v1/volumes/v", grow).await,
+        (200, json!({}))
+    );
+    let (status, attached) = rest(
+        &b,
+        "POST",
+        "/v1/mountattach/attach",
+        json!({"volume_id": "v"}),
+    )
+    .await;
+    assert_eq!((status, attached["device_path"].is_string()), (200, true));
+    let (_, stats) = rest(
+        &b,
+        "GET",
+        "/v1/volumes/stats/v?not_cumulative=true",
+        Value::Null,
+    )
+    .await;
+    assert_eq!(stats["stats"]["bytes_used"], "524288");
+    assert_eq!(
+        rest(&b, "GET", "/v1/volumes/usage/v", Value::Null).await.0,
+        200
+    );
+    assert_eq!(
+        rest(&b, "DELETE", "/v1/volumes/v", Value::Null).await.0,
+        400
+    );
+    assert_eq!(
+        rest(
+            &b,
+            "POST",
+            "/v1/mountattach/detach",
+            json!({"volume_id": "v"})
+        )
+        .await,
+        (200, json!({}))
+    );
+    assert_eq!(
+        rest(&b, "DELETE", &format!("/v1/volumes/{id}"), Value::Null).await,
+        (200, json!({}))
+    );
+    assert_eq!(
+        rest(&b, "GET", "/v1/volumes", Value::Null).await,
+        (200, json!({}))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_the_sdks_form() {
+    let b = Bench::new(Drive::File).await;
+    b.create("v", 1 << 20).await;
+    for (method, path, body, status, code) in [
+        (
+            "POST",
+            "/v1/volumes",
+            json!({"spec": {"size": "4096"}}),
+            400,
+            3,
+        ),
+        (
+            "POST",
+            "/v1/volumes",
+            json!({"name": "v", "spec": {"size": "4096"}}),
+            409,
+            6,
+        ),
+        (
+            "POST",
+            "/v1/volumes",
+            json!({"name": "w", "spec": {"size": "4096", "encrypted": true}}),
+            400,
+            3,
+        ),
+        (
+            "POST",
+            "/v1/volumes",
+            json!({"name": "w", "spec": {"sise": "4096"}}),
+            400,
+            3,
+        ),
+        ("POST", "/v1/volumes", json!([]), 400, 3),
+        ("GET", "/v1/volumes/inspect/none", Value::Null, 404, 5),
+        (
+            "GET",
+            "/v1/volumes/stats/v?cumulative=1",
+            Value::Null,
+            400,
+            3,
+        ),
+        ("GET", "/v1/nodes/inspect/none", Value::Null, 404, 5),
+        (
+            "POST",
+            "/v1/volumes/clone",
+            json!({"name": "c", "parent_id": "v"}),
+            501,
+            12,
+        ),
+        ("GET", "/v1/nothing", Value::Null, 404, 5),
+        ("PATCH", "/v1/volumes", Value::Null, 405, 12),
+    ] {
+        let (found, error) = rest(&b, method, path, body).await;
+        assert_eq!(
+            (found, error["code"].as_i64()),
+            (status, Some(code)),
+            "{method} {path}: {error}"
+        );
+        let message = error["message"].as_str().unwrap();
+        assert!(
+            !message.is_empty() && error["error"] == error["message"],
+            "{error}"
+        );
+    }
+    assert_eq!(
+        rest(&b, "DELETE", "/v1/volumes/none", Value::Null).await,
+        (200, json!({}))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rest_of_the_port_is_served() {
+    let mut b = Bench::new(Drive::File).await;
+    let id = b.create("v", 1 << 20).await;
+    b.attach("v").await;
+    b.fake.count_io(&id);
+    assert_eq!(rest(&b, "GET", "/healthz", Value::Null).await.0, 200);
+    let (_, version) = rest(&b, "GET", "/v1/identities/version", Value::Null).await;
+    assert_eq!(version["sdk_version"]["minor"], 186);
+    let (_, cluster) = rest(&b, "GET", "/v1/clusters/inspectcurrent", Value::Null).await;
+    assert_eq!(cluster["cluster"]["id"], "test");
+    let (_, nodes) = rest(&b, "GET", "/v1/nodes/filters", Value::Null).await;
+    assert_eq!(nodes["nodes"][0]["status"], "STATUS_OK");
+    let (_, node) = rest(&b, "GET", "/v1/keelblock/node", Value::Null).await;
+    assert_eq!(node["datapath_up"], true);
+    let (_, info) = rest(&b, "GET", "/v1/keelblock/volumes/v/connection", Value::Null).await;
+    assert_eq!(info["nsid"], 1);
+    let (_, metrics) = rest(&b, "GET", "/metrics", Value::Null).await;
+    let metrics = metrics.as_str().unwrap().to_owned();
+    let reads = format!(
+        "keelblock_volume_reads_total{{node=\"node-1\",volume_id=\"{id}\",volume=\"v\"}} 1"
+    );
+    assert!(metrics.lines().any(|line| line == reads), "{metrics}");
+    assert!(metrics.contains("keelblock_pool_total_bytes"));
+    let (_, swagger) = rest(&b, "GET", "/swagger.json", Value::Null).await;
+    assert!(swagger["paths"]["/v1/volumes"]["post"].is_object());
+    let (status, page) = rest(&b, "GET", "/swagger-ui/", Value::Null).await;
+    let page = page.as_str().unwrap().to_owned();
+    assert!(
+        status == 200 && page.contains("swagger.json") && !page.contains("https://"),
+        "nothing is loaded from elsewhere"
+    );
+    b.fake.kill();
+    b.down().await;
+    assert_eq!(rest(&b, "GET", "/healthz", Value::Null).await.0, 503);
+    let (status, error) = rest(
+        &b,
+        "POST",
+        "/v1/volumes",
+        json!({"name": "w", "spec": {"size": "4096"}}),
+    )
+    .await;
+    assert_eq!((status, error["code"].as_i64()), (503, Some(14)));
+}
