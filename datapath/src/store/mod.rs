@@ -10,6 +10,8 @@ pub mod drive;
 pub mod pool;
 pub mod superblock;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
