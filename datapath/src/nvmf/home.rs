@@ -96,11 +96,15 @@ impl Home {
         }
     }
 
-    /// Sends a view to every reactor.
+    /// Sends a view to every reactor. One that is sent again, while it is still on its way, lacks the acknowledgements of both: two of
+    /// one reactor do not stand for that of another.
     pub fn publish(&self, view: Arc<ViewSpec>) {
-        self.unacknowledged
+        let reactors = self.node.handle.reactors();
+        *self
+            .unacknowledged
             .borrow_mut()
-            .insert(view.generation, self.node.handle.reactors());
+            .entry(view.generation)
+            .or_insert(0) += reactors;
         self.node.broadcast(|| Message::Publish(view.clone()));
     }
 

@@ -501,6 +501,31 @@ fn namespaces_that_change_are_told_when_reactors_have_them() {
 }
 
 #[test]
+fn a_view_that_is_acknowledged_again_stands_for_no_other() {
+    let mut rig = Rig::new();
+    let id = rig.controller(HOST_A);
+    let aer = rig.aer(id);
+    rig.publish = false;
+    let in_force = rig.sub.view().generation;
+    rig.sub
+        .update(
+            ExportConfig {
+                ana_state: AnaState::Change,
+                ..export()
+            },
+            0,
+        )
+        .unwrap();
+    rig.sub.published(in_force, 0);
+    rig.sub.published(in_force, 0);
+    rig.drain();
+    assert_eq!(rig.completion(aer), None);
+    rig.sub.published(in_force + 1, 0);
+    rig.drain();
+    assert!(rig.completion(aer).is_some());
+}
+
+#[test]
 fn retained_events_stay_masked() {
     let mut rig = Rig::new();
     let id = rig.controller(HOST_A);

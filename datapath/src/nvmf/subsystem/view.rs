@@ -45,7 +45,9 @@ impl Subsystem {
     /// Every reactor acknowledged the view of this generation. One that drains may be acknowledged after the one that follows it; what
     /// is held is done in order all the same.
     pub fn published(&mut self, generation: u64, now: Nanos) {
-        self.acknowledged.insert(generation);
+        if generation > self.in_force {
+            self.acknowledged.insert(generation);
+        }
         while self.acknowledged.remove(&(self.in_force + 1)) {
             self.in_force += 1;
         }
