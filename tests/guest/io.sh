@@ -35,19 +35,22 @@ nvme get-feature "$ctrl" -f 7 >/dev/null || die "get-feature"
 say "data that was never written is zero"
 dd if="$dev" bs=64k count=16 iflag=direct 2>/dev/null | cmp - /dev/zero 2>&1 | grep -q 'EOF on -' || die "a new volume has data"
 
-matrix() { # DEVICE SIZES...
-	local device=$1 bs depth
+matrix() { # DEVICE BYTES...
+	local device=$1 bs depth count size
 	shift
 	for bs; do
 		for depth in 1 8 32 128; do
-			say "verified I/O on $device, $bs, depth $depth"
-			case $bs in 512 | 4k) size=2m ;; 1m) size=32m ;; *) size=8m ;; esac
+			say "verified I/O on $device, $bs B, depth $depth"
+			count=512
+			[ $depth = 1 ] && count=64
+			size=$((bs * count))
+			[ $size -gt 33554432 ] && size=33554432
 			verified_io "$device" "$bs" "$depth" "$size"
 		done
 	done
 }
-matrix "$dev512" 512 4k 64k
-matrix "$dev" 4k 16k 128k 1m
+matrix "$dev512" 512 4096 65536
+matrix "$dev" 4096 16384 131072 1048576
 say "mixed sizes, two jobs"
 verified_io "$dev" 4k-1m 16 16m --bsrange=4k-1m --numjobs=2 --offset_increment=32m
 
@@ -72,7 +75,7 @@ say header and data digests
 for digests in --hdr-digest --data-digest "--hdr-digest --data-digest"; do
 	connect "$NQN" $digests
 	dev=$(device_of "$NQN")
-	for bs in 4k 128k 1m; do verified_io "$dev" "$bs" 16 8m; done
+	for bs in 4k 128k 1m; do verified_io "$dev" "$bs" 16 4m; done
 	nvme disconnect -n "$NQN"
 	wait_until 10 gone "$NQN"
 done

@@ -3,7 +3,7 @@
 set -eu
 modprobe nvme-tcp
 
-say() { echo "## $*"; }
+say() { echo "## $(cut -d. -f1 /proc/uptime) s: $*"; }
 die() {
 	echo "FAILED: $*"
 	exit 1
