@@ -81,7 +81,7 @@ impl QueuePair {
     }
 
     /// Queues a command; [`Self::poll`] sends it. The command identifier and SGL1 are set here. When `depth` commands are in flight the
-    /// payload comes back as the error.
+    /// payload comes back as the error. A payload of 4 GiB or more is the caller's mistake, and a panic.
     pub fn submit(
         &mut self,
         tag: u64,
@@ -91,7 +91,7 @@ impl QueuePair {
         let Some(cid) = self.slots.take() else {
             return Err(payload);
         };
-        let len = payload.len() as u32;
+        let len = u32::try_from(payload.len()).expect("SGL lengths have 32 bits");
         let in_capsule = matches!(payload, Payload::Send(_))
             && payload.len() <= self.in_capsule_bytes
             && len > 0;
