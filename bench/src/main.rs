@@ -133,6 +133,9 @@ struct LimitArgs {
     /// How long to count, in seconds
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// Let our initiator be the client: what the load generator itself could reach
+    #[arg(long)]
+    initiator: bool,
     /// Core of the server
     #[arg(long, default_value_t = 0)]
     server_cpu: usize,
@@ -191,6 +194,7 @@ fn run_limit(args: LimitArgs) -> Outcome {
         duration: Duration::try_from_secs_f64(args.seconds)?,
         server_core: args.server_cpu,
         client_core: args.cpu,
+        initiator: args.initiator,
     })?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report)?);

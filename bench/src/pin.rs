@@ -10,13 +10,18 @@ pub struct PinError {
     pub usable: Vec<usize>,
 }
 
-/// Pins the calling thread to `core`.
-pub fn pin_to(core: usize) -> Result<(), PinError> {
-    let usable: Vec<usize> = core_affinity::get_core_ids()
+/// The cores that this process may use.
+pub fn usable_cores() -> Vec<usize> {
+    core_affinity::get_core_ids()
         .unwrap_or_default()
         .into_iter()
         .map(|c| c.id)
-        .collect();
+        .collect()
+}
+
+/// Pins the calling thread to `core`.
+pub fn pin_to(core: usize) -> Result<(), PinError> {
+    let usable = usable_cores();
     if usable.contains(&core) && core_affinity::set_for_current(core_affinity::CoreId { id: core })
     {
         return Ok(());

@@ -1,6 +1,6 @@
 //! A queue pair: commands in, completions out, over one connection, without blocking and without allocating.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use super::error::{Error, Result};
@@ -36,12 +36,25 @@ pub struct QueuePair {
 impl QueuePair {
     /// Connects and negotiates. At most `depth` commands (1 to 65535) can be in flight.
     pub fn open(addr: SocketAddr, depth: u16, digests: Digests, limit: Duration) -> Result<Self> {
+        Self::negotiate(Socket::connect(addr, limit)?, depth, digests, limit)
+    }
+
+    /// As [`Self::open`], over a connection that there is already.
+    pub fn over(stream: TcpStream, depth: u16, digests: Digests, limit: Duration) -> Result<Self> {
+        Self::negotiate(Socket::over(stream)?, depth, digests, limit)
+    }
+
+    fn negotiate(
+        mut socket: Socket,
+        depth: u16,
+        digests: Digests,
+        limit: Duration,
+    ) -> Result<Self> {
         if depth == 0 {
             return Err(Error::Unsuitable(
                 "a queue pair needs a depth of at least 1",
             ));
         }
-        let mut socket = Socket::connect(addr, limit)?;
         let negotiated = socket.negotiate(digests, limit)?;
         Ok(Self {
             socket,

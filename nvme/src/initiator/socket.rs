@@ -37,16 +37,15 @@ pub struct Socket {
 impl Socket {
     /// Connects within `limit`.
     pub fn connect(addr: SocketAddr, limit: Duration) -> Result<Self> {
-        let open = || -> std::io::Result<TcpStream> {
-            let stream = TcpStream::connect_timeout(&addr, limit)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            Ok(stream)
-        };
-        Ok(Self {
-            stream: open().map_err(|source| Error::Connect { addr, source })?,
-            calls: 0,
-        })
+        let refused = |source| Error::Connect { addr, source };
+        Self::over(TcpStream::connect_timeout(&addr, limit).map_err(refused)?)
+    }
+
+    /// Takes over a connection.
+    pub fn over(stream: TcpStream) -> Result<Self> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, calls: 0 })
     }
 
     /// Sends what the socket takes of `parts`; 0 when it is full.
