@@ -2,7 +2,7 @@
 
 use super::state::{Op, PtplChange, Refusal};
 use crate::nvmf::controller::status;
-use crate::nvmf::seam::{ReservationType, StatusField};
+use crate::nvmf::seam::{MAX_TRANSFER_BYTES, ReservationType, StatusField};
 use keelblock_nvme::Sqe;
 use keelblock_nvme::opcode::io::{
     RESERVATION_ACQUIRE, RESERVATION_REGISTER, RESERVATION_RELEASE, RESERVATION_REPORT,
@@ -107,6 +107,9 @@ fn parse_report(command: &Sqe) -> Result<Parsed, StatusField> {
     let bytes = (u64::from(command.cdw(10)) + 1) * 4;
     if bytes > u64::from(command.sgl().length()) {
         return Err(status::SGL_LENGTH);
+    }
+    if bytes > MAX_TRANSFER_BYTES as u64 {
+        return Err(status::INVALID_FIELD);
     }
     Ok(Parsed::Report {
         bytes: bytes as usize,
@@ -226,6 +229,11 @@ mod tests {
         assert_eq!(report(1023, 1, 4096), Ok(Parsed::Report { bytes: 4096 }));
         assert_eq!(report(1023, 0, 4096), Err(status::HOST_ID_FORMAT));
         assert_eq!(report(1023, 1, 4092), Err(status::SGL_LENGTH));
+        assert_eq!(
+            report(1 << 18, 1, u32::MAX),
+            Err(status::INVALID_FIELD),
+            "beyond MDTS"
+        );
         assert_eq!(report(u32::MAX, 1, u32::MAX), Err(status::SGL_LENGTH));
     }
 }
