@@ -35,7 +35,7 @@ impl Node {
                 );
             }
             Some(What::HostConnected(host)) => {
-                tracing::info!(
+                tracing::debug!(
                     host = host.host_nqn,
                     peer = host.peer,
                     subsystem = host.nqn,
@@ -43,7 +43,7 @@ impl Node {
                 );
             }
             Some(What::HostDisconnected(host)) => {
-                tracing::info!(
+                tracing::debug!(
                     host = host.host_nqn,
                     peer = host.peer,
                     subsystem = host.nqn,

@@ -6,6 +6,7 @@ use keelblock_api::datapath::{HelloReply, HelloRequest, WatchRequest};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 /// Between attempts to connect.
 const RETRY: Duration = Duration::from_millis(300);
@@ -59,19 +60,26 @@ async fn session(
         )
         .await?;
     let follower = node.clone();
-    let mut following = tokio::spawn(async move { follower.follow(events).await });
-    let restored = tokio::select! {
-        restored = node.reconcile() => restored,
-        ended = &mut following => return Ok(ended.unwrap_or_else(|e| e.to_string())),
-    };
-    if let Err(error) = restored {
-        following.abort();
-        return Err(error);
+    // In a set, so that it ends with this session, however that ends.
+    let mut following = JoinSet::new();
+    following.spawn(async move { follower.follow(events).await });
+    tokio::select! {
+        restored = node.reconcile() => restored?,
+        reason = ended(&mut following) => return Ok(reason),
     }
     *was_up = true;
     state.send_replace(LinkState::Up(Arc::new(hello)));
     tracing::info!("data path ready: volumes and exports are as the KVDB has them");
-    Ok(following.await.unwrap_or_else(|e| e.to_string()))
+    Ok(ended(&mut following).await)
+}
+
+/// Why the only task of the set ended.
+async fn ended(following: &mut JoinSet<String>) -> String {
+    match following.join_next().await {
+        Some(Ok(reason)) => reason,
+        Some(Err(error)) => error.to_string(),
+        None => "nobody listens to it".into(),
+    }
 }
 
 async fn hello(node: &Node) -> Result<HelloReply, OpError> {
