@@ -7,6 +7,7 @@ use keelblock_hugepages::Buffer;
 
 use super::error::DiskError;
 use super::handle::{Core, Driver};
+use super::sim::disk::SimDisk;
 use super::uring::disk::UringDisk;
 
 /// Which disk to open, and how.
@@ -37,6 +38,7 @@ pub struct Disk {
 
 enum Kind {
     Uring(UringDisk),
+    Sim(SimDisk),
 }
 
 /// Passes a call on to whichever disk this is.
@@ -44,6 +46,7 @@ macro_rules! on {
     ($self:expr, $disk:ident => $call:expr) => {
         match &$self.kind {
             Kind::Uring($disk) => $call,
+            Kind::Sim($disk) => $call,
         }
     };
 }
@@ -52,6 +55,7 @@ impl Disk {
     pub(crate) fn open(core: &Rc<Core>, spec: &DiskSpec) -> Result<Self, DiskError> {
         let kind = match &core.driver {
             Driver::Uring(_) => Kind::Uring(UringDisk::open(core, spec)?),
+            Driver::Sim(_) => Kind::Sim(SimDisk::open(core, spec)?),
         };
         Ok(Disk { kind })
     }

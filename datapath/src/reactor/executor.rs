@@ -61,11 +61,12 @@ pub(crate) struct Executor {
     stall_ticks: Cell<u64>,
     /// When the task that runs now began.
     began: Cell<u64>,
-    report: StallReport,
+    /// None: no watchdog, and no clock is read.
+    report: Option<StallReport>,
 }
 
 impl Executor {
-    pub(crate) fn new(wakes: Wakes, report: StallReport) -> Self {
+    pub(crate) fn new(wakes: Wakes, report: Option<StallReport>) -> Self {
         let mut op_bytes = Vec::with_capacity(OPS_MAX);
         // Untouched, the slab costs address space only; the slots used last are used first, so few become resident.
         op_bytes.resize_with(OPS_MAX, || OpBytes(UnsafeCell::new(MaybeUninit::uninit())));
@@ -169,8 +170,10 @@ impl Executor {
         if count == 0 {
             return 0;
         }
-        self.calibrate();
-        self.began.set(ticks());
+        if self.report.is_some() {
+            self.calibrate();
+            self.began.set(ticks());
+        }
         for _ in 0..count {
             let Some(slot) = self.wakes.pop_ready() else {
                 break;
@@ -259,6 +262,9 @@ impl Executor {
 
     /// Reports the task that ran until now if it took too long, and begins to count for the next.
     fn watch(&self, name: &'static str, stats: &ReactorStats) {
+        if self.report.is_none() {
+            return;
+        }
         let now = ticks();
         let held = now.wrapping_sub(self.began.replace(now));
         if held > self.stall_ticks.get() && held < u64::MAX / 2 {
@@ -278,7 +284,9 @@ impl Executor {
             held_ms = ns / 1_000_000,
             "a task held the core for too long"
         );
-        (self.report)(name, Duration::from_nanos(ns));
+        if let Some(report) = &self.report {
+            report(name, Duration::from_nanos(ns));
+        }
     }
 
     /// Learns how many ticks the watchdog's limit is, once enough time has passed to know.

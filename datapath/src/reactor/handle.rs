@@ -12,6 +12,7 @@ use keelblock_hugepages::BufferPool;
 use super::disk::{Disk, DiskSpec};
 use super::error::{DiskError, NetError, SlabFull};
 use super::executor::{Executor, TaskId};
+use super::sim::SimDriver;
 use super::socket::{DetachedSocket, Listener, Socket};
 use super::stats::ReactorStats;
 use super::timer::{Sleep, Timeout, Timers};
@@ -21,6 +22,7 @@ use super::{Nanos, ReactorId};
 /// What moves bytes and time for a reactor.
 pub(crate) enum Driver {
     Uring(Uring),
+    Sim(SimDriver),
 }
 
 /// A reactor's state. Only its own thread has it.
@@ -42,6 +44,14 @@ impl Core {
     pub(crate) fn uring(&self) -> &Uring {
         match &self.driver {
             Driver::Uring(uring) => uring,
+            Driver::Sim(_) => unreachable!("a simulated reactor has no ring"),
+        }
+    }
+
+    pub(crate) fn sim(&self) -> &SimDriver {
+        match &self.driver {
+            Driver::Sim(sim) => sim,
+            Driver::Uring(_) => unreachable!("a real reactor is not simulated"),
         }
     }
 
@@ -81,6 +91,7 @@ impl Handle {
     pub fn clock(&self) -> Nanos {
         match &self.core.driver {
             Driver::Uring(_) => Nanos(keelblock_ffi::clock::monotonic_ns()),
+            Driver::Sim(sim) => sim.world.now(),
         }
     }
 

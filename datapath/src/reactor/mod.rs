@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod notify;
 pub mod ring;
 pub mod run;
+pub mod sim;
 pub mod socket;
 pub mod stats;
 #[cfg(test)]

@@ -357,7 +357,7 @@ impl Core {
         Ok(Rc::new(Core {
             id,
             reactors: plan.reactors as u16,
-            executor: Executor::new(wakes, report),
+            executor: Executor::new(wakes, Some(report)),
             timers: RefCell::new(Timers::with_capacity(TIMERS_AT_START)),
             now: Cell::new(Nanos(clock::monotonic_ns())),
             random: Cell::new(random_seed().map_err(|source| StartError::Resource {

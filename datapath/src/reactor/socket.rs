@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::error::NetError;
 use super::handle::{Core, Driver};
+use super::sim::net::{SimListener, SimSocket};
 use super::uring::net::{UringListener, UringSocket};
 
 /// A connection. One task reads from it and one writes to it; both may be the same.
@@ -16,6 +17,7 @@ pub struct Socket {
 
 enum Kind {
     Uring(UringSocket),
+    Sim(SimSocket),
 }
 
 impl Socket {
@@ -24,6 +26,10 @@ impl Socket {
             (Driver::Uring(_), Detached::Fd(fd)) => {
                 Kind::Uring(UringSocket::new(core, fd, socket.peer))
             }
+            (Driver::Sim(_), Detached::Sim(id)) => {
+                Kind::Sim(SimSocket::adopt(core, id, socket.peer))
+            }
+            _ => unreachable!("sockets stay in their world"),
         };
         Socket { kind }
     }
@@ -31,6 +37,7 @@ impl Socket {
     pub(crate) async fn connect(core: &Rc<Core>, to: SocketAddr) -> Result<Self, NetError> {
         let kind = match &core.driver {
             Driver::Uring(_) => Kind::Uring(UringSocket::connect(core, to).await?),
+            Driver::Sim(_) => Kind::Sim(SimSocket::connect(core, to).await?),
         };
         Ok(Socket { kind })
     }
@@ -42,6 +49,7 @@ impl Socket {
     pub async fn recv(&self, buf: &mut [u8]) -> Result<usize, NetError> {
         match &self.kind {
             Kind::Uring(s) => s.recv(buf).await,
+            Kind::Sim(s) => s.recv(buf).await,
         }
     }
 
@@ -53,6 +61,7 @@ impl Socket {
     pub fn try_recv(&self, parts: &mut [IoSliceMut<'_>]) -> Result<Option<usize>, NetError> {
         match &self.kind {
             Kind::Uring(s) => s.try_recv(parts),
+            Kind::Sim(s) => s.try_recv(parts.iter_mut().map(|part| &mut **part)),
         }
     }
 
@@ -61,6 +70,7 @@ impl Socket {
     pub async fn readable(&self) {
         match &self.kind {
             Kind::Uring(s) => s.readable().await,
+            Kind::Sim(s) => s.readable().await,
         }
     }
 
@@ -71,6 +81,7 @@ impl Socket {
     pub fn try_send(&self, parts: &[IoSlice<'_>]) -> Result<usize, NetError> {
         match &self.kind {
             Kind::Uring(s) => s.try_send(parts),
+            Kind::Sim(s) => s.try_send(parts),
         }
     }
 
@@ -81,6 +92,10 @@ impl Socket {
     pub async fn writable(&self) -> Result<(), NetError> {
         match &self.kind {
             Kind::Uring(s) => s.writable().await,
+            Kind::Sim(s) => {
+                s.writable().await;
+                Ok(())
+            }
         }
     }
 
@@ -102,6 +117,7 @@ impl Socket {
     pub fn peer(&self) -> SocketAddr {
         match &self.kind {
             Kind::Uring(s) => s.peer(),
+            Kind::Sim(s) => s.peer(),
         }
     }
 
@@ -109,6 +125,7 @@ impl Socket {
     pub fn shutdown(&self) {
         match &self.kind {
             Kind::Uring(s) => s.shutdown(),
+            Kind::Sim(s) => s.shutdown(),
         }
     }
 
@@ -117,6 +134,7 @@ impl Socket {
         let peer = self.peer();
         let kind = match self.kind {
             Kind::Uring(s) => Detached::Fd(s.detach()),
+            Kind::Sim(s) => Detached::Sim(s.detach()),
         };
         DetachedSocket { kind, peer }
     }
@@ -140,6 +158,8 @@ pub struct DetachedSocket {
 #[derive(Debug)]
 enum Detached {
     Fd(OwnedFd),
+    /// An end of the simulated network, which stays open if this is dropped: only its world could close it.
+    Sim(u64),
 }
 
 /// Accepts connections.
@@ -149,12 +169,14 @@ pub struct Listener {
 
 enum ListenerKind {
     Uring(UringListener),
+    Sim(SimListener),
 }
 
 impl Listener {
     pub(crate) fn open(core: &Rc<Core>, at: SocketAddr) -> Result<Self, NetError> {
         let kind = match &core.driver {
             Driver::Uring(_) => ListenerKind::Uring(UringListener::open(core, at)?),
+            Driver::Sim(_) => ListenerKind::Sim(SimListener::open(core, at)?),
         };
         Ok(Listener { kind })
     }
@@ -166,6 +188,7 @@ impl Listener {
     pub async fn accept(&self) -> Result<Socket, NetError> {
         let kind = match &self.kind {
             ListenerKind::Uring(l) => Kind::Uring(l.accept().await?),
+            ListenerKind::Sim(l) => Kind::Sim(l.accept().await?),
         };
         Ok(Socket { kind })
     }
@@ -174,6 +197,7 @@ impl Listener {
     pub fn local_addr(&self) -> SocketAddr {
         match &self.kind {
             ListenerKind::Uring(l) => l.local_addr(),
+            ListenerKind::Sim(l) => l.local_addr(),
         }
     }
 }

@@ -1,0 +1,387 @@
+//! The simulated reactor: many reactors in one thread, on a virtual clock, with disks and a network that fail on purpose.
+//!
+//! Behind a [`Handle`] everything is as on a real reactor; what happens, and in which order, comes from one seed. The same seed gives
+//! the same run, to the last event: [`Sim::trace_hash`] says so. Nothing here reads a clock, a thread-local or a random hash state
+//! (RULES S12); maps are ordered.
+//!
+//! A *node* is a process: some reactors, and the disks that they use. It can be killed (the kernel lives on: what was written stays, sockets
+//! are closed) or lose power (unflushed writes are lost in any subset of sectors, sockets vanish without a word).
+
+pub mod disk;
+pub mod net;
+#[cfg(test)]
+mod tests;
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::future::Future;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelblock_hugepages::BufferPool;
+
+use super::executor::{Executor, OPS_MAX};
+use super::handle::{Core, Driver, Handle};
+use super::stats::ReactorStats;
+use super::timer::Timers;
+use super::wake::Wakes;
+use super::{Nanos, ReactorId};
+pub use disk::{DiskFaults, SimDiskState};
+pub use net::NetFaults;
+
+/// A passing of virtual time that a task spends on its own work in a pass, so that time never stands still.
+const PASS_NS: u64 = 200;
+/// DMA buffers of a simulated reactor.
+const BUFFER_BYTES: usize = 8 << 20;
+
+/// Number of a simulated process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+/// What happens at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    /// A disk operation completes.
+    Disk(u64),
+    /// Something arrives at a socket.
+    Net(u64),
+}
+
+/// One reactor: whose, and its state.
+struct Member {
+    node: NodeId,
+    core: Rc<Core>,
+}
+
+/// Everything that simulated reactors share. One thread, so no locks.
+pub(crate) struct World {
+    now: Cell<u64>,
+    random: Cell<u64>,
+    trace: Cell<u64>,
+    next_event: Cell<u64>,
+    next_node: Cell<u32>,
+    events: RefCell<BinaryHeap<Reverse<(u64, u64, Event)>>>,
+    members: RefCell<Vec<Member>>,
+    disks: RefCell<BTreeMap<PathBuf, disk::Shelf>>,
+    disk_ops: RefCell<disk::Ops>,
+    net: RefCell<net::Net>,
+}
+
+/// A reactor's part of the world.
+pub(crate) struct SimDriver {
+    pub(crate) world: Rc<World>,
+    pub(crate) node: NodeId,
+}
+
+impl World {
+    pub(crate) fn now(&self) -> Nanos {
+        Nanos(self.now.get())
+    }
+
+    /// SplitMix64, as the reactors' own.
+    pub(crate) fn random(&self) -> u64 {
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `n`.
+    pub(crate) fn below(&self, n: u64) -> u64 {
+        self.random() % n.max(1)
+    }
+
+    /// A time between two, rarely much longer: queues fill, tails are long.
+    pub(crate) fn delay(&self, from: Duration, to: Duration) -> u64 {
+        let (from, to) = (from.as_nanos() as u64, to.as_nanos() as u64);
+        let usual = from + self.below(to.saturating_sub(from) + 1);
+        if self.below(64) == 0 {
+            usual * 20
+        } else {
+            usual
+        }
+    }
+
+    /// Lets something happen later.
+    pub(crate) fn after(&self, ns: u64, event: Event) {
+        let sequence = self.next_event.get();
+        self.next_event.set(sequence + 1);
+        self.events
+            .borrow_mut()
+            .push(Reverse((self.now.get() + ns, sequence, event)));
+    }
+
+    /// A number for something new.
+    pub(crate) fn fresh(&self) -> u64 {
+        let id = self.next_event.get();
+        self.next_event.set(id + 1);
+        id
+    }
+
+    /// Folds what happened into the trace.
+    pub(crate) fn trace(&self, what: u64, a: u64, b: u64) {
+        let mut hash = self.trace.get();
+        for word in [self.now.get(), what, a, b] {
+            hash = (hash.rotate_left(23) ^ word).wrapping_mul(0x2127_599b_f432_5c37);
+        }
+        self.trace.set(hash);
+    }
+
+    fn happen(&self, event: Event) {
+        match event {
+            Event::Disk(id) => self.disk_done(id),
+            Event::Net(id) => self.net_arrives(id),
+        }
+    }
+}
+
+/// A simulation. Dropping it ends all its reactors.
+pub struct Sim {
+    world: Rc<World>,
+}
+
+impl Sim {
+    /// A world without anything in it.
+    pub fn new(seed: u64) -> Self {
+        let world = World {
+            now: Cell::new(1_000_000_000),
+            random: Cell::new(seed),
+            trace: Cell::new(0),
+            next_event: Cell::new(0),
+            next_node: Cell::new(0),
+            events: RefCell::default(),
+            members: RefCell::default(),
+            disks: RefCell::default(),
+            disk_ops: RefCell::default(),
+            net: RefCell::default(),
+        };
+        Sim {
+            world: Rc::new(world),
+        }
+    }
+
+    /// Starts a process with `reactors` reactors.
+    pub fn start_node(&self, reactors: u16) -> (NodeId, Vec<Handle>) {
+        let node = NodeId(self.world.next_node.get());
+        self.world.next_node.set(node.0 + 1);
+        (node, self.restart_node(node, reactors))
+    }
+
+    /// Starts a process again under its old number, after [`Sim::kill`] or [`Sim::power_cut`].
+    pub fn restart_node(&self, node: NodeId, reactors: u16) -> Vec<Handle> {
+        assert!(
+            self.world.members.borrow().iter().all(|m| m.node != node),
+            "the node runs already"
+        );
+        (0..reactors)
+            .map(|id| {
+                let core = Core::simulated(&self.world, node, ReactorId(id), reactors);
+                self.world.members.borrow_mut().push(Member {
+                    node,
+                    core: core.clone(),
+                });
+                Handle { core }
+            })
+            .collect()
+    }
+
+    /// Ends a process at once. Its writes reached the kernel or not as a whole operation; its peers see their connections closed.
+    pub fn kill(&self, node: NodeId) {
+        self.end(node);
+        self.world.net_killed(node);
+        self.world.trace(1, u64::from(node.0), 0);
+    }
+
+    /// Ends a process by taking its machine's power: on `disks`, sectors written since the last flush are each lost or kept. Its peers
+    /// learn of it when they send and the node is up again.
+    pub fn power_cut(&self, node: NodeId, disks: &[&str]) {
+        // First, so that the end of its tasks does not close its connections.
+        self.world.net_vanished(node);
+        self.end(node);
+        for name in disks {
+            self.world.disk_power_cut(name.as_ref());
+        }
+        self.world.trace(2, u64::from(node.0), disks.len() as u64);
+    }
+
+    fn end(&self, node: NodeId) {
+        let (ended, rest): (Vec<_>, Vec<_>) = self
+            .world
+            .members
+            .take()
+            .into_iter()
+            .partition(|m| m.node == node);
+        self.world.members.replace(rest);
+        for member in ended {
+            member.core.executor.clear(&member.core.stats);
+        }
+    }
+
+    /// Makes an empty disk.
+    pub fn add_disk(&self, name: &str, bytes: u64) {
+        self.world
+            .disks
+            .borrow_mut()
+            .insert(name.into(), disk::Shelf::new(bytes));
+    }
+
+    /// Reaches into a disk, to make it fail or to look at it.
+    pub fn disk<R>(&self, name: &str, f: impl FnOnce(&mut SimDiskState) -> R) -> R {
+        let shelf = self
+            .world
+            .disks
+            .borrow()
+            .get(std::path::Path::new(name))
+            .cloned();
+        let shelf = shelf.unwrap_or_else(|| panic!("there is no disk {name}"));
+        f(&mut shelf.state.borrow_mut())
+    }
+
+    /// Reaches into the network, to make it fail.
+    pub fn network<R>(&self, f: impl FnOnce(&mut NetFaults) -> R) -> R {
+        let result = f(&mut self.world.net.borrow_mut().faults);
+        self.world.net_released();
+        result
+    }
+
+    /// Breaks every connection between two nodes, as a reset does: both sides are told.
+    pub fn reset_connections(&self, a: NodeId, b: NodeId) {
+        self.world.net_reset(a, b);
+    }
+
+    /// Virtual time.
+    pub fn now(&self) -> Nanos {
+        self.world.now()
+    }
+
+    /// A number that two runs share only if the same happened in both, at the same times.
+    pub fn trace_hash(&self) -> u64 {
+        self.world.trace.get()
+    }
+
+    /// A random number of the simulation's own.
+    pub fn random(&self) -> u64 {
+        self.world.random()
+    }
+
+    /// Runs until `future`, as a task of `on`, is done; `None` if it is not within `limit` of virtual time, or nothing can happen any more.
+    pub fn run<T: 'static>(
+        &self,
+        on: &Handle,
+        limit: Duration,
+        future: impl Future<Output = T> + 'static,
+    ) -> Option<T> {
+        let result = Rc::new(RefCell::new(None));
+        let put = result.clone();
+        on.spawn("simulation", async move {
+            let value = future.await;
+            *put.borrow_mut() = Some(value);
+        });
+        let deadline = self.now() + limit;
+        while result.borrow().is_none() && self.now() < deadline && self.step(deadline) {}
+        result.take()
+    }
+
+    /// Lets virtual time pass.
+    pub fn run_for(&self, d: Duration) {
+        let deadline = self.now() + d;
+        while self.now() < deadline && self.step(deadline) {}
+        self.world.now.set(self.world.now.get().max(deadline.0));
+    }
+
+    /// One pass of one reactor, chosen at random among those with work, or one event; false if nothing is left before `deadline`.
+    fn step(&self, deadline: Nanos) -> bool {
+        let world = &self.world;
+        let ready: Vec<Rc<Core>> = world
+            .members
+            .borrow()
+            .iter()
+            .map(|m| m.core.clone())
+            .filter(|c| c.has_work(world.now()))
+            .collect();
+        if !ready.is_empty() {
+            let chosen = &ready[world.below(ready.len() as u64) as usize];
+            chosen.simulated_pass(world);
+            world
+                .now
+                .set(world.now.get() + PASS_NS + world.below(PASS_NS));
+            return true;
+        }
+        let event = world.events.borrow().peek().map(|Reverse((at, ..))| *at);
+        let timer = world
+            .members
+            .borrow()
+            .iter()
+            .filter_map(|m| m.core.timers.borrow().next())
+            .map(|n| n.0)
+            .min();
+        let Some(next) = event
+            .into_iter()
+            .chain(timer)
+            .min()
+            .filter(|next| *next <= deadline.0)
+        else {
+            return false;
+        };
+        world.now.set(world.now.get().max(next));
+        if event == Some(next) {
+            let popped = world.events.borrow_mut().pop();
+            if let Some(Reverse((_, _, event))) = popped {
+                world.happen(event);
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        // Tasks hold their reactors, which hold the world.
+        loop {
+            let first = self.world.members.borrow().first().map(|m| m.node);
+            let Some(node) = first else { break };
+            self.end(node);
+        }
+        self.world.disk_ops.take();
+    }
+}
+
+impl Core {
+    fn simulated(world: &Rc<World>, node: NodeId, id: ReactorId, reactors: u16) -> Rc<Core> {
+        let buffers = BufferPool::new(BUFFER_BYTES, || {})
+            .expect("a simulation has address space for its buffers");
+        Rc::new(Core {
+            id,
+            reactors,
+            executor: Executor::new(Wakes::new(None, OPS_MAX), None),
+            timers: RefCell::new(Timers::with_capacity(64)),
+            now: Cell::new(world.now()),
+            random: Cell::new(world.random()),
+            buffers,
+            stats: Arc::new(ReactorStats::default()),
+            driver: Driver::Sim(SimDriver {
+                world: world.clone(),
+                node,
+            }),
+            progress: Cell::new(false),
+        })
+    }
+
+    fn has_work(&self, now: Nanos) -> bool {
+        let due = self.timers.borrow().next().is_some_and(|next| next <= now);
+        (due || self.executor.wakes().ready_len() > 0) && !self.executor.wakes().stopping()
+    }
+
+    fn simulated_pass(&self, world: &World) {
+        self.now.set(world.now());
+        let fired = self.timers.borrow_mut().fire(world.now());
+        self.executor.wakes().reap();
+        let ran = self.executor.run(&self.stats);
+        self.stats.passes.add(1);
+        world.trace(3, u64::from(self.id.0), (fired as u64) << 32 | ran as u64);
+    }
+}
