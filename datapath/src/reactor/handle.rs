@@ -20,6 +20,7 @@ use super::uring::Uring;
 use super::{Nanos, ReactorId};
 
 /// What moves bytes and time for a reactor.
+#[allow(clippy::large_enum_variant)] // one per reactor, and an indirection on the hot path would cost more than the bytes
 pub(crate) enum Driver {
     Uring(Uring),
     Sim(SimDriver),

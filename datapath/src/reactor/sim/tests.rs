@@ -179,10 +179,11 @@ fn disks_fail_as_told() {
     let mut block = [0; 4096];
     sim.disk("d", |d| d.peek(4096, &mut block));
     assert_eq!((block[3], block[4], block[5]), (9, 9 ^ 8, 9));
-    step(DiskFaults {
+    let (written, _) = step(DiskFaults {
         misdirect: 1,
-        ..Default::default()
+        ..DiskFaults::default()
     });
+    assert!(written.is_ok(), "a misdirected write says that all is well");
     let nines = sim.disk("d", |d| {
         let mut all = vec![0; 1 << 20];
         d.peek(0, &mut all);
