@@ -346,6 +346,7 @@ impl Core {
         let remote = wakes.remote();
         let buffers = BufferPool::new(config.buffer_bytes, move || remote.ring())?;
         let uring = Uring::new(plan.rule).map_err(|source| StartError::Uring { source })?;
+        uring.prepare_fixed_buffers(&buffers);
         let stats = Arc::new(ReactorStats::default());
         stats.buffer_bytes_total.set(buffers.stats().total as u64);
         let on_stall = config.on_stall.clone();

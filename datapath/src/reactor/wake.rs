@@ -42,6 +42,8 @@ pub(crate) struct Shared {
     woken: AtomicPtr<Header>,
     asleep: Asleep,
     stop: AtomicBool,
+    /// Something else than a task wants a pass.
+    poked: AtomicBool,
     bell: Option<OwnedFd>,
     local: UnsafeCell<Local>,
 }
@@ -70,6 +72,7 @@ impl Wakes {
             woken: AtomicPtr::new(std::ptr::null_mut()),
             asleep: Asleep::new(),
             stop: AtomicBool::new(false),
+            poked: AtomicBool::new(false),
             bell,
             local: UnsafeCell::new(local),
         });
@@ -170,6 +173,7 @@ impl Wakes {
         shared.asleep.announce();
         let work = !shared.woken.load(Ordering::Relaxed).is_null()
             || shared.stop.load(Ordering::Relaxed)
+            || shared.poked.swap(false, Ordering::Relaxed)
             || self.ready_len() > 0;
         if work {
             shared.asleep.end();
@@ -241,7 +245,9 @@ impl Remote {
     /// Makes the reactor go through a pass soon.
     pub(crate) fn ring(&self) {
         // SAFETY: our reference keeps it alive.
-        unsafe { self.shared.as_ref() }.ring();
+        let shared = unsafe { self.shared.as_ref() };
+        shared.poked.store(true, Ordering::Relaxed);
+        shared.ring();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::rc::Rc;
@@ -37,6 +38,16 @@ struct Span {
     what: &'static str,
     offset: u64,
     len: usize,
+}
+
+/// Which way bytes move.
+#[derive(Clone, Copy)]
+enum Direction {
+    Read,
+    /// With `RWF_` flags.
+    Write {
+        flags: i32,
+    },
 }
 
 impl UringDisk {
@@ -110,8 +121,8 @@ impl UringDisk {
                 offset,
                 len,
             },
+            Direction::Read,
             buffer,
-            |fd, at, part, offset| opcode::Read::new(fd, at, part).offset(offset).build(),
         )
         .await
     }
@@ -130,13 +141,8 @@ impl UringDisk {
                 offset,
                 len,
             },
+            Direction::Write { flags },
             buffer,
-            move |fd, at, part, offset| {
-                opcode::Write::new(fd, at, part)
-                    .offset(offset)
-                    .rw_flags(flags)
-                    .build()
-            },
         )
         .await
     }
@@ -145,8 +151,8 @@ impl UringDisk {
     async fn transfer(
         &self,
         span: Span,
+        direction: Direction,
         mut buffer: Buffer,
-        entry: impl Fn(types::Fd, *mut u8, u32, u64) -> squeue::Entry,
     ) -> (Buffer, Result<(), DiskError>) {
         assert!(
             span.len <= buffer.len(),
@@ -157,11 +163,10 @@ impl UringDisk {
         }
         let (mut done, mut tries) = (0, 0);
         while done < span.len {
-            let at = buffer[done..].as_mut_ptr();
-            let request = entry(
-                self.fd(),
-                at,
-                (span.len - done) as u32,
+            let request = self.request(
+                direction,
+                &mut buffer,
+                done..span.len,
                 span.offset + done as u64,
             );
             // SAFETY: the entry points into `buffer`, which travels with the operation.
@@ -190,6 +195,35 @@ impl UringDisk {
             }
         }
         (buffer, Ok(()))
+    }
+
+    /// A request for a part of the buffer.
+    fn request(
+        &self,
+        direction: Direction,
+        buffer: &mut Buffer,
+        part: Range<usize>,
+        offset: u64,
+    ) -> squeue::Entry {
+        let fixed = self.core.uring().fixed_index(&self.core.buffers, buffer);
+        let (fd, len) = (self.fd(), part.len() as u32);
+        let at = buffer[part].as_mut_ptr();
+        match (direction, fixed) {
+            (Direction::Read, Some(index)) => opcode::ReadFixed::new(fd, at, len, index)
+                .offset(offset)
+                .build(),
+            (Direction::Read, None) => opcode::Read::new(fd, at, len).offset(offset).build(),
+            (Direction::Write { flags }, Some(index)) => {
+                opcode::WriteFixed::new(fd, at, len, index)
+                    .offset(offset)
+                    .rw_flags(flags)
+                    .build()
+            }
+            (Direction::Write { flags }, None) => opcode::Write::new(fd, at, len)
+                .offset(offset)
+                .rw_flags(flags)
+                .build(),
+        }
     }
 
     pub(crate) async fn flush(&self) -> Result<(), DiskError> {

@@ -4,6 +4,7 @@
 //! call (RULES S12).
 
 pub(crate) mod disk;
+mod fixed;
 pub(crate) mod kernel;
 pub(crate) mod net;
 mod pass;
@@ -41,6 +42,7 @@ pub(crate) struct Uring {
     table: RefCell<Table>,
     sockets: RefCell<Sockets>,
     rule: IdleRule,
+    fixed: fixed::FixedBuffers,
     /// A read of the bell is with the kernel.
     bell_armed: Cell<bool>,
     /// Where that read puts the bell's count; lives as long as the ring.
@@ -69,6 +71,7 @@ impl Uring {
             table: RefCell::new(Table::new()),
             sockets: RefCell::new(Sockets::default()),
             rule,
+            fixed: fixed::FixedBuffers::default(),
             bell_armed: Cell::new(false),
             bell_count: Box::new(Cell::new(0)),
             latency: Cell::new(Latency::default()),

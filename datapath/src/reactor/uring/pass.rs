@@ -88,7 +88,7 @@ impl Uring {
         if due {
             self.enter(core, 0);
         }
-        loop {
+        while !self.ring.borrow_mut().completion().is_empty() {
             let mut batch: [Option<cqueue::Entry>; BATCH] = [const { None }; BATCH];
             let mut count = 0;
             {
@@ -100,9 +100,6 @@ impl Uring {
             }
             for entry in batch.into_iter().take(count).flatten() {
                 self.completed(core, &entry);
-            }
-            if count < BATCH {
-                return;
             }
         }
     }
