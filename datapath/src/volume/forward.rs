@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use super::ByteRange;
 use super::VolumeError;
-use super::hub::{Control, ControlResult};
+use super::hub::{Ask, Control, ControlResult};
 use super::op::{Buffers, Op};
 use crate::reactor::ReactorId;
 use crate::reactor::mesh::CREDITS;
@@ -33,11 +33,8 @@ pub(super) enum Body {
         ticket: u64,
         result: ControlResult,
     },
-    /// To reactor 0: the first host of a volume is served by this reactor.
-    Place {
-        volume: u32,
-        reactor: ReactorId,
-    },
+    /// To reactor 0's registry.
+    Ask(Ask),
 }
 
 #[derive(Debug)]

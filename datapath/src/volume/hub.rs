@@ -44,6 +44,8 @@ pub(super) enum Control {
     Resize { spec: VolumeSpec },
     /// Finishes what is under way and forgets the volume.
     Close { number: u32 },
+    /// Gives the operations that this reactor's hosts had on a volume since this was last asked.
+    Operations { number: u32 },
     /// To the owner: finishes what is under way on these lanes, and lets nothing begin until `Own`.
     Quiesce { number: u32, lanes: LaneSet },
     /// These lanes have this owner.
@@ -54,8 +56,8 @@ pub(super) enum Control {
     },
 }
 
-/// What became of it; the error is for people.
-pub(super) type ControlResult = Result<(), String>;
+/// What became of it: a number for orders that ask for one, else 0; the error is for people.
+pub(super) type ControlResult = Result<u64, String>;
 
 /// A set of lanes of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +73,13 @@ impl LaneSet {
     }
 }
 
-/// What other parts of a reactor ask of reactor 0's registry.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct PlaceAsked {
-    pub volume: u32,
-    pub reactor: ReactorId,
+/// What reactors ask of the registry on reactor 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ask {
+    /// The first host of a volume is served by this reactor: its lanes should be there.
+    Place { volume: u32, reactor: ReactorId },
+    /// Many operations of a volume are forwarded: its lanes should be looked at.
+    Balance { volume: u32 },
 }
 
 pub(super) struct Shared {
@@ -94,7 +98,7 @@ pub(super) struct Shared {
     answers: RefCell<BTreeMap<u64, ControlResult>>,
     pub(super) answered: Notify,
     next_ticket: Cell<u64>,
-    asked: RefCell<VecDeque<PlaceAsked>>,
+    asked: RefCell<VecDeque<Ask>>,
     pub(super) asked_something: Notify,
 }
 
@@ -203,7 +207,7 @@ impl Shared {
                     });
                 }
                 Body::ControlDone { ticket, result } => self.answer(ticket, result),
-                Body::Place { volume, reactor } => self.ask_to_place(volume, reactor),
+                Body::Ask(ask) => self.queue(ask),
             }
         }
     }
@@ -269,21 +273,38 @@ impl Shared {
     }
 
     pub fn ask_to_place(self: &Rc<Self>, volume: u32, reactor: ReactorId) {
+        let ask = Ask::Place { volume, reactor };
         if self.here() == ReactorId(0) {
-            self.asked
-                .borrow_mut()
-                .push_back(PlaceAsked { volume, reactor });
-            self.asked_something.notify();
-            return;
+            return self.queue(ask);
         }
         let this = Rc::clone(self);
         self.handle.spawn("place volume", async move {
-            let ask = Message(Body::Place { volume, reactor });
+            let ask = Message(Body::Ask(ask));
             this.endpoint.send(ReactorId(0), ask).await;
         });
     }
 
-    pub fn next_asked(&self) -> Option<PlaceAsked> {
+    /// Does nothing if the ring is full: it will be asked for again.
+    pub fn ask_to_balance(&self, volume: u32) {
+        let ask = Ask::Balance { volume };
+        if self.here() == ReactorId(0) {
+            return self.queue(ask);
+        }
+        let _ = self
+            .endpoint
+            .try_send(ReactorId(0), Message(Body::Ask(ask)));
+    }
+
+    /// Once each: so there are never more than volumes times reactors.
+    fn queue(&self, ask: Ask) {
+        let mut asked = self.asked.borrow_mut();
+        if !asked.contains(&ask) {
+            asked.push_back(ask);
+            self.asked_something.notify();
+        }
+    }
+
+    pub fn next_asked(&self) -> Option<Ask> {
         self.asked.borrow_mut().pop_front()
     }
 
@@ -322,26 +343,30 @@ impl Shared {
             } => self.open_drive(number, &source, &latch),
             Control::ForgetDrive { number } => {
                 self.drives.borrow_mut().truncate(number as usize);
-                Ok(())
+                Ok(0)
             }
             Control::Open { spec, owners, slot } => {
                 self.open(&spec, &owners, slot);
-                Ok(())
+                Ok(0)
             }
             Control::Resize { spec } => {
                 if let Some(volume) = self.numbered(spec.number) {
                     let map = super::map::Map::new(&spec, &self.drives.borrow());
                     *volume.0.map.borrow_mut() = Rc::new(map);
                 }
-                Ok(())
+                Ok(0)
             }
             Control::Close { number } => {
                 self.close(number).await;
-                Ok(())
+                Ok(0)
+            }
+            Control::Operations { number } => {
+                let volume = self.numbered(number);
+                Ok(volume.map_or(0, |v| v.0.operations.take()))
             }
             Control::Quiesce { number, lanes } => {
                 self.quiesce(number, lanes).await;
-                Ok(())
+                Ok(0)
             }
             Control::Own {
                 number,
@@ -349,7 +374,7 @@ impl Shared {
                 owner,
             } => {
                 self.own(number, lanes, owner);
-                Ok(())
+                Ok(0)
             }
         }
     }
@@ -359,7 +384,7 @@ impl Shared {
         let mut drives = self.drives.borrow_mut();
         assert_eq!(drives.len(), number as usize, "drives are opened in order");
         drives.push(device);
-        Ok(())
+        Ok(0)
     }
 
     fn open(self: &Rc<Self>, spec: &VolumeSpec, owners: &LaneTable, slot: Option<VolumeSlot>) {

@@ -7,8 +7,9 @@
 //! [`Volume::write_now`] complete at once.
 //!
 //! Each reactor keeps its handles in a [`Hub`] (`hub`), which also serves what other reactors forward. The [`Registry`] (`registry`) on
-//! reactor 0 opens, grows and closes volumes on all of them, and moves lanes.
+//! reactor 0 opens, grows and closes volumes on all of them, and moves lanes to where a volume is used (`balance`).
 
+mod balance;
 mod error;
 mod forward;
 mod hub;
@@ -62,6 +63,9 @@ struct Inner {
     map: RefCell<Rc<Map>>,
     closed: Cell<bool>,
     placed: Cell<bool>,
+    /// Operations of this reactor's hosts since lanes were last looked at, and those of them that were forwarded.
+    operations: Cell<u64>,
+    forwards: Cell<u32>,
     volatile_cache: bool,
     stats: Option<VolumeStats>,
     media_errors: Arc<AtomicU64>,
@@ -105,6 +109,8 @@ impl Volume {
             map: RefCell::new(Rc::new(map)),
             closed: Cell::new(false),
             placed: Cell::new(false),
+            operations: Cell::new(0),
+            forwards: Cell::new(0),
             stats,
             media_errors: Arc::clone(&spec.media_errors),
             hub: Rc::downgrade(hub),
@@ -180,9 +186,11 @@ impl Volume {
         let map = inner.map.borrow();
         match map.locate(at) {
             // Memory is as stable as it gets: FUA asks for nothing more.
-            Ok((device, place, run)) if run == at.len() => device
-                .store_now(place, data)
-                .map(|r| r.map_err(VolumeError::from)),
+            Ok((device, place, run)) if run == at.len() => {
+                let stored = device.store_now(place, data)?;
+                inner.count();
+                Some(stored.map_err(VolumeError::from))
+            }
             Ok(_) => None,
             Err(e) => Some(Err(e)),
         }
@@ -282,6 +290,12 @@ fn one((buffers, result): (Buffers, Result<(), VolumeError>)) -> (Buffer, Result
 }
 
 impl Inner {
+    /// Counts an operation of one of this reactor's hosts.
+    #[inline]
+    fn count(&self) {
+        self.operations.set(self.operations.get() + 1);
+    }
+
     /// Whether plain I/O may touch the drives of this range at once: one lane, owned here, no exclusive range, open.
     #[inline]
     fn at_once(&self, at: ByteRange) -> bool {

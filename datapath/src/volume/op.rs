@@ -4,6 +4,8 @@ use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
 
+use super::balance::FORWARDS_PER_REPORT;
+use super::hub::Shared;
 use super::range::{Hold, Mode};
 use super::{ByteRange, Volume, VolumeError};
 use crate::device::BLOCK_BYTES;
@@ -93,6 +95,7 @@ impl Volume {
         if at.end > self.size_bytes() {
             return (buffers, Err(VolumeError::OutOfRange));
         }
+        self.0.count();
         if self.0.lanes.single(&at.range()) {
             return self.on_lane(op, at, buffers).await;
         }
@@ -165,6 +168,7 @@ impl Volume {
                 let Some(hub) = self.0.hub.upgrade() else {
                     return (buffers, Err(VolumeError::Closed));
                 };
+                self.count_forward(&hub);
                 return hub.forward(owner, self.0.number, op, at, buffers).await;
             }
             let hold = match self.enter(op, at).await {
@@ -180,6 +184,14 @@ impl Volume {
                 drop(hold);
                 return done;
             }
+        }
+    }
+
+    fn count_forward(&self, hub: &Rc<Shared>) {
+        let forwards = self.0.forwards.get() + 1;
+        self.0.forwards.set(forwards % FORWARDS_PER_REPORT);
+        if forwards == FORWARDS_PER_REPORT {
+            hub.ask_to_balance(self.0.number);
         }
     }
 

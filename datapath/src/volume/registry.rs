@@ -8,11 +8,12 @@ use std::sync::Arc;
 use keelblock_api::stats::{StatsPage, VolumeSlot};
 use tokio::sync::Mutex;
 
-use super::hub::{Control, ControlResult, LaneSet, PlaceAsked};
+use super::balance::{BALANCE_INTERVAL, decide};
+use super::hub::{Ask, Control, ControlResult, LaneSet};
 use super::lane::{LANES_MAX, Lane};
 use super::{Hub, Lanes, MapExtent, Volume, VolumeSpec};
 use crate::device::{Device, DeviceSource, Latch};
-use crate::reactor::ReactorId;
+use crate::reactor::{Nanos, ReactorId};
 use crate::store::VolumeId;
 
 /// Which reactor owns which lane of a volume.
@@ -45,6 +46,8 @@ struct Entry {
     spec: VolumeSpec,
     owners: LaneTable,
     placed: bool,
+    /// When its lanes were last looked at.
+    balanced: Nanos,
     slot: Option<VolumeSlot>,
 }
 
@@ -91,7 +94,8 @@ impl Registry {
         hub.0.handle().spawn("place volumes", async move {
             loop {
                 match placing.0.hub.0.next_asked() {
-                    Some(asked) => placing.place(asked).await,
+                    Some(Ask::Place { volume, reactor }) => placing.place(volume, reactor).await,
+                    Some(Ask::Balance { volume }) => placing.balance(volume).await,
                     None => placing.0.hub.0.asked_something.notified().await,
                 }
             }
@@ -153,6 +157,7 @@ impl Registry {
         let entry = Entry {
             owners: LaneTable::all(ReactorId(0)),
             placed: false,
+            balanced: Nanos(0),
             slot: self.0.stats.volume(id.0),
             spec,
         };
@@ -238,11 +243,11 @@ impl Registry {
         self.tell_all_surely(own).await;
     }
 
-    async fn place(&self, asked: PlaceAsked) {
+    async fn place(&self, number: u32, reactor: ReactorId) {
         let found = {
             let mut state = self.0.state.borrow_mut();
             let mut entries = state.volumes.values_mut();
-            let entry = entries.find(|e| e.spec.number == asked.volume && !e.placed);
+            let entry = entries.find(|e| e.spec.number == number && !e.placed);
             entry.map(|e| {
                 e.placed = true;
                 (e.spec.id, e.spec.lanes)
@@ -250,8 +255,55 @@ impl Registry {
         };
         if let Some((id, lanes)) = found {
             let all: Vec<Lane> = lanes.all().collect();
-            self.move_lanes(id, &all, asked.reactor).await;
+            self.move_lanes(id, &all, reactor).await;
         }
+    }
+
+    /// Moves lanes to where the volume is used, if it was not looked at just now.
+    async fn balance(&self, number: u32) {
+        let now = self.0.hub.0.handle().now();
+        let due = {
+            let mut state = self.0.state.borrow_mut();
+            let mut entries = state.volumes.values_mut();
+            let entry = entries.find(|e| e.spec.number == number);
+            let entry = entry.filter(|e| now.since(e.balanced) >= BALANCE_INTERVAL);
+            entry.map(|e| {
+                e.balanced = now;
+                e.spec.id
+            })
+        };
+        let Some(id) = due else {
+            return;
+        };
+        let operations = self.operations(number).await;
+        let owners: Vec<(Lane, ReactorId)> = {
+            let state = self.0.state.borrow();
+            let Some(entry) = state.volumes.get(&id) else {
+                return;
+            };
+            let lanes = entry.spec.lanes.all();
+            lanes.map(|lane| (lane, entry.owners.owner(lane))).collect()
+        };
+        let mut by_target: BTreeMap<ReactorId, Vec<Lane>> = BTreeMap::new();
+        for (lane, to) in decide(&owners, &operations) {
+            by_target.entry(to).or_default().push(lane);
+        }
+        for (to, lanes) in by_target {
+            tracing::debug!(volume = %id, lanes = lanes.len(), %to, "lanes move");
+            self.move_lanes(id, &lanes, to).await;
+        }
+    }
+
+    /// What each reactor's hosts did with a volume since this was last asked.
+    async fn operations(&self, number: u32) -> Vec<u64> {
+        let _one = self.0.changing.lock().await;
+        let reactors = self.0.hub.0.handle().reactors();
+        let mut operations = Vec::with_capacity(usize::from(reactors));
+        for reactor in (0..reactors).map(ReactorId) {
+            let answer = self.tell(reactor, Control::Operations { number }).await;
+            operations.push(answer.unwrap_or(0));
+        }
+        operations
     }
 
     fn new_number(&self) -> u32 {
@@ -281,7 +333,7 @@ impl Registry {
     /// For orders that cannot fail.
     async fn tell_surely(&self, to: ReactorId, order: Control) {
         let done = self.tell(to, order).await;
-        assert_eq!(done, Ok(()), "this order cannot fail");
+        assert!(done.is_ok(), "this order cannot fail: {done:?}");
     }
 
     async fn tell_all(&self, order: Control) -> Result<(), OpenError> {
@@ -303,6 +355,6 @@ impl Registry {
 
     async fn tell_all_surely(&self, order: Control) {
         let done = self.tell_all(order).await;
-        assert_eq!(done, Ok(()), "this order cannot fail");
+        assert!(done.is_ok(), "this order cannot fail: {done:?}");
     }
 }

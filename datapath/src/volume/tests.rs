@@ -456,3 +456,29 @@ fn lanes_follow_the_first_connection() {
         }
     });
 }
+
+/// The only user of a volume is on another reactor than its lanes: they go to it, and it goes on at once from then on.
+#[test]
+fn lanes_follow_the_user() {
+    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
+        let at = range(4096, 4096);
+        if here.handle.id() == ReactorId(0) {
+            let owner = || {
+                here.registry
+                    .as_ref()
+                    .unwrap()
+                    .lanes(ID)
+                    .unwrap()
+                    .owner(here.volume.0.lanes.of(0))
+            };
+            while owner() != ReactorId(1) {
+                here.handle.sleep(Duration::from_micros(100)).await;
+            }
+        } else {
+            while here.volume.read_now(at).is_none() {
+                let into = here.handle.buffers().take(4096).await;
+                here.volume.read(at, into).await.1.unwrap();
+            }
+        }
+    });
+}
