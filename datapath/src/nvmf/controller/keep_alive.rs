@@ -1,4 +1,8 @@
 //! The keep-alive timer of one controller (NVMe Base 2.1, 3.9), traffic based: any command restarts it.
+//!
+//! It expires in two steps: when the time is over the silence is *noticed*, and it is believed if it goes on for a little longer. A
+//! process that was held up (a paused virtual machine, a busy core) finds its timers due before it has looked at its sockets, where
+//! the commands may be waiting that say the host is alive.
 
 use crate::nvmf::seam::{ACTIVITY_INTERVAL_NS, Nanos};
 
@@ -7,6 +11,8 @@ pub const KAS: u16 = 10;
 const GRANULARITY_MS: u32 = KAS as u32 * 100;
 /// A discovery controller without a keep-alive timeout ends after this long without a command (3.9.1: 2 minutes).
 const DISCOVERY_IDLE_NS: Nanos = 120_000_000_000;
+/// A silence that was noticed is believed after this much more of it: many passes of a reactor.
+const DOUBT_NS: Nanos = 200_000_000;
 const NS_PER_MS: Nanos = 1_000_000;
 
 /// See the module.
@@ -15,6 +21,7 @@ pub struct KeepAlive {
     kato_ms: u32,
     discovery: bool,
     last: Nanos,
+    noticed: Option<Nanos>,
 }
 
 impl KeepAlive {
@@ -24,6 +31,7 @@ impl KeepAlive {
             kato_ms: 0,
             discovery,
             last: now,
+            noticed: None,
         };
         timer.set(kato_ms, now);
         timer
@@ -45,16 +53,32 @@ impl KeepAlive {
     /// A command came.
     pub fn touch(&mut self, now: Nanos) {
         self.last = self.last.max(now);
+        self.noticed = None;
     }
 
-    /// When it expires unless a command comes. Later than the timeout by what the reports of other reactors may lag.
+    /// Whether it has expired; a silence is noticed by the first call after its deadline.
+    pub fn expired(&mut self, now: Nanos) -> bool {
+        if self.deadline().is_none_or(|d| now < d) {
+            return false;
+        }
+        if self.noticed.is_some() {
+            return true;
+        }
+        self.noticed = Some(now);
+        false
+    }
+
+    /// When to call `expired`, unless a command comes. Later than the timeout by what the reports of other reactors may lag.
     pub fn deadline(&self) -> Option<Nanos> {
         let idle = match (self.kato_ms, self.discovery) {
             (0, true) => DISCOVERY_IDLE_NS,
             (0, false) => return None,
             (ms, _) => Nanos::from(ms) * NS_PER_MS,
         };
-        Some(self.last + idle + ACTIVITY_INTERVAL_NS)
+        Some(match self.noticed {
+            Some(at) => at + DOUBT_NS,
+            None => self.last + idle + ACTIVITY_INTERVAL_NS,
+        })
     }
 }
 
@@ -80,6 +104,25 @@ mod tests {
         );
         k.set(u32::MAX, 5 * S);
         assert_eq!(k.kato_ms(), u32::MAX);
+    }
+
+    #[test]
+    fn a_silence_is_noticed_then_believed() {
+        let due = S + ACTIVITY_INTERVAL_NS;
+        let mut k = KeepAlive::new(1000, false, 0);
+        assert!(!k.expired(due - 1));
+        assert!(!k.expired(due + 5 * S), "noticed late");
+        assert_eq!(k.deadline(), Some(due + 5 * S + DOUBT_NS));
+        k.touch(due + 5 * S + 1);
+        assert!(
+            !k.expired(due + 5 * S + DOUBT_NS),
+            "commands were waiting in the socket"
+        );
+        let again = k.deadline().unwrap();
+        assert!(
+            !k.expired(again) && !k.expired(again + DOUBT_NS - 1) && k.expired(again + DOUBT_NS)
+        );
+        assert!(!KeepAlive::new(0, false, 0).expired(u64::MAX));
     }
 
     #[test]

@@ -460,6 +460,10 @@ fn keep_alive_expires_and_any_command_restarts_it() {
     assert_eq!(rig.take_seen(), Vec::<String>::new());
     rig.sub.expire(2700 * MS);
     rig.drain();
+    assert_eq!(rig.take_seen(), Vec::<String>::new(), "noticed");
+    assert_eq!(rig.sub.deadline(), Some(2900 * MS));
+    rig.sub.expire(2900 * MS);
+    rig.drain();
     assert_eq!(
         rig.take_seen(),
         ["-nqn.host.aa".to_string(), format!("close {id} All")]

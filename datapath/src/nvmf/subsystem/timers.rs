@@ -17,10 +17,9 @@ impl Subsystem {
 
     /// Does what is due.
     pub fn expire(&mut self, now: Nanos) {
-        let silent = self.controllers.values().filter(|c| !c.closing);
+        let silent = self.controllers.values_mut().filter(|c| !c.closing);
         let silent: Vec<u16> = silent
-            .filter(|c| c.keep_alive.deadline().is_some_and(|d| d <= now))
-            .map(|c| c.cntlid)
+            .filter_map(|c| c.keep_alive.expired(now).then_some(c.cntlid))
             .collect();
         for cntlid in silent {
             self.controller(cntlid).properties.fail();
