@@ -10,6 +10,8 @@ mod log_page;
 pub mod page;
 
 #[cfg(test)]
+mod identify_tests;
+#[cfg(test)]
 mod tests;
 
 use crate::nvmf::controller::properties::Action;

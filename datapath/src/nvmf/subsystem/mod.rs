@@ -16,7 +16,9 @@ mod random_tests;
 #[cfg(test)]
 mod reservation_tests;
 #[cfg(test)]
-pub(in crate::nvmf) mod tests;
+pub(in crate::nvmf) mod rig;
+#[cfg(test)]
+mod tests;
 
 use crate::nvmf::controller::events::EventKind;
 use crate::nvmf::controller::{Controller, Role};

@@ -1,6 +1,6 @@
 //! Anything in any order: hosts that send what they like, a control process and reactors that answer when they like.
 
-use super::tests::{HOST_A, HOST_B, Rig, export, namespace};
+use super::rig::{HOST_A, HOST_B, Rig, export, namespace};
 use super::*;
 use crate::nvmf::seam::{AnaState, HostId, MAX_TRANSFER_BYTES, Outcome};
 use keelblock_nvme::Sqe;

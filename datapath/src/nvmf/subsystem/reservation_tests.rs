@@ -1,6 +1,6 @@
 //! Reservation commands from the I/O queue to the view, the commit, the completion and the notice.
 
-use super::tests::{HOST_A, HOST_B, Rig, export, get_log, node};
+use super::rig::{HOST_A, HOST_B, Rig, export, get_log, node};
 use super::*;
 use crate::nvmf::admin::features::fid;
 use crate::nvmf::controller::status;
