@@ -30,6 +30,8 @@ pub struct Link {
     stats: StatsSource,
     socket: PathBuf,
     state: watch::Receiver<LinkState>,
+    /// Counts commands whose outcome is not known.
+    doubts: watch::Sender<u64>,
 }
 
 impl Link {
@@ -44,6 +46,7 @@ impl Link {
                 stats,
                 socket: socket.to_owned(),
                 state,
+                doubts: watch::Sender::new(0),
             },
             sender,
         )
@@ -82,7 +85,7 @@ impl Link {
         self.stats.current()
     }
 
-    /// A command, in [`CALL_TIMEOUT`].
+    /// A command, in [`CALL_TIMEOUT`]. One whose outcome is unknown has everything reconciled.
     pub async fn call<T, F>(
         &self,
         what: &str,
@@ -91,7 +94,16 @@ impl Link {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        self.call_within(CALL_TIMEOUT, what, command).await
+        let result = self.call_within(CALL_TIMEOUT, what, command).await;
+        if result.as_ref().is_err_and(OpError::is_uncertain) {
+            self.doubts.send_modify(|count| *count += 1);
+        }
+        result
+    }
+
+    /// Changes when a command of [`Link::call`] may or may not have been done: what the data path holds must be looked at again.
+    pub(super) fn doubts(&self) -> watch::Receiver<u64> {
+        self.doubts.subscribe()
     }
 
     /// A command. An error that [`OpError::is_uncertain`] leaves open whether it was done; any other means that it was refused.

@@ -59,6 +59,7 @@ async fn session(
             |mut c| async move { c.watch(WatchRequest {}).await },
         )
         .await?;
+    let mut doubts = node.link.doubts();
     let follower = node.clone();
     // In a set, so that it ends with this session, however that ends.
     let mut following = JoinSet::new();
@@ -70,7 +71,11 @@ async fn session(
     *was_up = true;
     state.send_replace(LinkState::Up(Arc::new(hello)));
     tracing::info!("data path ready: volumes and exports are as the KVDB has them");
-    Ok(ended(&mut following).await)
+    tokio::select! {
+        reason = ended(&mut following) => Ok(reason),
+        // The sender is the link's, which the node has.
+        _ = doubts.changed() => Ok("the outcome of a command is unknown, and is being looked at".into()),
+    }
 }
 
 /// Why the only task of the set ended.

@@ -166,12 +166,11 @@ impl Node {
         {
             tracing::info!(cluster = self.cluster_id, "a new cluster");
         }
-        self.registry
-            .put(
-                &self.registry.keys().node(&self.node_id),
-                &self.record(String::new()),
-            )
-            .await
+        // The data path may have gone on without this process: hosts still connect where it said.
+        let key = self.registry.keys().node(&self.node_id);
+        let known = self.registry.get::<NodeRecord>(&key).await?;
+        let nvme_address = known.map(|k| k.record.nvme_address).unwrap_or_default();
+        self.registry.put(&key, &self.record(nvme_address)).await
     }
 
     /// Publishes where hosts connect.

@@ -185,10 +185,11 @@ impl Admin for Services {
             any,
         } = request.into_inner();
         answer(
-            self.node()
-                .set_allowed_hosts(&volume, host_nqns, any)
-                .await
-                .map(|()| SetAllowedHostsReply {}),
+            self.to_the_end(
+                |node| async move { node.set_allowed_hosts(&volume, host_nqns, any).await },
+            )
+            .await
+            .map(|()| SetAllowedHostsReply {}),
         )
     }
 
@@ -201,8 +202,7 @@ impl Admin for Services {
         let state = PathState::from_name(&state)
             .ok_or_else(|| OpError::invalid("state", format!("must be one of {names}")))?;
         answer(
-            self.node()
-                .set_path_state(&volume, state)
+            self.to_the_end(|node| async move { node.set_path_state(&volume, state).await })
                 .await
                 .map(|()| SetPathStateReply {}),
         )

@@ -62,6 +62,23 @@ impl Services {
             .add_service(AdminServer::new(self.clone()))
     }
 
+    /// Does a change to its end, also when the caller does not wait for it: one that stopped half-way would stay so until the data path
+    /// is connected anew.
+    async fn to_the_end<T: Send + 'static, F>(
+        &self,
+        change: impl FnOnce(Arc<Node>) -> F,
+    ) -> Result<T, OpError>
+    where
+        F: Future<Output = Result<T, OpError>> + Send + 'static,
+    {
+        let ended = tokio::spawn(change(self.node.clone())).await;
+        ended.unwrap_or_else(|error| {
+            Err(OpError::Internal(format!(
+                "the change ended with a fault of this program: {error}"
+            )))
+        })
+    }
+
     /// This node.
     pub fn node(&self) -> &Node {
         &self.node

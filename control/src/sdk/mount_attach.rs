@@ -44,8 +44,15 @@ impl Services {
     async fn attach_volume(&self, request: SdkVolumeAttachRequest) -> Result<String, OpError> {
         check_attach_options(request.options.as_ref())?;
         refuse_unknown(&request.driver_options, &[SUBSYSTEM_OF])?;
-        let of = request.driver_options.get(SUBSYSTEM_OF).map(String::as_str);
-        let attachment = self.node().attach(&request.volume_id, of).await?;
+        let SdkVolumeAttachRequest {
+            volume_id,
+            mut driver_options,
+            ..
+        } = request;
+        let of = driver_options.remove(SUBSYSTEM_OF);
+        let attached =
+            self.to_the_end(|node| async move { node.attach(&volume_id, of.as_deref()).await });
+        let attachment = attached.await?;
         Ok(names::device_path(attachment.volume_id))
     }
 
@@ -63,7 +70,9 @@ impl Services {
                 why: " by this version",
             });
         }
-        self.node().detach(&request.volume_id).await
+        let volume_id = request.volume_id;
+        self.to_the_end(|node| async move { node.detach(&volume_id).await })
+            .await
     }
 }
 

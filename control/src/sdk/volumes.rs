@@ -118,7 +118,9 @@ impl OpenStorageVolume for Services {
         request: Request<SdkVolumeCreateRequest>,
     ) -> Result<Response<SdkVolumeCreateResponse>, Refusal> {
         let wish = self.rules.wish(request.into_inner())?;
-        let id = self.node().create_volume(wish).await;
+        let id = self
+            .to_the_end(|node| async move { node.create_volume(wish).await })
+            .await;
         answer(id.map(|id| SdkVolumeCreateResponse {
             volume_id: id.to_string(),
         }))
@@ -128,9 +130,9 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeDeleteRequest>,
     ) -> Result<Response<SdkVolumeDeleteResponse>, Refusal> {
+        let volume = request.into_inner().volume_id;
         let deleted = self
-            .node()
-            .delete_volume(&request.get_ref().volume_id)
+            .to_the_end(|node| async move { node.delete_volume(&volume).await })
             .await;
         answer(deleted.map(|()| SdkVolumeDeleteResponse {}))
     }
@@ -201,8 +203,7 @@ impl OpenStorageVolume for Services {
         let volume = request.volume_id.clone();
         let change = self.rules.change(request)?;
         answer(
-            self.node()
-                .update_volume(&volume, change)
+            self.to_the_end(|node| async move { node.update_volume(&volume, change).await })
                 .await
                 .map(|()| SdkVolumeUpdateResponse {}),
         )

@@ -281,24 +281,55 @@ async fn all_drives_of_a_pool_must_be_given_and_new_ones_may_be() {
     assert!(error.to_string().contains(&first.path), "{error}");
 }
 
+/// And then done: what the data path has is looked at again, though the connection to it never broke.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_never_ends_is_given_up() {
-    let b = Bench::new(Drive::File).await;
+async fn a_command_that_never_ends_is_given_up_and_done_later() {
+    let mut b = Bench::new(Drive::File).await;
     b.fake.memory().hang = Some("create_volume");
+    let spec = VolumeSpec {
+        size: MIB,
+        ..Default::default()
+    };
     refused(
-        b.try_create(
-            "v",
-            VolumeSpec {
-                size: MIB,
-                ..Default::default()
-            },
-        )
-        .await,
+        b.try_create("v", spec).await,
         Code::Unavailable,
         "no answer",
     );
     b.fake.memory().hang = None;
-    b.create("v", MIB).await;
+    b.down().await;
+    b.ready().await;
+    assert_eq!(b.inspect("v").await.unwrap().state(), VolumeState::Detached);
+    assert_eq!(b.fake.memory().volumes.len(), 1);
+}
+
+/// A caller that goes away does not leave a change half done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_ends_without_its_caller() {
+    let b = Bench::new(Drive::File).await;
+    b.fake.memory().hang = Some("create_volume");
+    let mut volumes = b.volumes();
+    let spec = Some(VolumeSpec {
+        size: MIB,
+        ..Default::default()
+    });
+    let request = SdkVolumeCreateRequest {
+        name: "v".into(),
+        spec,
+        ..Default::default()
+    };
+    let creating = tokio::spawn(async move { volumes.create(request).await });
+    while b.inspect("v").await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    creating.abort();
+    b.fake.memory().hang = None;
+    for _ in 0..300 {
+        if b.inspect("v").await.unwrap().state() == VolumeState::Detached {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    panic!("it stays half made");
 }
 
 #[tokio::test(flavor = "multi_thread")]
