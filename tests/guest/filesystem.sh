@@ -2,6 +2,7 @@
 # A file system lives on a volume ($NQN, and $NQN512 of 512-byte blocks): made, filled, unmounted, checked, found again by another
 # connection.
 . /lib.sh
+modprobe ext4
 for nqn in "$NQN" "$NQN512"; do
 	connect "$nqn"
 	dev=$(device_of "$nqn")
