@@ -2,28 +2,31 @@
 
 use std::rc::Rc;
 
+use keelblock_nvme::Sqe;
+use keelblock_nvme::opcode::{FABRICS, Transfer as Direction, admin, transfer};
+use keelblock_nvme::sgl::Sgl;
+
 use super::conn::Connection;
 use super::conn::reader::Capsule;
 use super::conn::transfer::Transfer;
 use super::home::Home;
-use super::seam::{IoCounters, MAX_TRANSFER_BYTES, Outcome, SqeBytes, StatusField};
-use super::sqe::{Direction, Sgl, Sqe};
-use super::status;
+use super::seam::{IoCounters, MAX_TRANSFER_BYTES, Outcome, StatusField};
+use super::{status, uses_sgl};
 
-/// Get Log Page, and the page that wants counters.
-const GET_LOG_PAGE: u8 = 0x02;
+/// The log page that wants counters.
 const LOG_SMART: u32 = 0x02;
 
 /// A capsule of an admin queue.
-pub fn command(conn: &Rc<Connection>, home: &Rc<Home>, sqe: &SqeBytes, capsule: Capsule<'_>) {
-    let s = Sqe(sqe);
-    if let Err(refused) = check(s) {
-        conn.put_status(s.cid(), refused);
+pub fn command(conn: &Rc<Connection>, home: &Rc<Home>, sqe: &Sqe, capsule: Capsule<'_>) {
+    if let Err(refused) = check(sqe) {
+        conn.put_status(sqe.cid(), refused);
         return;
     }
-    conn.queue.borrow_mut().begin(s.cid());
-    match (s.direction(), s.sgl()) {
-        (Direction::FromHost, Sgl::Transport { len }) if len > 0 => conn.fetch(sqe, len as usize),
+    conn.queue.borrow_mut().begin(sqe.cid());
+    match (direction(sqe), sqe.sgl()) {
+        (Direction::ToController, Sgl::Transport { length }) if length > 0 => {
+            conn.fetch(sqe, length as usize)
+        }
         _ => run(conn, home, sqe, capsule.data),
     }
 }
@@ -38,35 +41,34 @@ pub fn data_arrived(conn: &Rc<Connection>, home: &Rc<Home>, transfer: Transfer) 
 }
 
 /// What the transport itself asks of an admin command's SGL.
-fn check(sqe: Sqe<'_>) -> Result<(), StatusField> {
-    if !sqe.uses_sgl() {
+fn check(sqe: &Sqe) -> Result<(), StatusField> {
+    if !uses_sgl(sqe) {
         return Err(status::INVALID_FIELD);
     }
-    match sqe.direction() {
+    match direction(sqe) {
         Direction::None | Direction::Both => Ok(()),
-        _ if sqe.sgl().len() as usize > MAX_TRANSFER_BYTES => Err(status::INVALID_FIELD),
-        Direction::ToHost if matches!(sqe.sgl(), Sgl::Capsule { len: 1.., .. }) => {
+        _ if sqe.sgl().length() as usize > MAX_TRANSFER_BYTES => Err(status::INVALID_FIELD),
+        Direction::ToHost if matches!(sqe.sgl(), Sgl::InCapsule { length: 1.., .. }) => {
             Err(status::SGL_TYPE)
         }
-        _ if sqe.sgl() == Sgl::Other && !sqe.empty_sgl() => Err(status::SGL_TYPE),
+        _ if matches!(sqe.sgl(), Sgl::Other { .. }) => Err(status::SGL_TYPE),
         _ => Ok(()),
     }
 }
 
-fn run(conn: &Rc<Connection>, home: &Rc<Home>, sqe: &SqeBytes, data: &[u8]) {
-    let s = Sqe(sqe);
+fn run(conn: &Rc<Connection>, home: &Rc<Home>, sqe: &Sqe, data: &[u8]) {
     let now = conn.node.handle.now().0;
-    let counters =
-        (s.opcode() == GET_LOG_PAGE && s.cdw(10) & 0xff == LOG_SMART).then(|| counters(conn, home));
-    let cmd = conn.command_ref(s.cid());
+    let counters = (sqe.opcode() == admin::GET_LOG_PAGE && sqe.cdw(10) & 0xff == LOG_SMART)
+        .then(|| counters(conn, home));
+    let cmd = conn.command_ref(sqe.cid());
     let outcome = home.run(|subsystem| {
         if let Some(counters) = counters {
             subsystem.set_counters(counters);
         }
-        subsystem.admin(cmd, sqe, data, now)
+        subsystem.admin(cmd, &sqe.0, data, now)
     });
     if let Outcome::Done(reply) = outcome {
-        conn.complete_reply(Home::data_room(sqe), s.cid(), reply);
+        conn.complete_reply(Home::data_room(sqe), sqe.cid(), reply);
     }
 }
 
@@ -83,4 +85,13 @@ fn counters(conn: &Connection, home: &Home) -> IoCounters {
         sum.media_errors += one.media_errors;
     }
     sum
+}
+
+/// Which way the command's data goes, by its opcode or fabrics type.
+fn direction(sqe: &Sqe) -> Direction {
+    transfer(if sqe.opcode() == FABRICS {
+        sqe.fctype()
+    } else {
+        sqe.opcode()
+    })
 }

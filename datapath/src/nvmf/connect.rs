@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 
+use keelblock_nvme::Sqe;
 use keelblock_nvme::fabrics::{CONNECT_DATA_LEN, ConnectCommand, ConnectData};
 
-use super::seam::{ConnectError, ConnectRequest, Reply, SqeBytes, StatusField};
+use super::seam::{ConnectError, ConnectRequest, Reply, StatusField};
 use super::status;
 
 /// Reads a Connect command whose data is in hand.
@@ -12,7 +13,7 @@ use super::status;
 /// # Errors
 /// What to complete it with.
 pub fn parse(
-    sqe: &SqeBytes,
+    sqe: &Sqe,
     data: &[u8],
     peer: SocketAddr,
     local: SocketAddr,
@@ -22,7 +23,7 @@ pub fn parse(
         ipo: 0,
         in_data: false,
     };
-    let command = ConnectCommand::parse(&keelblock_nvme::Sqe(*sqe));
+    let command = ConnectCommand::parse(sqe);
     if command.recfmt != 0 {
         return Err(plain(status::CONNECT_FORMAT));
     }
@@ -76,7 +77,7 @@ mod tests {
     const HERE: SocketAddr =
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 4420);
 
-    fn valid() -> (SqeBytes, Vec<u8>) {
+    fn valid() -> (Sqe, Vec<u8>) {
         let sqe = ConnectCommand {
             recfmt: 0,
             qid: 3,
@@ -91,7 +92,7 @@ mod tests {
             subnqn: "nqn.2024-01.test:sub".into(),
             hostnqn: "nqn.2024-01.test:host".into(),
         };
-        (sqe.0, data.encode().unwrap().to_vec())
+        (sqe, data.encode().unwrap().to_vec())
     }
 
     #[test]
@@ -111,9 +112,9 @@ mod tests {
     #[test]
     fn refusals_name_the_field() {
         let (sqe, data) = valid();
-        let refused = |sqe: &SqeBytes, data: &[u8]| parse(sqe, data, HERE, HERE).unwrap_err();
+        let refused = |sqe: &Sqe, data: &[u8]| parse(sqe, data, HERE, HERE).unwrap_err();
         let mut format = sqe;
-        format[40] = 1;
+        format.0[40] = 1;
         assert_eq!(refused(&format, &data).status, status::CONNECT_FORMAT);
         for len in [0, 16, 1020, 1023] {
             assert_eq!(

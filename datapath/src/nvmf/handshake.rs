@@ -8,22 +8,25 @@ use std::rc::Rc;
 
 use keelblock_nvme::fabrics::CONNECT_DATA_LEN;
 
-use super::conn::fatal::{Fatal, Fes};
-use super::conn::pdu::{self, COMMON, Common, Cqe, DIGEST, IC, Incoming, Params};
+use keelblock_nvme::opcode::{FABRICS, fabrics};
+use keelblock_nvme::pdu::{PduError, TERM_DATA_MAX};
+use keelblock_nvme::sgl::Sgl;
+use keelblock_nvme::{Fuse, Sqe};
+
+use super::conn::pdu::{self, CAPSULE_HLEN, IC, Incoming, Params, SQE_AT, data_intact};
 use super::conn::transfer::{Transfer, Transfers};
 use super::connect;
 use super::limits::{CONNECT_ATTEMPTS, CONNECT_TIMEOUT, IC_TIMEOUT};
 use super::message::Candidate;
 use super::node::Node;
-use super::seam::{Reply, SqeBytes};
-use super::sqe::{FCTYPE_CONNECT, Sgl, Sqe, opcode};
-use super::{status, term};
+use super::seam::Reply;
+use super::{status, term, uses_sgl};
 use crate::reactor::{NetError, Socket};
 
 /// Why a handshake ends without a queue.
 enum End {
     Closed,
-    Fatal(Fatal, Vec<u8>),
+    Fatal(PduError, Vec<u8>),
 }
 
 impl From<NetError> for End {
@@ -95,8 +98,11 @@ impl Handshake {
         }
     }
 
-    fn fatal(&self, fatal: Fatal) -> End {
-        End::Fatal(fatal, self.bytes.iter().take(128).copied().collect())
+    fn fatal(&self, error: PduError) -> End {
+        End::Fatal(
+            error,
+            self.bytes.iter().take(TERM_DATA_MAX).copied().collect(),
+        )
     }
 
     /// Receives until `n` bytes are there.
@@ -122,14 +128,14 @@ impl Handshake {
     }
 
     async fn negotiate(&mut self) -> Result<(), End> {
-        self.fill(COMMON).await?;
-        pdu::check_ic(Common::parse(&self.bytes)).map_err(|e| self.fatal(e))?;
-        self.fill(IC).await?;
-        let req: [u8; IC] = self.bytes[..IC].try_into().expect("filled");
-        let (params, resp) = pdu::negotiate(&req).map_err(|e| self.fatal(e))?;
-        self.bytes.drain(..IC);
-        self.params = params;
-        self.send(&resp).await
+        loop {
+            if let Some((params, resp)) = pdu::negotiate(&self.bytes).map_err(|e| self.fatal(e))? {
+                self.bytes.drain(..IC);
+                self.params = params;
+                return self.send(&resp).await;
+            }
+            self.fill(self.bytes.len() + 1).await?;
+        }
     }
 
     /// Waits for a Connect and gives the connection to the subsystem's home.
@@ -142,7 +148,7 @@ impl Handshake {
                 Ok(Ok(None)) => attempts += 1,
                 Ok(Ok(Some((sqe, data)))) => {
                     attempts += 1;
-                    let cid = Sqe(&sqe).cid();
+                    let cid = sqe.cid();
                     let (peer, local) = (self.socket.peer(), self.node.address);
                     match connect::parse(&sqe, &data, peer, local) {
                         Ok(request) => {
@@ -175,56 +181,55 @@ impl Handshake {
     }
 
     async fn answer(&self, cid: u16, reply: &Reply) -> Result<(), End> {
-        let cqe = Cqe {
-            dw0: reply.dw0,
-            dw1: reply.dw1,
-            sqhd: self.commands,
-            sqid: 0,
+        let head = pdu::response(
             cid,
-            status: reply.status.0,
-        };
-        self.send(pdu::response(cqe, self.params).as_slice()).await
+            self.commands,
+            reply.status,
+            reply.dw0,
+            reply.dw1,
+            self.params,
+        );
+        self.send(head.as_slice()).await
     }
 
     /// Takes one command; `None`: it was not a Connect that could be looked at, and has been answered.
-    async fn command(&mut self) -> Result<Option<(SqeBytes, Vec<u8>)>, End> {
+    async fn command(&mut self) -> Result<Option<(Sqe, Vec<u8>)>, End> {
         let layout = match self.next().await? {
             Incoming::Capsule(layout) => layout,
-            Incoming::Data(..) => return Err(self.fatal(Fatal::new(Fes::Sequence, 0))),
+            Incoming::Data(..) => return Err(self.fatal(PduError::sequence("not a Connect"))),
             Incoming::Term => return Err(End::Closed),
         };
         self.fill(layout.plen).await?;
         let pdu: Vec<u8> = self.bytes.drain(..layout.plen).collect();
-        let sqe: SqeBytes = pdu[8..72].try_into().expect("a capsule has 72 bytes");
+        let sqe = Sqe(pdu[SQE_AT..CAPSULE_HLEN]
+            .try_into()
+            .expect("a capsule has an entry"));
         self.commands += 1;
-        let s = Sqe(&sqe);
         let data = &pdu[layout.pdo..layout.pdo + layout.len];
-        let damaged = self.params.ddgst
-            && layout.len > 0
-            && crc32c::crc32c(data).to_le_bytes() != pdu[layout.plen - DIGEST..];
-        let refused = if s.opcode() != opcode::FABRICS || s.fctype() != FCTYPE_CONNECT {
+        let damaged = !data_intact(&pdu, layout, self.params);
+        let refused = if sqe.opcode() != FABRICS || sqe.fctype() != fabrics::CONNECT {
             Some(status::SEQUENCE)
-        } else if s.fuse() != 0 || !s.uses_sgl() {
+        } else if sqe.fuse() != Fuse::Normal || !uses_sgl(&sqe) {
             Some(status::INVALID_FIELD)
         } else if damaged {
             Some(status::TRANSPORT)
         } else {
             None
         };
-        let refused = match (refused, s.sgl()) {
+        let refused = match (refused, sqe.sgl()) {
             (Some(refused), _) => refused,
-            (None, Sgl::Capsule { offset: 0, len }) if len as usize == data.len() => {
+            (None, Sgl::InCapsule { offset: 0, length }) if length as usize == data.len() => {
                 return Ok(Some((sqe, data.to_vec())));
             }
-            (None, Sgl::Transport { len })
-                if len as usize == CONNECT_DATA_LEN && data.is_empty() =>
+            (None, Sgl::Transport { length })
+                if length as usize == CONNECT_DATA_LEN && data.is_empty() =>
             {
                 return self.fetch(sqe).await;
             }
-            (None, Sgl::Capsule { .. } | Sgl::Transport { .. }) => status::SGL_LENGTH,
-            (None, Sgl::Other) => status::SGL_TYPE,
+            (None, Sgl::InCapsule { .. } | Sgl::Transport { .. } | Sgl::None) => status::SGL_LENGTH,
+            (None, Sgl::Other { .. }) => status::SGL_TYPE,
         };
-        self.answer(s.cid(), &Reply::status(refused)).await?;
+        self.answer(sqe.cid(), &Reply::status(refused)).await?;
         Ok(None)
     }
 
@@ -239,8 +244,8 @@ impl Handshake {
     }
 
     /// Fetches the data of a Connect by R2T.
-    async fn fetch(&mut self, sqe: SqeBytes) -> Result<Option<(SqeBytes, Vec<u8>)>, End> {
-        let cid = Sqe(&sqe).cid();
+    async fn fetch(&mut self, sqe: Sqe) -> Result<Option<(Sqe, Vec<u8>)>, End> {
+        let cid = sqe.cid();
         let Some(buffer) = self.node.handle.buffers().try_take(CONNECT_DATA_LEN) else {
             self.answer(cid, &Reply::status(status::INTERRUPTED))
                 .await?;
@@ -259,21 +264,18 @@ impl Handshake {
         loop {
             let (layout, header) = match self.next().await? {
                 Incoming::Data(layout, header) => (layout, header),
-                Incoming::Capsule(_) => return Err(self.fatal(Fatal::new(Fes::Sequence, 0))),
+                Incoming::Capsule(_) => return Err(self.fatal(PduError::sequence("not a Connect"))),
                 Incoming::Term => return Err(End::Closed),
             };
             self.fill(layout.pdo).await?;
-            let (slot, _) = transfers
-                .accept(header, layout.len)
-                .map_err(|e| self.fatal(e))?;
+            let (slot, _) = transfers.accept(header).map_err(|e| self.fatal(e))?;
             self.fill(layout.plen).await?;
             let pdu: Vec<u8> = self.bytes.drain(..layout.plen).collect();
             let data = &pdu[layout.pdo..layout.pdo + layout.len];
             let transfer = transfers.get(slot);
             transfer.buffer[transfer.got..transfer.got + data.len()].copy_from_slice(data);
             transfer.got += data.len();
-            transfer.damaged |= self.params.ddgst
-                && crc32c::crc32c(data).to_le_bytes() != pdu[layout.plen - DIGEST..];
+            transfer.damaged |= !data_intact(&pdu, layout, self.params);
             if transfer.got == transfer.len {
                 let transfer = transfers.end(slot);
                 if transfer.damaged {

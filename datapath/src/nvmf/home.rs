@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use keelblock_nvme::Sqe;
+
 use super::message::Message;
 use super::node::Node;
-use super::seam::{Effect, SqeBytes, ViewSpec};
-use super::sqe::Sqe;
+use super::seam::{Effect, ViewSpec};
 use super::subsystem::Subsystem;
 use super::view::NamespaceRef;
 use crate::reactor::{Notify, ReactorId};
@@ -150,8 +151,8 @@ impl Home {
     }
 
     /// The length that a command's SGL allows for data to the host.
-    pub fn data_room(sqe: &SqeBytes) -> usize {
-        Sqe(sqe).sgl().len() as usize
+    pub fn data_room(sqe: &Sqe) -> usize {
+        sqe.sgl().length() as usize
     }
 
     async fn watch_deadlines(self: Rc<Self>) {

@@ -12,8 +12,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONNECT_ATTEMPTS: u32 = 8;
 /// How long a terminated connection may take to read its C2HTermReq (NVMe/TCP asks for at most 30 s).
 pub const TERM_TIMEOUT: Duration = Duration::from_secs(1);
-/// An R2T holds a buffer of the pool; a host that leaves it unanswered this long loses the connection.
+/// R2Ts hold buffers of the pool; a host that completes none of its transfers for this long loses the connection.
 pub const R2T_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same while others wait for buffers.
+pub const R2T_TIMEOUT_SCARCE: Duration = Duration::from_secs(5);
 /// A reply that the host does not read for this long ends the connection.
 pub const SEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// A closed connection waits this long for its commands in flight before it says so in the log (it goes on waiting).
@@ -46,3 +48,6 @@ pub const OUTBOX_BYTES: usize = 4 << 20;
 pub const GATHER: usize = 512;
 /// Write data that one connection may have buffers for at once; the next R2T waits. One transfer is always allowed.
 pub const TRANSFER_BYTES: usize = 4 << 20;
+/// All connections' transfers beyond their first have at most this part of the pool (one in so many bytes), so that first ones, and
+/// data in capsules and reads, find buffers however much hosts promise and do not send.
+pub const TRANSFER_SHARE_OF_POOL: usize = 2;

@@ -4,10 +4,12 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use keelblock_nvme::Sqe;
+
 use super::conn::pdu::Params;
 use super::seam::{
     CommandRef, ConnectRequest, ControllerInfo, DiscoveryEntry, ErrorReport, ExportConfig,
-    ExportError, Grant, HostId, QueueScope, Reply, SqeBytes, TargetEvent, ViewSpec,
+    ExportError, Grant, HostId, QueueScope, Reply, TargetEvent, ViewSpec,
 };
 use crate::reactor::DetachedSocket;
 
@@ -80,7 +82,7 @@ pub enum Message {
     Reservation {
         nqn: Arc<str>,
         cmd: CommandRef,
-        sqe: Box<SqeBytes>,
+        sqe: Box<Sqe>,
         data: Vec<u8>,
     },
     /// From home: a forwarded command completes.

@@ -20,7 +20,6 @@ mod message;
 mod node;
 mod reservation;
 pub mod seam;
-mod sqe;
 mod status;
 mod subsystem;
 mod target;
@@ -31,3 +30,9 @@ mod watch;
 pub use message::Mail as Message;
 pub use target::{ExportState, Target};
 pub use view::Volumes;
+
+/// Whether a command says that its data is described by an SGL (PSDT 01b or 10b): over fabrics nothing else is (NVMe Base 2.1, 4.3).
+#[inline]
+fn uses_sgl(sqe: &keelblock_nvme::Sqe) -> bool {
+    matches!(sqe.psdt(), 1 | 2)
+}

@@ -6,15 +6,21 @@ use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use keelblock_hugepages::Buffer;
+use keelblock_nvme::Sqe;
+
 use super::conn::{Connection, Parts, Role, reader};
 use super::connect;
 use super::handshake;
 use super::home::Home;
-use super::limits::{CONNECTIONS_PER_REACTOR, DRAIN_WARNING, HALF_OPEN_PER_REACTOR, RECV_BYTES};
+use super::limits::{
+    CONNECTIONS_PER_REACTOR, DRAIN_WARNING, HALF_OPEN_PER_REACTOR, RECV_BYTES,
+    TRANSFER_SHARE_OF_POOL,
+};
 use super::message::{Answer, Candidate, Granted, Mail, Message, Request};
 use super::seam::{
     CATTR_DISABLE_SQ_FLOW, CommandRef, ConnectError, ErrorReport, HostId, NodeIdentity, Outcome,
-    QueueScope, SqeBytes, ViewSpec,
+    QueueScope, ViewSpec,
 };
 use super::status;
 use super::subsystem::Subsystem;
@@ -51,6 +57,12 @@ pub struct Node {
     receive_buffer: Cell<Box<[u8]>>,
     waiting_for_operations: RefCell<Vec<Weak<Connection>>>,
     watch: Notify,
+    /// Bytes that all transfers have buffers for.
+    transfer_bytes: Cell<usize>,
+    /// Who waits for a buffer of the pool.
+    waiting_for_buffers: Cell<usize>,
+    /// Some transfer ended.
+    pub transfers_moved: Notify,
 }
 
 /// The reactor that a subsystem is at home on: the same on every reactor, without a directory (FNV-1a of the NQN).
@@ -94,6 +106,9 @@ impl Node {
             receive_buffer: Cell::new(vec![0; RECV_BYTES].into_boxed_slice()),
             waiting_for_operations: RefCell::default(),
             watch: Notify::new(),
+            transfer_bytes: Cell::new(0),
+            waiting_for_buffers: Cell::new(0),
+            transfers_moved: Notify::new(),
         });
         let (a, b, c) = (node.clone(), node.clone(), node.clone());
         handle.spawn("nvmf-mail-in", async move {
@@ -396,11 +411,11 @@ impl Node {
         }
     }
 
-    fn reserve(&self, from: ReactorId, nqn: &str, cmd: CommandRef, sqe: &SqeBytes, data: &[u8]) {
+    fn reserve(&self, from: ReactorId, nqn: &str, cmd: CommandRef, sqe: &Sqe, data: &[u8]) {
         let now = self.handle.now().0;
         let home = self.homes.borrow().get(nqn).cloned();
         let outcome = match home {
-            Some(home) => home.run(|s| s.reservation(cmd, sqe, data, now)),
+            Some(home) => home.run(|s| s.reservation(cmd, &sqe.0, data, now)),
             None => Outcome::Done(super::seam::Reply::status(status::INVALID_NAMESPACE)),
         };
         if let Outcome::Done(mut reply) = outcome {
@@ -584,8 +599,8 @@ impl Node {
     }
 
     /// Gives a reservation command to home.
-    pub fn forward_reservation(&self, conn: &Connection, sqe: &SqeBytes, data: Vec<u8>) {
-        let cmd = conn.command_ref(super::sqe::Sqe(sqe).cid());
+    pub fn forward_reservation(&self, conn: &Connection, sqe: &Sqe, data: Vec<u8>) {
+        let cmd = conn.command_ref(sqe.cid());
         let message = Message::Reservation {
             nqn: conn.nqn.clone(),
             cmd,
@@ -615,6 +630,44 @@ impl Node {
         self.waiting_for_operations
             .borrow_mut()
             .push(Rc::downgrade(conn));
+    }
+
+    // ---- buffers
+
+    /// Whether a transfer of `len` bytes that is not its connection's only one may have a buffer.
+    pub fn may_transfer(&self, len: usize) -> bool {
+        let pool = self.handle.buffers().span().1;
+        self.waiting_for_buffers.get() == 0
+            && self.transfer_bytes.get() + len <= pool / TRANSFER_SHARE_OF_POOL
+    }
+
+    /// A transfer has its buffer.
+    pub fn transfer_began(&self, len: usize) {
+        self.transfer_bytes.set(self.transfer_bytes.get() + len);
+    }
+
+    /// Transfers ended, or their connection.
+    pub fn transfer_ended(&self, len: usize) {
+        self.transfer_bytes.set(self.transfer_bytes.get() - len);
+        self.transfers_moved.notify_all();
+    }
+
+    /// Waits for a buffer. Meanwhile hosts that hold buffers and do not send have less time.
+    pub async fn take_buffer(&self, len: usize) -> Buffer {
+        if let Some(buffer) = self.handle.buffers().try_take(len) {
+            return buffer;
+        }
+        self.waiting_for_buffers
+            .set(self.waiting_for_buffers.get() + 1);
+        let buffer = self.handle.buffers().take(len).await;
+        self.waiting_for_buffers
+            .set(self.waiting_for_buffers.get() - 1);
+        buffer
+    }
+
+    /// Whether somebody waits for a buffer.
+    pub fn buffers_are_scarce(&self) -> bool {
+        self.waiting_for_buffers.get() > 0
     }
 
     // ---- the watch

@@ -3,26 +3,28 @@
 use std::io::IoSlice;
 use std::rc::Rc;
 
+use keelblock_nvme::pdu::{PduError, PduType, Sender, TERM_DATA_MAX, TermReq};
+
 use super::conn::Connection;
-use super::conn::fatal::Fatal;
 use super::limits::TERM_TIMEOUT;
 use crate::reactor::{Handle, Socket};
 
 /// Ends a connection that serves a queue: sends a C2HTermReq behind what is in the outbox, and closes.
-pub async fn terminate(conn: &Rc<Connection>, fatal: Fatal, offender: &[u8]) {
+pub async fn terminate(conn: &Rc<Connection>, error: PduError, offender: &[u8]) {
     // what the socket has not taken can not be followed by anything in time: the host does not read
     let sent = conn.flush().unwrap_or(false);
     conn.mute();
     if sent {
-        say(&conn.node.handle, &conn.socket, fatal, offender).await;
+        say(&conn.node.handle, &conn.socket, error, offender).await;
     }
     conn.socket.shutdown();
 }
 
 /// Sends a C2HTermReq and gives the host a moment to read it: closing with unread bytes would reset the connection and take it back.
-pub async fn say(handle: &Handle, socket: &Socket, fatal: Fatal, offender: &[u8]) {
-    let pdu = fatal.term_req(offender);
-    if socket.try_send(&[IoSlice::new(&pdu)]).is_err() {
+pub async fn say(handle: &Handle, socket: &Socket, error: PduError, offender: &[u8]) {
+    let mut pdu = [0; PduType::C2HTermReq.header_len() + TERM_DATA_MAX];
+    let len = TermReq::encode(Sender::Controller, &error, offender, &mut pdu);
+    if socket.try_send(&[IoSlice::new(&pdu[..len])]).is_err() {
         return;
     }
     let _ = handle

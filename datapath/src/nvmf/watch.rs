@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::conn::Connection;
-use super::limits::{R2T_TIMEOUT, SEND_TIMEOUT};
+use super::limits::{R2T_TIMEOUT, R2T_TIMEOUT_SCARCE, SEND_TIMEOUT};
 use super::node::Node;
 use crate::reactor::Nanos;
 
@@ -19,8 +19,13 @@ pub async fn watch(node: Rc<Node>) {
             node.handle.sleep(INTERVAL).await;
             let now = node.handle.now();
             let mut owed = false;
+            let limit = if node.buffers_are_scarce() {
+                R2T_TIMEOUT_SCARCE
+            } else {
+                R2T_TIMEOUT
+            };
             for conn in node.connections() {
-                match overdue(&conn, now) {
+                match overdue(&conn, now, limit) {
                     None => {
                         owed |=
                             conn.owing_since.get().is_some() || conn.blocked_since.get().is_some()
@@ -38,11 +43,11 @@ pub async fn watch(node: Rc<Node>) {
     }
 }
 
-fn overdue(conn: &Connection, now: Nanos) -> Option<&'static str> {
+fn overdue(conn: &Connection, now: Nanos, r2t_limit: Duration) -> Option<&'static str> {
     let beyond = |since: Option<Nanos>, limit| since.is_some_and(|since| now.since(since) > limit);
     if conn.is_closed() {
         None
-    } else if beyond(conn.owing_since.get(), R2T_TIMEOUT) {
+    } else if beyond(conn.owing_since.get(), r2t_limit) {
         Some("the host does not send the data of an R2T")
     } else if beyond(conn.blocked_since.get(), SEND_TIMEOUT) {
         Some("the host does not read")

@@ -9,7 +9,6 @@
 //! TCP then slows the host down, and nobody else.
 
 pub mod batch;
-pub mod fatal;
 pub mod outbox;
 pub mod pdu;
 pub mod queue;
@@ -22,6 +21,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use keelblock_hugepages::Buffer;
+use keelblock_nvme::Sqe;
 
 use self::batch::Batch;
 use self::outbox::Outbox;
@@ -33,7 +33,7 @@ use super::home::Home;
 use super::io::fused::Fused;
 use super::limits::{OPERATIONS_PER_REACTOR, OUTBOX_BYTES};
 use super::node::Node;
-use super::seam::{CommandRef, Grant, HostId, SqeBytes};
+use super::seam::{CommandRef, Grant, HostId};
 use super::view::ViewCell;
 use crate::reactor::{Nanos, Notify, Socket};
 
@@ -48,7 +48,7 @@ pub enum Role {
 /// A command that waits until a buffer for its data is free.
 pub struct Waiting {
     /// The command.
-    pub sqe: SqeBytes,
+    pub sqe: Sqe,
     /// Bytes that it needs.
     pub len: usize,
 }
@@ -87,8 +87,6 @@ pub struct Connection {
     pub resume: Notify,
     /// Wakes whoever waits for the end of the commands in flight.
     pub drained: Notify,
-    /// Wakes whoever waits for transfers to end.
-    pub transfers_moved: Notify,
     /// What the reader's present batch answered at once.
     pub batch: Batch,
     /// Bytes that reads on their way will add to the outbox.
@@ -99,7 +97,7 @@ pub struct Connection {
     closed: Cell<bool>,
     /// The socket did not take everything; since when.
     pub blocked_since: Cell<Option<Nanos>>,
-    /// The host owes H2CData; since it last sent some.
+    /// The host owes H2CData: since the first R2T, or since it last completed a transfer.
     pub owing_since: Cell<Option<Nanos>>,
     /// When home was last told that the host is alive.
     pub reported: Cell<Nanos>,
@@ -163,7 +161,6 @@ impl Connection {
             to_send: Notify::new(),
             resume: Notify::new(),
             drained: Notify::new(),
-            transfers_moved: Notify::new(),
             batch: Batch::default(),
             reading: Cell::new(0),
             operations: Cell::new(0),
@@ -205,7 +202,7 @@ impl Connection {
             self.out.borrow_mut().clear();
             self.to_send.notify();
             self.resume.notify();
-            self.transfers_moved.notify();
+            self.node.transfers_moved.notify_all();
         }
     }
 
@@ -223,7 +220,10 @@ impl Connection {
 
     /// Gives back what an ended connection holds for commands that will not come.
     pub fn release(&self) {
-        self.transfers.take();
+        let transfers = self.transfers.take();
+        if transfers.bytes() > 0 {
+            self.node.transfer_ended(transfers.bytes());
+        }
         self.waiting.borrow_mut().clear();
         self.fused.take();
         self.spare.take();

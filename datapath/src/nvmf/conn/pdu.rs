@@ -1,130 +1,72 @@
-//! PDUs as the target sees them: what a host sends is checked here, what it gets is built here.
+//! PDUs as the target sees them: what a host sends is checked here, what it gets is built here, with the codec of `keelblock_nvme`.
 //!
-//! Little-endian at the offsets of the NVMe/TCP transport specification, section 3.6. Nothing here trusts a byte.
+//! Nothing here trusts a byte, and nothing waits for bytes that a header makes absurd.
 
-use super::fatal::{Fatal, Fes};
+use keelblock_nvme::digest::digest;
+use keelblock_nvme::pdu::{
+    C2HData, COMMON_HEADER_LEN, CapsuleCmd, CapsuleResp, CommonHeader, DIGEST_LEN, Digests, Fes,
+    H2CData, ICReq, ICResp, PduError, PduType, R2T, Sender, at, flags, pda_bytes,
+};
+use keelblock_nvme::{Cqe, Status};
+
 use crate::nvmf::limits::{MAX_CAPSULE_PDU, MAX_H2C_DATA};
+use crate::nvmf::seam::StatusField;
 
-/// PDU types.
-pub mod kind {
-    pub const IC_REQ: u8 = 0x00;
-    pub const IC_RESP: u8 = 0x01;
-    pub const H2C_TERM: u8 = 0x02;
-    pub const C2H_TERM: u8 = 0x03;
-    pub const CAPSULE_CMD: u8 = 0x04;
-    pub const CAPSULE_RESP: u8 = 0x05;
-    pub const H2C_DATA: u8 = 0x06;
-    pub const C2H_DATA: u8 = 0x07;
-    pub const R2T: u8 = 0x09;
-}
-
-const FLAG_HDGST: u8 = 1;
-const FLAG_DDGST: u8 = 2;
-const FLAG_LAST: u8 = 4;
-const FLAG_SUCCESS: u8 = 8;
-
-/// The common header of every PDU.
-pub const COMMON: usize = 8;
 /// ICReq and ICResp, whole.
-pub const IC: usize = 128;
-const CAPSULE_HLEN: usize = 72;
-const DATA_HLEN: usize = 24;
-/// A digest.
-pub const DIGEST: usize = 4;
+pub const IC: usize = PduType::ICReq.header_len();
+/// Our CPDA: data of the host's PDUs is aligned to dwords.
+const CPDA: u8 = 0;
+/// The largest PDO: it is one byte.
+const PDO_MAX: usize = 255;
+/// A data PDU's header, as H2CData, C2HData and R2T have it.
+const DATA_HLEN: usize = PduType::H2CData.header_len();
 
 /// What ICReq and ICResp settled for a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Params {
-    /// Header digests, both ways.
-    pub hdgst: bool,
-    /// Data digests, both ways.
-    pub ddgst: bool,
-    /// Alignment of data in C2HData PDUs, bytes: (HPDA + 1) * 4.
+    /// Digests, both ways.
+    pub digests: Digests,
+    /// Alignment of data in C2HData PDUs, bytes (HPDA).
     pub align: usize,
 }
 
+/// The common header of a PDU from the host, checked. `Ok(None)`: more bytes are needed.
 #[inline]
-fn u16_at(b: &[u8], at: usize) -> u16 {
-    u16::from_le_bytes([b[at], b[at + 1]])
+fn common(b: &[u8], digests: Digests) -> Result<Option<CommonHeader>, PduError> {
+    b.first_chunk()
+        .map(|b| CommonHeader::parse(b, Sender::Host, digests.header))
+        .transpose()
 }
 
-#[inline]
-fn u32_at(b: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
-}
-
-/// The common header, decoded.
-#[derive(Clone, Copy, Debug)]
-pub struct Common {
-    pub kind: u8,
-    pub flags: u8,
-    pub hlen: usize,
-    pub pdo: usize,
-    pub plen: usize,
-}
-
-impl Common {
-    /// Decodes the first [`COMMON`] bytes.
-    #[inline]
-    pub fn parse(b: &[u8]) -> Self {
-        Self {
-            kind: b[0],
-            flags: b[1],
-            hlen: b[2] as usize,
-            pdo: b[3] as usize,
-            plen: u32_at(b, 4) as usize,
-        }
-    }
-}
-
-/// Checks an ICReq and answers it.
+/// Takes an ICReq from the start of `b` and answers it. `Ok(None)`: more bytes are needed.
 ///
 /// # Errors
-/// A fatal error that names the field (NVMe/TCP 3.6.2.2).
-pub fn negotiate(req: &[u8; IC]) -> Result<(Params, [u8; IC]), Fatal> {
-    let header = Common::parse(req);
-    check_ic(header)?;
-    if u16_at(req, 8) != 0 {
-        return Err(Fatal::new(Fes::Unsupported, 8));
-    }
-    let hpda = req[10];
-    if hpda > 31 {
-        return Err(Fatal::new(Fes::Header, 10));
-    }
-    let params = Params {
-        hdgst: req[11] & 1 != 0,
-        ddgst: req[11] & 2 != 0,
-        align: (hpda as usize + 1) * 4,
+/// The connection ends (NVMe/TCP 1.1, 3.6.2.2).
+pub fn negotiate(b: &[u8]) -> Result<Option<(Params, [u8; IC])>, PduError> {
+    let Some(header) = common(b, Digests::default())? else {
+        return Ok(None);
     };
-    let mut resp = [0; IC];
-    resp[0] = kind::IC_RESP;
-    resp[2] = IC as u8;
-    resp[4..8].copy_from_slice(&(IC as u32).to_le_bytes());
-    // PFV 0, CPDA 0
-    resp[11] = req[11] & 3;
-    resp[12..16].copy_from_slice(&MAX_H2C_DATA.to_le_bytes());
-    Ok((params, resp))
-}
-
-/// Checks the common header of an ICReq, before the rest is there.
-///
-/// # Errors
-/// A fatal error that names the field.
-pub fn check_ic(header: Common) -> Result<(), Fatal> {
-    match header.kind {
-        kind::IC_REQ => {}
-        kind::H2C_TERM | kind::CAPSULE_CMD | kind::H2C_DATA => {
-            return Err(Fatal::new(Fes::Sequence, 0));
-        }
-        _ => return Err(Fatal::new(Fes::Header, 0)),
+    if header.kind != PduType::ICReq {
+        return Err(PduError::sequence("a PDU before ICReq"));
     }
-    if header.hlen != IC {
-        return Err(Fatal::new(Fes::Header, 2));
+    if header.plen as usize != IC {
+        return Err(PduError::field(at::PLEN, "PLEN is not that of an ICReq"));
     }
-    if header.plen != IC {
-        return Err(Fatal::new(Fes::Header, 4));
-    }
-    Ok(())
+    let Some(whole) = b.first_chunk::<IC>() else {
+        return Ok(None);
+    };
+    let req = ICReq::parse(whole)?;
+    let params = Params {
+        digests: req.digests,
+        align: pda_bytes(req.hpda),
+    };
+    let resp = ICResp {
+        pfv: 0,
+        cpda: CPDA,
+        digests: req.digests,
+        maxh2cdata: MAX_H2C_DATA,
+    };
+    Ok(Some((params, resp.encode())))
 }
 
 /// A PDU from the host, after ICReq: its header is valid, its data may still be on the way.
@@ -133,7 +75,7 @@ pub enum Incoming {
     /// A command capsule; it is taken in whole.
     Capsule(Layout),
     /// Data for an R2T; it is taken in as it comes.
-    Data(Layout, DataHeader),
+    Data(Layout, H2CData),
     /// The host ends the connection.
     Term,
 }
@@ -149,124 +91,99 @@ pub struct Layout {
     pub plen: usize,
 }
 
-/// The fields of an H2CData header.
-#[derive(Clone, Copy, Debug)]
-pub struct DataHeader {
-    pub cccid: u16,
-    pub ttag: u16,
-    pub offset: u32,
-    pub last: bool,
-}
-
 /// Decodes and checks the header at the start of `b`. `Ok(None)`: more bytes are needed.
 ///
 /// # Errors
-/// A fatal error (NVMe/TCP 3.4.2 and 3.6): the connection ends.
+/// The connection ends (NVMe/TCP 1.1, 3.4.2 and 3.6).
 #[inline]
-pub fn incoming(b: &[u8], params: Params) -> Result<Option<Incoming>, Fatal> {
-    if b.len() < COMMON {
+pub fn incoming(b: &[u8], params: Params) -> Result<Option<Incoming>, PduError> {
+    let Some(header) = common(b, params.digests)? else {
+        return Ok(None);
+    };
+    match header.kind {
+        PduType::CapsuleCmd => check_plen(&header, MAX_CAPSULE_PDU + PDO_MAX)?,
+        PduType::H2CData => check_plen(&header, MAX_H2C_DATA as usize + PDO_MAX + DIGEST_LEN)?,
+        PduType::H2CTermReq => return Ok(Some(Incoming::Term)),
+        _ => return Err(PduError::sequence("a second ICReq")),
+    }
+    if (header.flags & flags::HDGSTF != 0) != params.digests.header {
+        return Err(PduError::field(at::FLAGS, "HDGSTF is not as negotiated"));
+    }
+    let hlen = header.kind.header_len();
+    if b.len() < hlen + if params.digests.header { DIGEST_LEN } else { 0 } {
         return Ok(None);
     }
-    let header = Common::parse(b);
-    let hlen = match header.kind {
-        kind::CAPSULE_CMD => CAPSULE_HLEN,
-        kind::H2C_DATA => DATA_HLEN,
-        kind::H2C_TERM => return Ok(Some(Incoming::Term)),
-        kind::IC_REQ => return Err(Fatal::new(Fes::Sequence, 0)),
-        _ => return Err(Fatal::new(Fes::Header, 0)),
+    if params.digests.header {
+        check_digest(b, hlen)?;
+    }
+    let data = header.data_range(params.digests, pda_bytes(CPDA))?;
+    if (header.flags & flags::DDGSTF != 0) != (params.digests.data && !data.is_empty()) {
+        return Err(PduError::field(at::FLAGS, "DDGSTF is not as negotiated"));
+    }
+    let layout = Layout {
+        pdo: data.start,
+        len: data.len(),
+        plen: header.plen as usize,
     };
-    if header.hlen != hlen {
-        return Err(Fatal::new(Fes::Header, 2));
-    }
-    let (hdgst, ddgst) = (
-        header.flags & FLAG_HDGST != 0,
-        header.flags & FLAG_DDGST != 0,
-    );
-    if hdgst != params.hdgst {
-        return Err(Fatal::new(Fes::Header, 1));
-    }
-    let head = hlen + if hdgst { DIGEST } else { 0 };
-    if header.plen < head {
-        return Err(Fatal::new(Fes::Header, 4));
-    }
-    if b.len() < head {
-        // an absurd length is refused before its bytes are waited for
-        check_plen(header)?;
-        return Ok(None);
-    }
-    if hdgst && crc32c::crc32c(&b[..hlen]) != u32_at(b, hlen) {
-        return Err(Fatal::digest(u32_at(b, hlen)));
-    }
-    check_plen(header)?;
-    let layout = layout(header, head, ddgst, params)?;
-    if header.kind == kind::CAPSULE_CMD {
-        return Ok(Some(Incoming::Capsule(layout)));
-    }
-    if u32_at(b, 16) as usize != layout.len {
-        return Err(Fatal::new(Fes::Header, 16));
-    }
-    let data = DataHeader {
-        cccid: u16_at(b, 8),
-        ttag: u16_at(b, 10),
-        offset: u32_at(b, 12),
-        last: header.flags & FLAG_LAST != 0,
-    };
-    Ok(Some(Incoming::Data(layout, data)))
+    Ok(Some(match (header.kind, b.first_chunk()) {
+        (PduType::H2CData, Some(b)) => Incoming::Data(
+            layout,
+            H2CData::parse(&header, b, params.digests, pda_bytes(CPDA))?,
+        ),
+        _ => Incoming::Capsule(layout),
+    }))
 }
 
 #[inline]
-fn check_plen(header: Common) -> Result<(), Fatal> {
-    let most = if header.kind == kind::CAPSULE_CMD {
-        // the padding before in-capsule data: PDO is one byte
-        MAX_CAPSULE_PDU + 255
+fn check_plen(header: &CommonHeader, most: usize) -> Result<(), PduError> {
+    if header.plen as usize <= most {
+        return Ok(());
+    }
+    let fes = if header.kind == PduType::H2CData {
+        Fes::LimitExceeded
     } else {
-        MAX_H2C_DATA as usize + 255 + DIGEST
+        Fes::InvalidHeaderField
     };
-    if header.plen > most {
-        let fes = if header.kind == kind::CAPSULE_CMD {
-            Fes::Header
-        } else {
-            Fes::TransferLimit
-        };
-        return Err(Fatal::new(fes, 4));
-    }
-    Ok(())
+    Err(PduError {
+        fes,
+        fei: at::PLEN as u32,
+        what: "PLEN is longer than what this controller takes",
+    })
 }
 
+fn check_digest(b: &[u8], hlen: usize) -> Result<(), PduError> {
+    let received = u32::from_le_bytes([b[hlen], b[hlen + 1], b[hlen + 2], b[hlen + 3]]);
+    if digest(&b[..hlen]) == received {
+        return Ok(());
+    }
+    Err(PduError {
+        fes: Fes::HeaderDigest,
+        fei: received,
+        what: "the header digest does not match",
+    })
+}
+
+/// Whether the data digest at the end of a whole PDU matches (or there is none).
 #[inline]
-fn layout(header: Common, head: usize, ddgst: bool, params: Params) -> Result<Layout, Fatal> {
-    let plen = header.plen;
-    if plen == head && !ddgst && header.kind == kind::CAPSULE_CMD {
-        return Ok(Layout {
-            pdo: head,
-            len: 0,
-            plen,
-        });
-    }
-    // CPDA is 0: dword alignment
-    if header.pdo < head || !header.pdo.is_multiple_of(4) || header.pdo > plen {
-        return Err(Fatal::new(Fes::Header, 3));
-    }
-    if ddgst != params.ddgst {
-        return Err(Fatal::new(Fes::Header, 1));
-    }
-    let digest = if ddgst { DIGEST } else { 0 };
-    match (plen - header.pdo).checked_sub(digest) {
-        None | Some(0) => Err(Fatal::new(Fes::Header, 4)),
-        Some(len) => Ok(Layout {
-            pdo: header.pdo,
-            len,
-            plen,
-        }),
-    }
+pub fn data_intact(pdu: &[u8], layout: Layout, params: Params) -> bool {
+    layout.len == 0
+        || !params.digests.data
+        || digest(&pdu[layout.pdo..layout.pdo + layout.len]).to_le_bytes()
+            == pdu[layout.plen - DIGEST_LEN..layout.plen]
 }
 
-/// A header to send: bytes with digest and padding.
+/// The bytes of a header to send: with digest and padding.
 #[derive(Clone, Copy)]
 pub struct Head {
-    bytes: [u8; 160],
+    bytes: [u8; HEAD_MAX],
     len: usize,
 }
+
+/// Header, digest, padded to the largest HPDA.
+const HEAD_MAX: usize = 128;
+const _: () = assert!(
+    HEAD_MAX == pda_bytes(keelblock_nvme::pdu::PDA_MAX) && HEAD_MAX >= DATA_HLEN + DIGEST_LEN
+);
 
 impl Head {
     /// The bytes.
@@ -275,150 +192,116 @@ impl Head {
         &self.bytes[..self.len]
     }
 
+    /// A header whose data, if any, begins at `pdo`.
     #[inline]
-    fn new(kind: u8, flags: u8, params: Params) -> Self {
-        let mut bytes = [0; 160];
-        bytes[0] = kind;
-        bytes[1] = flags | if params.hdgst { FLAG_HDGST } else { 0 };
-        bytes[2] = DATA_HLEN as u8;
+    fn new(header: [u8; DATA_HLEN], pdo: Option<usize>, params: Params) -> Self {
+        let mut bytes = [0; HEAD_MAX];
+        bytes[..DATA_HLEN].copy_from_slice(&header);
+        let mut len = DATA_HLEN;
+        if params.digests.header {
+            bytes[DATA_HLEN..DATA_HLEN + DIGEST_LEN]
+                .copy_from_slice(&digest(&header).to_le_bytes());
+            len += DIGEST_LEN;
+        }
         Self {
             bytes,
-            len: DATA_HLEN,
+            len: pdo.unwrap_or(len),
         }
     }
-
-    #[inline]
-    fn put16(&mut self, at: usize, v: u16) {
-        self.bytes[at..at + 2].copy_from_slice(&v.to_le_bytes());
-    }
-
-    #[inline]
-    fn put32(&mut self, at: usize, v: u32) {
-        self.bytes[at..at + 4].copy_from_slice(&v.to_le_bytes());
-    }
-
-    #[inline]
-    fn seal(&mut self, params: Params, plen: usize) {
-        self.put32(4, plen as u32);
-        if params.hdgst {
-            let digest = crc32c::crc32c(&self.bytes[..DATA_HLEN]);
-            self.put32(DATA_HLEN, digest);
-        }
-    }
-}
-
-/// A completion.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Cqe {
-    pub dw0: u32,
-    pub dw1: u32,
-    pub sqhd: u16,
-    pub sqid: u16,
-    pub cid: u16,
-    pub status: u16,
 }
 
 /// CapsuleResp.
 #[inline]
-pub fn response(cqe: Cqe, params: Params) -> Head {
-    let mut head = Head::new(kind::CAPSULE_RESP, 0, params);
-    head.put32(8, cqe.dw0);
-    head.put32(12, cqe.dw1);
-    head.put16(16, cqe.sqhd);
-    head.put16(18, cqe.sqid);
-    head.put16(20, cqe.cid);
-    head.put16(22, cqe.status << 1);
-    if params.hdgst {
-        head.len += DIGEST;
-    }
-    head.seal(params, head.len);
-    head
+pub fn response(
+    cid: u16,
+    sqhd: u16,
+    status: StatusField,
+    dw0: u32,
+    dw1: u32,
+    params: Params,
+) -> Head {
+    const _: () = assert!(CapsuleResp::LEN == DATA_HLEN);
+    let cqe = Cqe::new(cid, sqhd, Status(status.0), dw0, dw1);
+    Head::new(CapsuleResp::encode(&cqe, params.digests), None, params)
 }
 
 /// R2T for the whole of a transfer.
-pub fn r2t(cid: u16, ttag: u16, len: u32, params: Params) -> Head {
-    let mut head = Head::new(kind::R2T, 0, params);
-    head.put16(8, cid);
-    head.put16(10, ttag);
-    head.put32(16, len);
-    if params.hdgst {
-        head.len += DIGEST;
-    }
-    head.seal(params, head.len);
-    head
+pub fn r2t(cccid: u16, ttag: u16, length: u32, params: Params) -> Head {
+    let r2t = R2T {
+        cccid,
+        ttag,
+        offset: 0,
+        length,
+    };
+    Head::new(r2t.encode(params.digests), None, params)
 }
 
 /// The part of a C2HData PDU before its data. `success`: no CapsuleResp follows.
 #[inline]
 pub fn c2h_data(
-    cid: u16,
+    cccid: u16,
     offset: u32,
-    len: u32,
+    length: u32,
     last: bool,
     success: bool,
     params: Params,
 ) -> Head {
-    let flags = if last { FLAG_LAST } else { 0 }
-        | if success { FLAG_SUCCESS } else { 0 }
-        | if params.ddgst { FLAG_DDGST } else { 0 };
-    let mut head = Head::new(kind::C2H_DATA, flags, params);
-    head.put16(8, cid);
-    head.put32(12, offset);
-    head.put32(16, len);
-    let size = DATA_HLEN + if params.hdgst { DIGEST } else { 0 };
-    let pdo = size.next_multiple_of(params.align);
-    head.bytes[3] = pdo as u8;
-    head.len = pdo;
-    head.seal(
-        params,
-        pdo + len as usize + if params.ddgst { DIGEST } else { 0 },
-    );
-    head
+    let header = C2HData {
+        cccid,
+        offset,
+        length,
+        last,
+        success,
+    }
+    .encode(params.digests, params.align);
+    Head::new(header, Some(header[at::PDO] as usize), params)
 }
+
+/// Bytes of a capsule before its data or digests.
+pub const CAPSULE_HLEN: usize = CapsuleCmd::LEN;
+/// Where its SQE begins.
+pub const SQE_AT: usize = COMMON_HEADER_LEN;
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn icreq() -> [u8; IC] {
-        let mut b = [0; IC];
-        b[2] = 128;
-        b[4] = 128;
-        b
+    fn u32_at(b: &[u8], at: usize) -> u32 {
+        u32::from_le_bytes(b[at..at + 4].try_into().unwrap())
+    }
+
+    fn params(header: bool, data: bool, align: usize) -> Params {
+        Params {
+            digests: Digests { header, data },
+            align,
+        }
     }
 
     #[test]
     fn negotiation() {
-        let mut req = icreq();
-        (req[10], req[11]) = (31, 3);
-        let (params, resp) = negotiate(&req).unwrap();
-        assert_eq!(
-            params,
-            Params {
-                hdgst: true,
-                ddgst: true,
-                align: 128
-            }
-        );
+        let mut req = [0; IC];
+        (req[2], req[4], req[10], req[11]) = (128, 128, 31, 3);
+        let (got, resp) = negotiate(&req).unwrap().unwrap();
+        assert_eq!(got, params(true, true, 128));
         assert_eq!((resp[0], resp[2], resp[4], resp[11]), (1, 128, 128, 3));
         assert_eq!(u32_at(&resp, 12), MAX_H2C_DATA);
+        assert!(negotiate(&req[..127]).unwrap().is_none());
         for (at, value, fes, fei) in [
-            (0, 4, Fes::Sequence, 0),
-            (0, 9, Fes::Header, 0),
-            (2, 127, Fes::Header, 2),
-            (7, 1, Fes::Header, 4),
-            (8, 1, Fes::Unsupported, 8),
-            (10, 32, Fes::Header, 10),
+            (0, 9, Fes::InvalidHeaderField, 0),
+            (2, 127, Fes::InvalidHeaderField, 2),
+            (7, 1, Fes::InvalidHeaderField, 4),
+            (8, 1, Fes::UnsupportedParameter, 8),
+            (10, 32, Fes::InvalidHeaderField, 10),
         ] {
             let mut bad = req;
             bad[at] = value;
-            assert_eq!(
-                negotiate(&bad).unwrap_err(),
-                Fatal::new(fes, fei),
-                "byte {at} = {value}"
-            );
+            let e = negotiate(&bad).unwrap_err();
+            assert_eq!((e.fes, e.fei), (fes, fei), "byte {at} = {value}");
         }
+        let mut capsule = [0; IC];
+        (capsule[0], capsule[2], capsule[4]) = (4, 72, 72);
+        assert_eq!(negotiate(&capsule).unwrap_err().fes, Fes::SequenceError);
     }
 
     #[test]
@@ -430,12 +313,14 @@ mod tests {
             (1, true, 32),
             (31, true, 128),
         ] {
-            let params = Params {
-                hdgst,
-                ddgst: false,
-                align: (hpda + 1) * 4,
-            };
-            let head = c2h_data(1, 0, 512, true, false, params);
+            let head = c2h_data(
+                1,
+                0,
+                512,
+                true,
+                false,
+                params(hdgst, false, pda_bytes(hpda)),
+            );
             assert_eq!(head.as_slice().len(), pdo);
             assert_eq!(head.as_slice()[3] as usize, pdo);
             assert_eq!(u32_at(head.as_slice(), 4) as usize, pdo + 512);
@@ -443,24 +328,18 @@ mod tests {
     }
 
     #[test]
-    fn digests_are_those_of_crc32c() {
-        let params = Params {
-            hdgst: true,
-            ddgst: true,
-            align: 4,
-        };
-        let head = response(
-            Cqe {
-                cid: 5,
-                ..Cqe::default()
-            },
-            params,
-        );
+    fn header_digests_are_those_of_crc32c() {
+        let head = response(5, 0, StatusField::SUCCESS, 0, 0, params(true, true, 4));
         assert_eq!(head.as_slice().len(), 28);
-        assert_eq!(
-            crc32c::crc32c(&head.as_slice()[..24]),
-            u32_at(head.as_slice(), 24)
-        );
+        assert_eq!(digest(&head.as_slice()[..24]), u32_at(head.as_slice(), 24));
+    }
+
+    #[test]
+    fn an_absurd_length_is_refused_before_it_is_waited_for() {
+        for kind in [4, 6] {
+            let b = [kind, 0, if kind == 4 { 72 } else { 24 }, 72, 0, 0, 0, 0x80];
+            assert!(incoming(&b, params(false, false, 4)).is_err());
+        }
     }
 
     proptest! {
@@ -470,16 +349,18 @@ mod tests {
             mut b in proptest::collection::vec(any::<u8>(), 0..160),
             valid_kind in proptest::option::of(prop_oneof![Just((4u8, 72u8)), Just((6, 24))]),
             plen in proptest::option::of(0u32..20_000),
-            params in (any::<bool>(), any::<bool>()).prop_map(|(hdgst, ddgst)| Params { hdgst, ddgst, align: 4 }),
+            flags in proptest::option::of(0u8..16),
+            params in (any::<bool>(), any::<bool>()).prop_map(|(h, d)| params(h, d, 4)),
         ) {
             if let (Some((kind, hlen)), true) = (valid_kind, b.len() >= 8) {
                 (b[0], b[2]) = (kind, hlen);
                 if let Some(plen) = plen { b[4..8].copy_from_slice(&plen.to_le_bytes()); }
+                if let Some(flags) = flags { b[1] = flags; }
             }
             if let Ok(Some(Incoming::Capsule(l) | Incoming::Data(l, _))) = incoming(&b, params) {
-                let digest = if params.ddgst && l.len > 0 { DIGEST } else { 0 };
+                let digest = if params.digests.data && l.len > 0 { DIGEST_LEN } else { 0 };
                 prop_assert_eq!(l.pdo + l.len + digest, l.plen);
-                prop_assert!(l.len <= MAX_H2C_DATA as usize + 255);
+                prop_assert!(l.len <= MAX_H2C_DATA as usize + PDO_MAX);
             }
         }
     }

@@ -7,13 +7,16 @@
 use std::io::IoSliceMut;
 use std::rc::Rc;
 
-use super::fatal::{Fatal, Fes};
-use super::pdu::{self, DIGEST, DataHeader, Incoming, Layout};
+use keelblock_nvme::Sqe;
+use keelblock_nvme::digest::digest;
+use keelblock_nvme::pdu::{DIGEST_LEN, H2CData, PduError, at};
+use keelblock_nvme::sgl::Sgl;
+
+use super::pdu::{self, CAPSULE_HLEN, Incoming, Layout, SQE_AT, data_intact};
 use super::queue::SubmitError;
 use super::{Connection, Hold, Role};
 use crate::nvmf::limits::FLUSH_BYTES;
-use crate::nvmf::seam::{ACTIVITY_INTERVAL_NS, IN_CAPSULE_BYTES, SqeBytes};
-use crate::nvmf::sqe::{Sgl, Sqe};
+use crate::nvmf::seam::{ACTIVITY_INTERVAL_NS, IN_CAPSULE_BYTES, StatusField};
 use crate::nvmf::{admin_queue, io, status, term};
 use crate::reactor::NetError;
 
@@ -49,14 +52,14 @@ struct Body {
     left: usize,
     /// Digest bytes to come.
     digest_left: usize,
-    digest: [u8; DIGEST],
+    digest: [u8; DIGEST_LEN],
 }
 
 enum End {
     /// The host is gone, or we closed.
     Closed,
     /// The host broke the protocol; with the bytes of the offending PDU.
-    Fatal(Fatal, Vec<u8>),
+    Fatal(PduError, Vec<u8>),
 }
 
 impl From<NetError> for End {
@@ -198,7 +201,7 @@ impl Reader {
     }
 
     /// `Err(None)`: the host asked for the end.
-    fn feed(&mut self, bytes: &[u8], at: &mut usize) -> Result<(), Option<Fatal>> {
+    fn feed(&mut self, bytes: &[u8], at: &mut usize) -> Result<(), Option<PduError>> {
         loop {
             if self.body.is_some() {
                 *at += self.feed_body(&bytes[*at..]);
@@ -234,21 +237,24 @@ impl Reader {
     }
 
     /// Runs a capsule. `Ok(false)`: not now.
-    fn capsule(&mut self, pdu: &[u8], layout: Layout) -> Result<bool, Option<Fatal>> {
+    fn capsule(&mut self, pdu: &[u8], layout: Layout) -> Result<bool, Option<PduError>> {
         if let Some(hold) = self.conn.hold() {
             self.hold = Some(hold);
             return Ok(false);
         }
-        let sqe: &SqeBytes = pdu[8..72].try_into().expect("64 bytes");
+        let sqe = &Sqe(pdu[SQE_AT..CAPSULE_HLEN]
+            .try_into()
+            .expect("a capsule has an entry"));
         if layout.len > IN_CAPSULE_BYTES {
-            return Err(Some(Fatal::new(Fes::Header, 4)));
+            return Err(Some(PduError::field(
+                at::PLEN,
+                "in-capsule data above IOCCSZ",
+            )));
         }
         let data = &pdu[layout.pdo..layout.pdo + layout.len];
-        let damaged = layout.len > 0
-            && self.conn.params.ddgst
-            && crc32c::crc32c(data).to_le_bytes() != pdu[layout.plen - DIGEST..];
+        let damaged = !data_intact(pdu, layout, self.conn.params);
         if !self.submitted {
-            let cid = Sqe(sqe).cid();
+            let cid = sqe.cid();
             let submitted = self.conn.queue.borrow_mut().submit(cid);
             match submitted {
                 Ok(()) => {}
@@ -256,13 +262,17 @@ impl Reader {
                     self.conn.put_status(cid, status::CID_CONFLICT);
                     return Ok(true);
                 }
-                Err(SubmitError::Overrun) => return Err(Some(Fatal::new(Fes::Sequence, 0))),
+                Err(SubmitError::Overrun) => {
+                    return Err(Some(PduError::sequence(
+                        "more commands than the queue has entries",
+                    )));
+                }
             }
         }
         let capsule = Capsule { data, damaged };
         let taken = match capsule_error(sqe, capsule) {
             Some(refused) => {
-                self.conn.put_status(Sqe(sqe).cid(), refused);
+                self.conn.put_status(sqe.cid(), refused);
                 Taken::Yes
             }
             None => match &self.conn.role {
@@ -281,15 +291,19 @@ impl Reader {
         Ok(true)
     }
 
-    fn begin_body(&mut self, layout: Layout, header: DataHeader) -> Result<(), Fatal> {
+    fn begin_body(&mut self, layout: Layout, header: H2CData) -> Result<(), PduError> {
         let mut transfers = self.conn.transfers.borrow_mut();
-        let (slot, transfer) = transfers.accept(header, layout.len)?;
+        let (slot, transfer) = transfers.accept(header)?;
         self.body = Some(Body {
             slot,
             start: transfer.got,
             left: layout.len,
-            digest_left: if self.conn.params.ddgst { DIGEST } else { 0 },
-            digest: [0; DIGEST],
+            digest_left: if self.conn.params.digests.data {
+                DIGEST_LEN
+            } else {
+                0
+            },
+            digest: [0; DIGEST_LEN],
         });
         Ok(())
     }
@@ -309,7 +323,7 @@ impl Reader {
         let mut taken = data;
         if body.left == 0 && body.digest_left > 0 {
             let n = (bytes.len() - taken).min(body.digest_left);
-            let at = DIGEST - body.digest_left;
+            let at = DIGEST_LEN - body.digest_left;
             body.digest[at..at + n].copy_from_slice(&bytes[taken..taken + n]);
             body.digest_left -= n;
             taken += n;
@@ -331,17 +345,21 @@ impl Reader {
         let body = self.body.take().expect("a body");
         let mut transfers = self.conn.transfers.borrow_mut();
         let transfer = transfers.get(body.slot);
-        if self.conn.params.ddgst {
+        if self.conn.params.digests.data {
             let data = &transfer.buffer[body.start..transfer.got];
-            transfer.damaged |= crc32c::crc32c(data).to_le_bytes() != body.digest;
+            transfer.damaged |= digest(data).to_le_bytes() != body.digest;
         }
         let complete = transfer.got == transfer.len;
         let done = complete.then(|| transfers.end(body.slot));
-        let owing = (transfers.live() > 0).then(|| self.conn.node.handle.now());
+        let live = transfers.live() > 0;
         drop(transfers);
-        self.conn.owing_since.set(owing);
+        if done.is_some() {
+            self.conn
+                .owing_since
+                .set(live.then(|| self.conn.node.handle.now()));
+        }
         if let Some(transfer) = done {
-            self.conn.transfers_moved.notify();
+            self.conn.node.transfer_ended(transfer.len);
             match &self.conn.role {
                 Role::Io(cell) => io::data_arrived(&self.conn, cell, transfer),
                 Role::Admin(home) => admin_queue::data_arrived(&self.conn, home, transfer),
@@ -375,7 +393,7 @@ impl Reader {
                 }
             }
             Hold::Buffer(len) => {
-                let buffer = self.conn.node.handle.buffers().take(len).await;
+                let buffer = self.conn.node.take_buffer(len).await;
                 self.conn.spare.replace(Some(buffer));
             }
         }
@@ -399,11 +417,13 @@ impl Reader {
 
 /// What is wrong with the data of a capsule, whatever the command.
 #[inline]
-fn capsule_error(sqe: &SqeBytes, capsule: Capsule<'_>) -> Option<crate::nvmf::seam::StatusField> {
-    match Sqe(sqe).sgl() {
-        Sgl::Capsule { offset, .. } if offset != 0 => Some(status::SGL_OFFSET),
-        Sgl::Capsule { len, .. } if len as usize != capsule.data.len() => Some(status::SGL_LENGTH),
-        Sgl::Capsule { .. } => capsule.damaged.then_some(status::TRANSPORT),
+fn capsule_error(sqe: &Sqe, capsule: Capsule<'_>) -> Option<StatusField> {
+    match sqe.sgl() {
+        Sgl::InCapsule { offset, .. } if offset != 0 => Some(status::SGL_OFFSET),
+        Sgl::InCapsule { length, .. } if length as usize != capsule.data.len() => {
+            Some(status::SGL_LENGTH)
+        }
+        Sgl::InCapsule { .. } => capsule.damaged.then_some(status::TRANSPORT),
         _ if !capsule.data.is_empty() => Some(status::SGL_TYPE),
         _ => None,
     }

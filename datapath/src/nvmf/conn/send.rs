@@ -3,14 +3,15 @@
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
+use keelblock_nvme::Sqe;
+use keelblock_nvme::digest::digest;
 
-use super::pdu::{self, Cqe};
+use super::pdu;
 use super::transfer::Transfer;
 use super::{Connection, Waiting};
 use crate::device::View;
 use crate::nvmf::limits::{MAX_C2H_DATA, TRANSFER_BYTES};
-use crate::nvmf::seam::{MAX_TRANSFER_BYTES, Reply, SqeBytes, StatusField};
-use crate::nvmf::sqe::Sqe;
+use crate::nvmf::seam::{MAX_TRANSFER_BYTES, Reply, StatusField};
 use crate::reactor::NetError;
 
 /// Bytes of a memory drive in the outbox.
@@ -36,17 +37,8 @@ impl Connection {
             return;
         }
         let queue = self.queue.borrow();
-        let cqe = Cqe {
-            dw0,
-            dw1,
-            sqhd: queue.sqhd(),
-            sqid: queue.qid,
-            cid,
-            status: status.0,
-        };
-        self.out
-            .borrow_mut()
-            .put(pdu::response(cqe, self.params).as_slice());
+        let head = pdu::response(cid, queue.sqhd(), status, dw0, dw1, self.params);
+        self.out.borrow_mut().put(head.as_slice());
     }
 
     /// Puts the completion of a command that has a status and nothing else.
@@ -66,12 +58,12 @@ impl Connection {
         let head = pdu::c2h_data(cid, 0, view.len() as u32, true, success, self.params);
         let mut out = self.out.borrow_mut();
         out.put(head.as_slice());
-        if self.params.ddgst {
+        if self.params.digests.data {
             // a command served later in this pass may change what the view shows: the digest is of a copy, and the copy is sent
             let copy = view.to_vec();
-            let digest = crc32c::crc32c(&copy);
+            let crc = digest(&copy);
             out.put_heap(copy);
-            out.put(&digest.to_le_bytes());
+            out.put(&crc.to_le_bytes());
         } else {
             out.put_view(view);
         }
@@ -90,10 +82,10 @@ impl Connection {
         let head = pdu::c2h_data(cid, 0, len as u32, true, success, self.params);
         let mut out = self.out.borrow_mut();
         out.put(head.as_slice());
-        let digest = self.params.ddgst.then(|| crc32c::crc32c(&buffer[..len]));
+        let crc = self.params.digests.data.then(|| digest(&buffer[..len]));
         out.put_buffer(buffer, 0..len);
-        if let Some(digest) = digest {
-            out.put(&digest.to_le_bytes());
+        if let Some(crc) = crc {
+            out.put(&crc.to_le_bytes());
         }
         drop(out);
         if !success {
@@ -119,8 +111,8 @@ impl Connection {
                         .as_slice(),
                 );
                 out.put_heap(part.to_vec());
-                if self.params.ddgst {
-                    out.put(&crc32c::crc32c(part).to_le_bytes());
+                if self.params.digests.data {
+                    out.put(&digest(part).to_le_bytes());
                 }
             }
         }
@@ -152,7 +144,7 @@ impl Connection {
     }
 
     /// Fetches the data of a command that was begun: with a buffer in hand an R2T goes out, else the command waits for one in order.
-    pub fn fetch(self: &Rc<Self>, sqe: &SqeBytes, len: usize) {
+    pub fn fetch(self: &Rc<Self>, sqe: &Sqe, len: usize) {
         debug_assert!(len > 0 && len <= MAX_TRANSFER_BYTES);
         let first = self.waiting.borrow().is_empty();
         if first
@@ -173,13 +165,13 @@ impl Connection {
         }
     }
 
-    /// One transfer is always allowed, more up to a share of the pool.
+    /// One transfer is always allowed, more while connection and reactor have less than their shares of the pool.
     fn may_transfer(&self, len: usize) -> bool {
         let bytes = self.transfers.borrow().bytes();
-        bytes == 0 || bytes + len <= TRANSFER_BYTES
+        bytes == 0 || bytes + len <= TRANSFER_BYTES && self.node.may_transfer(len)
     }
 
-    fn put_r2t(&self, sqe: &SqeBytes, buffer: Buffer, len: usize) {
+    fn put_r2t(&self, sqe: &Sqe, buffer: Buffer, len: usize) {
         if self.is_closed() {
             return;
         }
@@ -191,11 +183,12 @@ impl Connection {
             damaged: false,
         };
         let ttag = self.transfers.borrow_mut().begin(transfer);
+        self.node.transfer_began(len);
         if self.owing_since.get().is_none() {
             self.owing_since.set(Some(self.node.handle.now()));
             self.node.watch();
         }
-        let head = pdu::r2t(Sqe(sqe).cid(), ttag, len as u32, self.params);
+        let head = pdu::r2t(sqe.cid(), ttag, len as u32, self.params);
         self.out.borrow_mut().put(head.as_slice());
     }
 
@@ -206,13 +199,13 @@ impl Connection {
                 return;
             };
             while !self.may_transfer(len) && !self.is_closed() {
-                self.transfers_moved.notified().await;
+                self.node.transfers_moved.notified().await;
             }
             if self.is_closed() {
                 self.waiting.borrow_mut().clear();
                 return;
             }
-            let buffer = self.node.handle.buffers().take(len).await;
+            let buffer = self.node.take_buffer(len).await;
             let Some(next) = self.waiting.borrow_mut().pop_front() else {
                 return;
             };

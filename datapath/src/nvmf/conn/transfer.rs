@@ -7,9 +7,8 @@
 
 use keelblock_hugepages::Buffer;
 
-use super::fatal::{Fatal, Fes};
-use super::pdu::DataHeader;
-use crate::nvmf::seam::SqeBytes;
+use keelblock_nvme::Sqe;
+use keelblock_nvme::pdu::{H2CData, PduError, at};
 
 /// Tags in use at once: the largest queue.
 pub const TRANSFERS_MAX: usize = 1024;
@@ -19,7 +18,7 @@ const _: () = assert!(1 << SLOT_BITS == TRANSFERS_MAX);
 /// Data that a command waits for.
 pub struct Transfer {
     /// The command.
-    pub sqe: SqeBytes,
+    pub sqe: Sqe,
     /// Where the data goes.
     pub buffer: Buffer,
     /// Bytes to come in all.
@@ -33,7 +32,7 @@ pub struct Transfer {
 impl Transfer {
     /// The command identifier.
     pub fn cid(&self) -> u16 {
-        u16::from_le_bytes([self.sqe[2], self.sqe[3]])
+        self.sqe.cid()
     }
 }
 
@@ -80,34 +79,39 @@ impl Transfers {
         slot | entry.generation << SLOT_BITS
     }
 
-    /// The transfer that an H2CData PDU of `len` bytes continues.
+    /// The transfer that an H2CData PDU continues.
     ///
     /// # Errors
     /// The PDU does not fit to any: fatal.
-    pub fn accept(
-        &mut self,
-        header: DataHeader,
-        len: usize,
-    ) -> Result<(u16, &mut Transfer), Fatal> {
+    pub fn accept(&mut self, header: H2CData) -> Result<(u16, &mut Transfer), PduError> {
         let slot = header.ttag & (TRANSFERS_MAX as u16 - 1);
         let transfer = self
             .slots
             .get_mut(slot as usize)
             .filter(|s| s.generation == header.ttag >> SLOT_BITS)
             .and_then(|s| s.transfer.as_mut())
-            .ok_or(Fatal::new(Fes::Header, 10))?;
+            .ok_or(PduError::field(
+                H2CData::AT_TTAG,
+                "H2CData that no R2T asked for",
+            ))?;
         if transfer.cid() != header.cccid {
-            return Err(Fatal::new(Fes::Header, 8));
+            return Err(PduError::field(
+                H2CData::AT_CCCID,
+                "H2CData of another command than its R2T's",
+            ));
         }
         if header.offset as usize != transfer.got {
-            return Err(Fatal::new(Fes::TransferRange, 12));
+            return Err(PduError::out_of_range("H2CData out of order"));
         }
-        let end = transfer.got + len;
+        let end = transfer.got + header.length as usize;
         if end > transfer.len {
-            return Err(Fatal::new(Fes::TransferRange, 16));
+            return Err(PduError::out_of_range("H2CData beyond the end of its R2T"));
         }
         if header.last != (end == transfer.len) {
-            return Err(Fatal::new(Fes::Header, 1));
+            return Err(PduError::field(
+                at::FLAGS,
+                "LAST_PDU is not on the last H2CData of an R2T, or on another",
+            ));
         }
         Ok((slot, transfer))
     }

@@ -3,10 +3,13 @@
 //! The same check runs when a command arrives and again when its data is in hand, since namespaces, reservations and access states may
 //! have changed while the host sent it (`RULES.md`, reservations "are checked when stamping and when data arrives").
 
+use keelblock_nvme::Sqe;
+use keelblock_nvme::opcode::io as opcode;
+use keelblock_nvme::sgl::Sgl;
+
 use crate::nvmf::seam::{HostId, MAX_TRANSFER_BYTES, StatusField};
-use crate::nvmf::sqe::{Sgl, Sqe, opcode};
-use crate::nvmf::status;
 use crate::nvmf::view::{Namespace, View};
+use crate::nvmf::{status, uses_sgl};
 use crate::volume::ByteRange;
 
 /// All namespaces of the controller, for Flush.
@@ -39,12 +42,12 @@ pub enum Work<'v> {
 
 impl Work<'_> {
     /// Bytes that the host must send before it can run.
-    pub fn host_data(&self, sqe: Sqe<'_>) -> usize {
+    pub fn host_data(&self, sqe: &Sqe) -> usize {
         match self {
             Work::Write(_, at, _) | Work::Compare(_, at) => at.len() as usize,
-            Work::Deallocate(..) => sqe.sgl().len() as usize,
+            Work::Deallocate(..) => sqe.sgl().length() as usize,
             Work::Reservation if sqe.opcode() != opcode::RESERVATION_REPORT => {
-                sqe.sgl().len() as usize
+                sqe.sgl().length() as usize
             }
             _ => 0,
         }
@@ -56,8 +59,8 @@ impl Work<'_> {
 /// # Errors
 /// The status to complete it with.
 #[inline]
-pub fn check<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'v>, StatusField> {
-    if !sqe.uses_sgl() {
+pub fn check<'v>(view: &'v View, host: &HostId, sqe: &Sqe) -> Result<Work<'v>, StatusField> {
+    if !uses_sgl(sqe) {
         return Err(status::INVALID_FIELD);
     }
     let op = sqe.opcode();
@@ -80,7 +83,7 @@ pub fn check<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'v>
     }
 }
 
-fn check_other<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'v>, StatusField> {
+fn check_other<'v>(view: &'v View, host: &HostId, sqe: &Sqe) -> Result<Work<'v>, StatusField> {
     let op = sqe.opcode();
     let known = matches!(
         op,
@@ -114,19 +117,23 @@ fn check_other<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'
             access(ns, host, true)?;
             Ok(Work::WriteZeroes(
                 ns,
-                range(ns, sqe.slba(), sqe.blocks())?,
-                sqe.deallocate(),
+                range(ns, sqe.slba(), u64::from(sqe.blocks()))?,
+                sqe.deac(),
             ))
         }
         opcode::VERIFY => {
             access(ns, host, false)?;
-            Ok(Work::Verify(ns, range(ns, sqe.slba(), sqe.blocks())?))
+            Ok(Work::Verify(
+                ns,
+                range(ns, sqe.slba(), u64::from(sqe.blocks()))?,
+            ))
         }
         opcode::DATASET_MANAGEMENT => {
             let needed = ((sqe.cdw(10) & 0xff) as usize + 1) * RANGE_BYTES;
             access(ns, host, true)?;
             // hosts send the room of 256 ranges whatever their number
-            if (sqe.sgl().len() as usize) < needed || sqe.sgl().len() as usize > MAX_TRANSFER_BYTES
+            if (sqe.sgl().length() as usize) < needed
+                || sqe.sgl().length() as usize > MAX_TRANSFER_BYTES
             {
                 return Err(sgl_error(sqe.sgl()));
             }
@@ -140,10 +147,10 @@ fn check_other<'v>(view: &'v View, host: &HostId, sqe: Sqe<'_>) -> Result<Work<'
             if let Some(refused) = status::of_ana(ns.ana) {
                 return Err(refused);
             }
-            let len = sqe.sgl().len() as usize;
+            let len = sqe.sgl().length() as usize;
             match sqe.sgl() {
-                Sgl::Other => Err(status::SGL_TYPE),
-                Sgl::Capsule { .. } if op == opcode::RESERVATION_REPORT => Err(status::SGL_TYPE),
+                Sgl::Other { .. } => Err(status::SGL_TYPE),
+                Sgl::InCapsule { .. } if op == opcode::RESERVATION_REPORT => Err(status::SGL_TYPE),
                 _ if len > MAX_TRANSFER_BYTES => Err(status::INVALID_FIELD),
                 _ => Ok(Work::Reservation),
             }
@@ -170,20 +177,20 @@ fn access(ns: &Namespace, host: &HostId, write: bool) -> Result<(), StatusField>
 
 /// Range and SGL of a command that moves NLB blocks.
 #[inline]
-fn transfer(ns: &Namespace, sqe: Sqe<'_>) -> Result<ByteRange, StatusField> {
-    let bytes = sqe.blocks() << ns.lba_shift;
+fn transfer(ns: &Namespace, sqe: &Sqe) -> Result<ByteRange, StatusField> {
+    let bytes = u64::from(sqe.blocks()) << ns.lba_shift;
     if bytes > MAX_TRANSFER_BYTES as u64 {
         return Err(status::INVALID_FIELD);
     }
-    let at = range(ns, sqe.slba(), sqe.blocks())?;
-    if u64::from(sqe.sgl().len()) != bytes || sqe.sgl() == Sgl::Other {
+    let at = range(ns, sqe.slba(), u64::from(sqe.blocks()))?;
+    if u64::from(sqe.sgl().length()) != bytes || matches!(sqe.sgl(), Sgl::Other { .. }) {
         return Err(sgl_error(sqe.sgl()));
     }
     Ok(at)
 }
 
 fn sgl_error(sgl: Sgl) -> StatusField {
-    if sgl == Sgl::Other {
+    if matches!(sgl, Sgl::Other { .. }) {
         status::SGL_TYPE
     } else {
         status::SGL_LENGTH

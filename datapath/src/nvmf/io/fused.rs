@@ -6,6 +6,9 @@
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
+use keelblock_nvme::opcode::io as opcode;
+use keelblock_nvme::sgl::Sgl;
+use keelblock_nvme::{Fuse, Sqe};
 
 use super::check::{Work, check};
 use super::operation::{Operation, start};
@@ -13,14 +16,13 @@ use super::{Data, Run, plain, status};
 use crate::nvmf::conn::Connection;
 use crate::nvmf::conn::reader::{Capsule, Taken};
 use crate::nvmf::conn::transfer::Transfer;
-use crate::nvmf::seam::{SqeBytes, StatusField};
-use crate::nvmf::sqe::{FUSE_FIRST, FUSE_SECOND, Sgl, Sqe, opcode};
+use crate::nvmf::seam::StatusField;
 use crate::nvmf::view::{NamespaceRef, View};
 use crate::volume::VolumeError;
 
 /// One half of a pair.
 struct Half {
-    sqe: SqeBytes,
+    sqe: Sqe,
     /// Its data, when it is there.
     data: Option<Buffer>,
     damaged: bool,
@@ -28,13 +30,12 @@ struct Half {
 
 impl Half {
     fn cid(&self) -> u16 {
-        Sqe(&self.sqe).cid()
+        self.sqe.cid()
     }
 
     /// What must be the same in both halves: namespace, first LBA, number of blocks.
-    fn extent(&self) -> (u32, u64, u64) {
-        let sqe = Sqe(&self.sqe);
-        (sqe.nsid(), sqe.slba(), sqe.blocks())
+    fn extent(&self) -> (u32, u64, u32) {
+        (self.sqe.nsid(), self.sqe.slba(), self.sqe.blocks())
     }
 }
 
@@ -66,14 +67,14 @@ pub fn interrupt(conn: &Connection) {
 }
 
 /// A fused command, or the command after a first half.
-pub(super) fn command(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+pub(super) fn command(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
     match run.sqe.fuse() {
-        FUSE_SECOND => second(run, sqe, capsule),
+        Fuse::Second => second(run, capsule),
         other => {
             interrupt(run.conn);
             match other {
-                0 => plain(run, sqe, capsule),
-                FUSE_FIRST if run.sqe.opcode() == opcode::COMPARE => first(run, sqe, capsule),
+                Fuse::Normal => plain(run, capsule),
+                Fuse::First if run.sqe.opcode() == opcode::COMPARE => first(run, capsule),
                 _ => {
                     run.fail(status::INVALID_FIELD);
                     Taken::Yes
@@ -91,21 +92,21 @@ fn in_hand(run: Run<'_>, capsule: Capsule<'_>) -> Result<Option<Buffer>, Taken> 
     Data::Capsule(capsule.data).into_buffer(run.conn).map(Some)
 }
 
-fn first(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+fn first(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
     let data = match in_hand(run, capsule) {
         Ok(data) => data,
         Err(taken) => return taken,
     };
     run.conn.queue.borrow_mut().begin(run.sqe.cid());
     run.conn.fused.borrow_mut().first = Some(Half {
-        sqe: *sqe,
+        sqe: *run.sqe,
         data,
         damaged: false,
     });
     Taken::Yes
 }
 
-fn second(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+fn second(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
     if !run.conn.fused.borrow().half_pending() {
         run.fail(status::FUSED_MISSING);
         return Taken::Yes;
@@ -120,7 +121,7 @@ fn second(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
     let pair = Pair {
         compare,
         write: Half {
-            sqe: *sqe,
+            sqe: *run.sqe,
             data,
             damaged: false,
         },
@@ -129,7 +130,7 @@ fn second(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
         pair.complete(run.conn, a, b);
         return Taken::Yes;
     }
-    let fetch: Vec<SqeBytes> = [&pair.compare, &pair.write]
+    let fetch: Vec<Sqe> = [&pair.compare, &pair.write]
         .into_iter()
         .filter(|half| half.data.is_none())
         .map(|half| half.sqe)
@@ -140,7 +141,7 @@ fn second(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
     }
     run.conn.fused.borrow_mut().pairs.push(pair);
     for half in fetch {
-        run.conn.fetch(&half, Sqe(&half).sgl().len() as usize);
+        run.conn.fetch(&half, half.sgl().length() as usize);
     }
     Taken::Yes
 }
@@ -175,18 +176,14 @@ pub(super) fn data_arrived(run: Run<'_>, transfer: Transfer) {
 impl Pair {
     /// Whether the two may run, now.
     fn check(&self, view: &View, conn: &Connection) -> Result<(), (StatusField, StatusField)> {
-        if Sqe(&self.write.sqe).opcode() != opcode::WRITE
-            || self.compare.extent() != self.write.extent()
+        if self.write.sqe.opcode() != opcode::WRITE || self.compare.extent() != self.write.extent()
         {
             return Err((status::INVALID_FIELD, status::INVALID_FIELD));
         }
-        let one = |half: &Half| match check(view, &conn.host, Sqe(&half.sqe)) {
+        let one = |half: &Half| match check(view, &conn.host, &half.sqe) {
             Err(refused) => Err(refused),
             Ok(_) if half.damaged => Err(status::TRANSPORT),
-            Ok(_)
-                if half.data.is_none()
-                    && !matches!(Sqe(&half.sqe).sgl(), Sgl::Transport { .. }) =>
-            {
+            Ok(_) if half.data.is_none() && !matches!(half.sqe.sgl(), Sgl::Transport { .. }) => {
                 Err(status::SGL_LENGTH)
             }
             Ok(_) => Ok(()),
@@ -201,7 +198,7 @@ impl Pair {
     }
 
     fn run(self, conn: &Rc<Connection>, view: &Rc<View>) {
-        let Ok(Work::Write(ns, at, fua)) = check(view, &conn.host, Sqe(&self.write.sqe)) else {
+        let Ok(Work::Write(ns, at, fua)) = check(view, &conn.host, &self.write.sqe) else {
             unreachable!("checked just before");
         };
         let ns = NamespaceRef::new(view, ns);

@@ -12,14 +12,15 @@ mod operation;
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
+use keelblock_nvme::sgl::Sgl;
+use keelblock_nvme::{Fuse, Sqe};
 
 use self::check::{Work, check};
 use self::operation::{Operation, start};
 use super::conn::Connection;
 use super::conn::reader::{Capsule, Taken};
 use super::conn::transfer::Transfer;
-use super::seam::{ErrorReport, SqeBytes, StatusField};
-use super::sqe::{Sgl, Sqe};
+use super::seam::{ErrorReport, StatusField};
 use super::status;
 use super::view::{Namespace, NamespaceRef, View, ViewCell};
 use crate::volume::{ByteRange, VolumeError};
@@ -29,7 +30,7 @@ use crate::volume::{ByteRange, VolumeError};
 struct Run<'a> {
     conn: &'a Rc<Connection>,
     view: &'a Rc<View>,
-    sqe: Sqe<'a>,
+    sqe: &'a Sqe,
     /// Its identifier is in the table of commands in flight.
     begun: bool,
 }
@@ -71,28 +72,23 @@ fn spare(conn: &Connection, len: usize) -> Result<Buffer, Taken> {
 
 /// A capsule of an I/O queue.
 #[inline]
-pub fn command(
-    conn: &Rc<Connection>,
-    cell: &ViewCell,
-    sqe: &SqeBytes,
-    capsule: Capsule<'_>,
-) -> Taken {
+pub fn command(conn: &Rc<Connection>, cell: &ViewCell, sqe: &Sqe, capsule: Capsule<'_>) -> Taken {
     let view = cell.get();
     let run = Run {
         conn,
         view: &view,
-        sqe: Sqe(sqe),
+        sqe,
         begun: false,
     };
-    if run.sqe.fuse() != 0 || conn.fused.borrow().half_pending() {
-        return fused::command(run, sqe, capsule);
+    if run.sqe.fuse() != Fuse::Normal || conn.fused.borrow().half_pending() {
+        return fused::command(run, capsule);
     }
-    plain(run, sqe, capsule)
+    plain(run, capsule)
 }
 
 /// A command that is not fused.
 #[inline]
-fn plain(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
+fn plain(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
     let work = match check(run.view, &run.conn.host, run.sqe) {
         Ok(work) => work,
         Err(refused) => {
@@ -103,7 +99,7 @@ fn plain(run: Run<'_>, sqe: &SqeBytes, capsule: Capsule<'_>) -> Taken {
     let needed = work.host_data(run.sqe);
     if needed > 0 && matches!(run.sqe.sgl(), Sgl::Transport { .. }) {
         run.conn.queue.borrow_mut().begin(run.sqe.cid());
-        run.conn.fetch(sqe, needed);
+        run.conn.fetch(run.sqe, needed);
         return Taken::Yes;
     }
     run.go(work, Data::Capsule(capsule.data))
@@ -116,10 +112,10 @@ pub fn data_arrived(conn: &Rc<Connection>, cell: &ViewCell, transfer: Transfer) 
     let run = Run {
         conn,
         view: &view,
-        sqe: Sqe(&sqe),
+        sqe: &sqe,
         begun: true,
     };
-    if run.sqe.fuse() != 0 {
+    if run.sqe.fuse() != Fuse::Normal {
         return fused::data_arrived(run, transfer);
     }
     if transfer.damaged {
@@ -164,7 +160,7 @@ impl<'a> Run<'a> {
                 self.begin();
                 self.conn
                     .node
-                    .forward_reservation(self.conn, self.sqe.0, data.bytes().to_vec());
+                    .forward_reservation(self.conn, self.sqe, data.bytes().to_vec());
             }
         }
         Taken::Yes
@@ -233,7 +229,7 @@ impl<'a> Run<'a> {
         let len = at.len() as usize;
         let reading = Reading::new(self.conn, len);
         start(self.conn, "nvmf-read", async move {
-            let buffer = operation.conn().node.handle.buffers().take(len).await;
+            let buffer = operation.conn().node.take_buffer(len).await;
             let (buffer, result) = ns.volume.read(at, buffer).await;
             drop(reading);
             match result {
