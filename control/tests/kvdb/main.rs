@@ -7,6 +7,7 @@ mod etcdctl;
 mod kv;
 mod lease;
 mod model;
+mod txn;
 mod watch;
 
 /// Makes a module of tests per backend from functions that take one.
@@ -36,13 +37,13 @@ suite! {
     kv::ranges_sort_limit_and_filter,
     kv::old_revisions_stay_readable_until_compaction,
     kv::deletions_end_a_key_and_a_put_begins_it_anew,
-    kv::transactions_are_all_or_nothing,
-    kv::nested_transactions_compare_before_they_change,
-    kv::a_key_changes_once_per_transaction,
+    txn::transactions_are_all_or_nothing,
+    txn::nested_transactions_compare_before_they_change,
+    txn::a_key_changes_once_per_transaction,
     kv::refusals_name_the_reason_and_change_nothing,
-    kv::racing_swaps_have_one_winner_each,
+    txn::racing_swaps_have_one_winner_each,
     kv::lists_page_through_one_revision,
-    kv::ignore_value_and_lease_keep_them,
+    txn::ignore_value_and_lease_keep_them,
     watch::changes_arrive_in_order_with_what_was_before,
     watch::a_watch_from_the_past_catches_up,
     watch::a_compacted_watch_says_so_and_a_new_list_goes_on,
