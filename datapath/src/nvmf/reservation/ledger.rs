@@ -53,7 +53,10 @@ enum Stage {
 #[derive(Debug)]
 pub struct Ledger {
     state: State,
+    /// The newest commit generation that was handed out, or is in the KVDB.
     commit: u64,
+    /// The newest that is known to be in the KVDB.
+    confirmed: u64,
     stage: Stage,
     waiting: VecDeque<Request>,
 }
@@ -65,6 +68,7 @@ impl Ledger {
         Ok(Ledger {
             state,
             commit,
+            confirmed: commit,
             stage: Stage::Idle,
             waiting: VecDeque::new(),
         })
@@ -86,6 +90,7 @@ impl Ledger {
 
     /// Control has `generation` in the KVDB.
     pub fn committed(&mut self, generation: u64, now: Nanos) -> Vec<Step> {
+        self.confirmed = self.confirmed.max(generation.min(self.commit));
         match std::mem::replace(&mut self.stage, Stage::Idle) {
             Stage::Committing {
                 request,
@@ -103,6 +108,19 @@ impl Ledger {
                 Vec::new()
             }
         }
+    }
+
+    /// Control exports the namespace again and says what the KVDB has: what went astray between the two is made good.
+    pub fn reconcile(&mut self, stored: &[u8], now: Nanos) -> Vec<Step> {
+        let generation = codec::decode(stored).map_or(0, |(_, generation)| generation);
+        if generation == self.commit {
+            return self.committed(generation, now);
+        }
+        if generation == self.confirmed || matches!(self.stage, Stage::Committing { .. }) {
+            return Vec::new();
+        }
+        self.commit = self.commit.max(generation);
+        vec![self.next_commit(&self.state.persistent())]
     }
 
     /// What the last `Install` brought is in force on every reactor.
@@ -308,6 +326,35 @@ mod tests {
         assert_eq!(codec::decode(bytes), Ok((State::default(), 2)));
         assert_eq!(completed(&l.committed(2, 0)), [(2, Some(Ok(())))]);
         assert_eq!((l.state().registrants.len(), l.state().ptpl), (1, false));
+    }
+
+    #[test]
+    fn a_confirmation_that_was_lost_comes_with_the_next_export() {
+        let mut l = Ledger::restore(&[]).unwrap();
+        let steps = l.submit(register(1, PtplChange::Set), 0);
+        let [Step::Commit(1, bytes)] = &steps[..] else {
+            panic!("{steps:?}")
+        };
+        assert_eq!(l.reconcile(&[], 0), [], "not there yet");
+        assert_eq!(completed(&l.reconcile(bytes, 0)), [(1, Some(Ok(())))]);
+        assert_eq!(l.reconcile(bytes, 0), []);
+    }
+
+    #[test]
+    fn what_the_kvdb_has_and_nobody_was_told_is_taken_back() {
+        let mut l = Ledger::restore(&[]).unwrap();
+        let steps = l.submit(register(1, PtplChange::Set), 0);
+        let [Step::Commit(1, bytes)] = &steps[..] else {
+            panic!("{steps:?}")
+        };
+        // The state before goes out as generation 2, and is lost.
+        l.expire(COMMIT_TIMEOUT_NS);
+        let steps = l.reconcile(bytes, 0);
+        let [Step::Commit(3, bytes)] = &steps[..] else {
+            panic!("{steps:?}")
+        };
+        assert_eq!(codec::decode(bytes), Ok((State::default(), 3)));
+        assert_eq!(l.reconcile(bytes, 0), []);
     }
 
     #[test]

@@ -9,21 +9,29 @@ use std::collections::BTreeMap;
 impl Subsystem {
     /// Takes a new configuration. Hosts that are no longer allowed are disconnected; the others are told of namespaces that came, went
     /// or changed, and of a change of access, once every reactor serves by the new view.
-    pub fn update(&mut self, config: ExportConfig, _now: Nanos) -> Result<(), ExportError> {
+    pub fn update(&mut self, config: ExportConfig, now: Nanos) -> Result<(), ExportError> {
         check(&config)?;
-        // What the KVDB says of a namespace that is here already is not newer than the ledger.
-        let mut restored = BTreeMap::new();
-        for n in config
-            .namespaces
+        // The ledger of a namespace that stays is newer than what the KVDB says.
+        let (staying, coming): (Vec<_>, Vec<_>) =
+            config.namespaces.iter().partition(|n| self.has(n));
+        let stored: Vec<(u32, Vec<u8>)> = staying
             .iter()
-            .filter(|n| !self.ledgers.contains_key(&n.nsid))
-        {
+            .map(|n| (n.nsid, n.reservation.clone()))
+            .collect();
+        let mut restored = BTreeMap::new();
+        for n in coming {
             restored.insert(n.nsid, restore(n)?);
+        }
+        let gone: Vec<u32> = self.ledgers.keys().copied().collect();
+        let gone = gone
+            .into_iter()
+            .filter(|id| stored.iter().all(|(n, _)| n != id));
+        for nsid in gone {
+            self.drop_ledger(nsid);
         }
         let before = std::mem::replace(&mut self.config, config);
         let changed = changed_namespaces(&before.namespaces, &self.config.namespaces);
         let access = before.ana_state != self.config.ana_state;
-        self.drop_ledgers();
         self.ledgers.extend(restored);
         if access || !changed.is_empty() {
             self.ana_changes += 1;
@@ -32,6 +40,9 @@ impl Subsystem {
                 namespaces: changed,
                 access,
             });
+        }
+        for (nsid, bytes) in stored {
+            self.reconcile_reservation(nsid, &bytes, now);
         }
         self.disconnect_the_disallowed();
         Ok(())
@@ -47,18 +58,16 @@ impl Subsystem {
         gone.into_iter().for_each(|id| self.close(id));
     }
 
-    /// Ledgers of namespaces that left; commands that wait in them are answered as for a namespace that is not there.
-    fn drop_ledgers(&mut self) {
-        let gone: Vec<u32> = self
-            .ledgers
-            .keys()
-            .copied()
-            .filter(|n| self.namespace(*n).is_none())
-            .collect();
-        for nsid in gone {
-            let ledger = self.ledgers.remove(&nsid).expect("listed above");
-            self.abandon(nsid, ledger);
-        }
+    /// The same volume is exported by this namespace id now.
+    fn has(&self, n: &NamespaceConfig) -> bool {
+        self.namespace(n.nsid)
+            .is_some_and(|now| now.volume == n.volume)
+    }
+
+    /// The ledger of a namespace that leaves; commands that wait in it are answered as for a namespace that is not there.
+    fn drop_ledger(&mut self, nsid: u32) {
+        let ledger = self.ledgers.remove(&nsid).expect("listed by the caller");
+        self.abandon(nsid, ledger);
     }
 }
 

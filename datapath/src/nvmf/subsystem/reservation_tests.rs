@@ -218,6 +218,27 @@ fn the_report_names_controllers() {
 }
 
 #[test]
+fn another_volume_by_the_same_id_starts_with_its_own_reservation() {
+    let (mut rig, a, _) = two_hosts();
+    register(&mut rig, a, 0, 0, 0xa1);
+    assert_eq!(acquire(&mut rig, a, WE, 0xa1, 0), OK);
+    let mut config = export();
+    rig.sub.update(config.clone(), 0).unwrap();
+    assert!(
+        !rig.sub.view().namespaces[0]
+            .reservation
+            .allows(&HOST_B, true)
+    );
+    config.namespaces[0].volume = [0x99; 16];
+    rig.sub.update(config, 0).unwrap();
+    assert!(
+        rig.sub.view().namespaces[0]
+            .reservation
+            .allows(&HOST_B, true)
+    );
+}
+
+#[test]
 fn a_namespace_that_leaves_takes_its_commands_along() {
     let (mut rig, a, _) = two_hosts();
     rig.publish = false;

@@ -75,6 +75,11 @@ impl Subsystem {
         self.with_ledger(nsid, |l| l.committed(generation, now));
     }
 
+    /// Control exports the namespace again with what the KVDB has.
+    pub(super) fn reconcile_reservation(&mut self, nsid: u32, stored: &[u8], now: Nanos) {
+        self.with_ledger(nsid, |l| l.reconcile(stored, now));
+    }
+
     /// A change is in force on every reactor: its command completes, and those whom it concerns are told.
     pub(super) fn reservation_in_force(&mut self, nsid: u32, notices: &[Notice], now: Nanos) {
         self.with_ledger(nsid, |l| l.finish(now));
