@@ -13,8 +13,8 @@ use crate::pdu::{
 };
 use crate::{Cqe, Status};
 
-/// What one receive may bring: a batch of 64 small reads, and still within a core's second-level cache.
-const BUFFER_BYTES: usize = 256 << 10;
+/// What one receive may bring: about 32 small reads. More costs as much per read, and lets the controller run dry meanwhile.
+const BUFFER_BYTES: usize = 128 << 10;
 /// From here on a transfer's rest is received in place.
 const DIRECT_BYTES_MIN: usize = 8 << 10;
 

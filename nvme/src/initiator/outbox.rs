@@ -12,6 +12,8 @@ use super::socket::Socket;
 
 /// Parts of one gathered send. The kernel takes 1024; a batch of 128 writes has 256.
 const PARTS_PER_SEND: usize = 256;
+/// Parts of a send of few commands.
+const PARTS_FEW: usize = 6;
 /// Staged bytes of one command at most: a capsule's header and an H2CData's, each padded to 128 bytes, and data digests.
 const STAGED_PER_COMMAND: usize = 2 * (128 + 4);
 /// Parts of one command at most: header, data, digest; for its capsule and for one H2CData.
@@ -116,27 +118,41 @@ impl Outbox {
         data_of: impl Fn(u16) -> &'a [u8],
     ) -> Result<()> {
         while !self.parts.is_empty() {
-            let mut slices = [IoSlice::new(&[]); PARTS_PER_SEND];
-            let (mut used, mut at, mut skip, mut offered) = (0, self.head, self.first_sent, 0);
-            for part in self.parts.iter().take(PARTS_PER_SEND) {
-                let bytes: &[u8] = match *part {
-                    Part::Staged { len } => {
-                        at += len;
-                        &self.staged[at - len..at]
-                    }
-                    Part::Data { cid, from, len } => &data_of(cid)[from..from + len],
-                };
-                slices[used] = IoSlice::new(&bytes[skip..]);
-                offered += bytes.len() - skip;
-                (used, skip) = (used + 1, 0);
-            }
-            let n = socket.send(&slices[..used])?;
+            // Clearing a long array would be felt at depth 1.
+            let (n, offered) = if self.parts.len() <= PARTS_FEW {
+                self.send::<PARTS_FEW>(socket, &data_of)?
+            } else {
+                self.send::<PARTS_PER_SEND>(socket, &data_of)?
+            };
             self.advance(n);
             if n < offered {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Sends up to `N` parts with one call; returns how many bytes left, and how many were offered.
+    fn send<'a, const N: usize>(
+        &self,
+        socket: &mut Socket,
+        data_of: &impl Fn(u16) -> &'a [u8],
+    ) -> Result<(usize, usize)> {
+        let mut slices = [IoSlice::new(&[]); N];
+        let (mut used, mut at, mut skip, mut offered) = (0, self.head, self.first_sent, 0);
+        for part in self.parts.iter().take(N) {
+            let bytes: &[u8] = match *part {
+                Part::Staged { len } => {
+                    at += len;
+                    &self.staged[at - len..at]
+                }
+                Part::Data { cid, from, len } => &data_of(cid)[from..from + len],
+            };
+            slices[used] = IoSlice::new(&bytes[skip..]);
+            offered += bytes.len() - skip;
+            (used, skip) = (used + 1, 0);
+        }
+        Ok((socket.send(&slices[..used])?, offered))
     }
 
     fn advance(&mut self, n: usize) {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 
 use super::error::{Error, Result};
 use crate::pdu::{
@@ -51,12 +51,16 @@ impl Socket {
     /// Sends what the socket takes of `parts`; 0 when it is full.
     pub fn send(&mut self, parts: &[IoSlice<'_>]) -> Result<usize> {
         self.calls += 1;
-        match sendmsg(
-            &self.stream,
-            parts,
-            &mut SendAncillaryBuffer::default(),
-            SendFlags::NOSIGNAL,
-        ) {
+        let sent = match parts {
+            [one] => send(&self.stream, one, SendFlags::NOSIGNAL), // cheaper than sendmsg
+            _ => sendmsg(
+                &self.stream,
+                parts,
+                &mut SendAncillaryBuffer::default(),
+                SendFlags::NOSIGNAL,
+            ),
+        };
+        match sent {
             Ok(n) => Ok(n),
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
             Err(e) => Err(Error::Socket(e.into())),
