@@ -8,6 +8,8 @@
 pub mod disk;
 pub mod memory;
 pub mod source;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::task::Poll;

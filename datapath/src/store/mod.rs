@@ -8,6 +8,8 @@
 mod alloc;
 pub mod drive;
 pub mod pool;
+#[cfg(test)]
+mod power_tests;
 pub mod superblock;
 pub mod table;
 #[cfg(test)]
