@@ -1,6 +1,8 @@
 //! Volumes on running reactors: what is written is read back, from whichever reactor, while lanes move beneath.
 
-use std::collections::BTreeMap;
+mod simulated;
+mod workload;
+
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -13,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::device::{DeviceSource, DeviceSpec, Latch};
 use crate::reactor::{Config, Endpoint, Handle, mesh, run};
+use workload::{Workload, move_lanes};
 
 const MIB: u64 = 1 << 20;
 const ID: VolumeId = VolumeId([7; 16]);
@@ -134,154 +137,21 @@ async fn filled(here: &Here, len: u64, fill: impl Fn(u64) -> u8) -> Buffer {
     buffer
 }
 
-/// A workload of one reactor on ranges of its own, against a model of sectors that were written.
-struct Workload {
-    here: Here,
-    random: StdRng,
-    model: BTreeMap<u64, u8>,
-    /// First bytes of the windows that are this reactor's.
-    windows: Vec<u64>,
-    unit: u64,
-}
-
-const WINDOW: u64 = 256 * 1024;
-
-impl Workload {
-    fn pick(&mut self) -> ByteRange {
-        let window = self.windows[self.random.random_range(0..self.windows.len())];
-        let units = WINDOW / self.unit;
-        let first = self.random.random_range(0..units);
-        let count = self.random.random_range(1..=units - first);
-        range(window + first * self.unit, count * self.unit)
-    }
-
-    fn expected(&self, sector: u64) -> u8 {
-        self.model.get(&sector).copied().unwrap_or(0)
-    }
-
-    fn remember(&mut self, at: ByteRange, fill: impl Fn(u64) -> u8) {
-        for (n, sector) in (at.start / SECTOR..at.end / SECTOR).enumerate() {
-            self.model.insert(sector, fill(n as u64));
-        }
-    }
-
-    async fn step(&mut self) {
-        let at = self.pick();
-        let salt: u8 = self.random.random();
-        let fill = move |n: u64| (n as u8).wrapping_mul(31).wrapping_add(salt);
-        let volume = self.here.volume.clone();
-        match self.random.random_range(0..8) {
-            0..=2 => {
-                let data = filled(&self.here, at.len(), fill).await;
-                let fua = self.random.random();
-                let now = volume.write_now(at, &data[..at.len() as usize], fua);
-                match now {
-                    Some(written) => written.unwrap(),
-                    None => volume.write(at, data, fua).await.1.unwrap(),
-                }
-                self.remember(at, fill);
-            }
-            3 => {
-                volume.write_zeroes(at, self.random.random()).await.unwrap();
-                self.remember(at, |_| 0);
-            }
-            4 => {
-                let first = at.start / SECTOR;
-                let same = filled(&self.here, at.len(), |n| self.expected(first + n)).await;
-                let (mut same, result) = volume.compare(at, same).await;
-                result.unwrap();
-                let last = at.len() as usize - 1;
-                same[last] ^= 1;
-                assert_eq!(
-                    volume.compare(at, same).await.1,
-                    Err(VolumeError::Miscompare)
-                );
-            }
-            5 => self.swap(at, fill).await,
-            _ => self.check(at).await,
-        }
-    }
-
-    async fn swap(&mut self, at: ByteRange, fill: impl Fn(u64) -> u8) {
-        let volume = self.here.volume.clone();
-        let first = at.start / SECTOR;
-        let expect = filled(&self.here, at.len(), |n| self.expected(first + n)).await;
-        let new = filled(&self.here, at.len(), &fill).await;
-        let ((mut expect, new), result) = volume.compare_and_write(at, expect, new, false).await;
-        if !volume.0.lanes.single(&at.range()) {
-            assert_eq!(result, Err(VolumeError::NotAtomic));
-            return;
-        }
-        result.unwrap();
-        self.remember(at, fill);
-        // Once more: now it holds something else, unless the fill is what was there.
-        expect[0] = new[0] ^ 1;
-        let (_, result) = volume.compare_and_write(at, expect, new, true).await;
-        assert_eq!(result, Err(VolumeError::Miscompare));
-    }
-
-    async fn check(&mut self, at: ByteRange) {
-        let volume = &self.here.volume;
-        let got = match volume.read_now(at) {
-            Some(view) => {
-                let view = view.unwrap();
-                // SAFETY: in the pass in which it was taken, nothing is written before it is copied.
-                unsafe { view.bytes() }.to_vec()
-            }
-            None => {
-                let into = self.here.handle.buffers().take(at.len() as usize).await;
-                let (buffer, result) = volume.read(at, into).await;
-                result.unwrap();
-                buffer[..at.len() as usize].to_vec()
-            }
-        };
-        for (n, bytes) in got.chunks(SECTOR as usize).enumerate() {
-            let sector = at.start / SECTOR + n as u64;
-            let expected = self.expected(sector);
-            assert!(bytes.iter().all(|&b| b == expected), "sector {sector}");
-        }
-    }
-}
-
 /// Two reactors work on windows over the borders of slices; lanes move all the time.
-fn work(source: DeviceSource, size: u64, unit: u64, steps: usize, seed: u64) {
+fn work(source: DeviceSource, size: u64, steps: usize, seed: u64) {
     println!("seed {seed}");
     with_volume(2, source, size, move |here: Here| async move {
-        let id = u64::from(here.handle.id().0);
-        let borders = (1..size / SLICE_BYTES).filter(|n| n % 2 == id);
-        let mut windows: Vec<u64> = borders
-            .map(|n| n * SLICE_BYTES - WINDOW / 2)
-            .take(6)
-            .collect();
-        // Over the border of two extents, too.
-        windows.push((3 + 6 * id) * MIB - WINDOW / 2);
-        let mut work = Workload {
-            random: StdRng::seed_from_u64(seed + id),
-            model: BTreeMap::new(),
-            windows,
-            unit,
-            here: here.clone(),
-        };
+        let mut work = Workload::new(here.clone(), size, seed);
         let stop = Rc::new(Cell::new(false));
         if let Some(registry) = here.registry.clone() {
-            let (stop, mut random) = (Rc::clone(&stop), StdRng::seed_from_u64(seed + 99));
-            let (lanes, handle) = (here.volume.0.lanes, here.handle.clone());
-            here.handle.spawn("mover", async move {
-                while !stop.get() {
-                    let some: Vec<Lane> = lanes.all().filter(|_| random.random()).collect();
-                    let to = ReactorId(random.random_range(0..2));
-                    registry.move_lanes(ID, &some, to).await;
-                    handle.sleep(Duration::from_micros(300)).await;
-                }
-            });
+            let mover = move_lanes(here.clone(), registry, seed, Rc::clone(&stop));
+            here.handle.spawn("mover", mover);
         }
         for _ in 0..steps {
             work.step().await;
         }
         here.volume.flush().await.unwrap();
-        for window in work.windows.clone() {
-            work.check(range(window, WINDOW)).await;
-        }
+        work.check_all().await;
         stop.set(true);
     });
 }
@@ -289,7 +159,7 @@ fn work(source: DeviceSource, size: u64, unit: u64, steps: usize, seed: u64) {
 #[test]
 fn memory_behaves_while_lanes_move() {
     let size = 1024 * MIB;
-    work(memory(size + 2 * MIB), size, SECTOR, 3000, fresh_seed());
+    work(memory(size + 2 * MIB), size, 3000, fresh_seed());
 }
 
 #[test]
@@ -297,7 +167,7 @@ fn a_file_behaves_while_lanes_move() {
     let dir = tempfile::tempdir().unwrap();
     let size = 128 * MIB;
     let seed = fresh_seed();
-    work(file(&dir, size + 2 * MIB), size, SECTOR, 600, seed);
+    work(file(&dir, size + 2 * MIB), size, 600, seed);
 }
 
 /// Two hosts write neighbouring sectors of the same blocks: neither may undo what the other wrote.
