@@ -65,8 +65,11 @@ pub fn conformance(args: &ConformanceArgs) -> Outcome {
     ] {
         cluster.keelctl_json(words);
     }
-    let served = cluster.wait_until("all volumes are served", |r| {
-        r.volumes.iter().all(|v| !v.nqn.is_empty())
+    let served = cluster.wait_until("three volumes are served, and the spare one is not", |r| {
+        r.volumes.len() == 4
+            && r.volumes
+                .iter()
+                .all(|v| v.nqn.is_empty() == (v.name == "spare"))
     });
     let nvme = served.nodes[0].nvme;
     let outcome = step(
