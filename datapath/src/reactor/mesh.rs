@@ -161,6 +161,10 @@ impl<M> Endpoint<M> {
     /// # Errors
     /// Gives the message back if there is no room now.
     pub fn try_send(&self, to: ReactorId, m: M) -> Result<(), M> {
+        if self.peer(to).sending.get() {
+            // Others wait for room already: nobody passes them.
+            return Err(m);
+        }
         self.push(to, Kind::Plain, m)
     }
 
@@ -175,7 +179,7 @@ impl<M> Endpoint<M> {
     /// Gives the message back if there is no credit or no room now.
     pub fn try_request(&self, to: ReactorId, m: M) -> Result<(), M> {
         let peer = self.peer(to);
-        if peer.unanswered.get() >= CREDITS {
+        if peer.unanswered.get() >= CREDITS || peer.sending.get() {
             return Err(m);
         }
         self.push(to, Kind::Request, m)?;
@@ -190,7 +194,10 @@ impl<M> Endpoint<M> {
             peer.credit_back.notified().await;
         }
         peer.unanswered.set(peer.unanswered.get() + 1);
+        let credit = Credit(peer);
         self.push_waiting(to, Kind::Request, m).await;
+        // The answer gives it back.
+        std::mem::forget(credit);
     }
 
     /// Answers a request: there is always room. Answering what was not asked is a mistake, and panics when the room is used up.
@@ -292,6 +299,16 @@ impl<M> Endpoint<M> {
     }
 }
 
+/// A credit of a request that was not sent yet; dropping it gives it back.
+struct Credit<'a, M>(&'a Peer<M>);
+
+impl<M> Drop for Credit<'_, M> {
+    fn drop(&mut self) {
+        self.0.unanswered.set(self.0.unanswered.get() - 1);
+        self.0.credit_back.notify();
+    }
+}
+
 /// The right to wait for room; dropping it lets the next sender have it, also when the future that has it is dropped.
 struct Turn<'a, M>(&'a Peer<M>);
 
@@ -308,5 +325,65 @@ impl<M> std::fmt::Debug for Endpoint<M> {
             .field("id", &self.id)
             .field("reactors", &self.peers.len())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::Waker;
+
+    const PEER: ReactorId = ReactorId(1);
+
+    fn pending(f: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        f.poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+
+    #[test]
+    fn replies_have_room_when_nothing_else_has() {
+        let ends = mesh::<u32>(2);
+        for i in 0..CREDITS as u32 {
+            ends[0].try_request(PEER, i).unwrap();
+        }
+        assert_eq!(ends[0].try_request(PEER, 0), Err(0), "no credit");
+        assert_eq!(ends[0].try_send(PEER, 1), Err(1), "no room");
+        // The other side fills the reverse ring, and can still answer everything.
+        while ends[1].try_send(ReactorId(0), 7).is_ok() {}
+        for i in 0..CREDITS as u32 {
+            let Some((from, Received::Request(m))) = ends[1].try_receive() else {
+                panic!("request {i} is missing")
+            };
+            assert_eq!(m, i);
+            ends[1].reply(from, m);
+        }
+        let mut replies = 0;
+        while let Some((_, received)) = ends[0].try_receive() {
+            replies += usize::from(matches!(received, Received::Reply(_)));
+        }
+        assert_eq!(replies, CREDITS);
+        ends[0].try_request(PEER, 0).unwrap();
+    }
+
+    #[test]
+    fn nobody_passes_a_sender_that_waits_and_giving_up_returns_the_credit() {
+        let ends = mesh::<u32>(2);
+        while ends[0].try_send(PEER, 0).is_ok() {}
+        {
+            let mut waiting = pin!(ends[0].request(PEER, 1));
+            assert!(pending(waiting.as_mut()));
+            ends[1].try_receive().unwrap();
+            assert_eq!(
+                ends[0].try_send(PEER, 2),
+                Err(2),
+                "room, but somebody waits for it"
+            );
+        }
+        for _ in 0..CREDITS {
+            assert_eq!(ends[0].try_request(PEER, 3), Ok(()));
+            ends[1].try_receive().unwrap();
+        }
+        assert_eq!(ends[0].try_request(PEER, 3), Err(3));
     }
 }

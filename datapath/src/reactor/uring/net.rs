@@ -24,6 +24,8 @@ use super::kernel::{KIND_NONE, KIND_READABLE, KIND_WRITABLE, KernelOp, user_data
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
+/// A socket is polled at least so often before it counts as quiet: passes may take longer than the idle time.
+const POLLS_MIN: u32 = 8;
 
 /// One socket.
 #[derive(Debug)]
@@ -40,8 +42,18 @@ struct Entry {
     armed: [bool; 2],
     /// When bytes last moved.
     moved: Nanos,
+    /// Times it was polled since then.
+    polled: u32,
     /// It was emptied in the pass that began at this time.
     emptied: Nanos,
+}
+
+impl Entry {
+    /// Bytes moved, or are about to.
+    fn touch(&mut self, now: Nanos) {
+        self.moved = now;
+        self.polled = 0;
+    }
 }
 
 /// All sockets of a reactor.
@@ -62,6 +74,7 @@ impl Sockets {
             active: false,
             armed: [false; 2],
             moved: now,
+            polled: 0,
             emptied: Nanos(0),
         };
         match self.free.pop() {
@@ -87,7 +100,7 @@ impl Sockets {
             return;
         }
         entry.armed[0] = false;
-        entry.moved = now;
+        entry.touch(now);
         if let Some(reader) = &entry.reader {
             reader.wake_by_ref();
         }
@@ -123,13 +136,14 @@ impl Uring {
                 sockets.active.swap_remove(at);
                 continue;
             };
-            if now.since(entry.moved) > quiet {
+            if entry.polled >= POLLS_MIN && now.since(entry.moved) > quiet {
                 entry.active = false;
                 sockets.active.swap_remove(at);
                 self.arm(index, entry, 0);
                 continue;
             }
             reader.wake_by_ref();
+            entry.polled += 1;
             at += 1;
         }
         core.stats.sockets_active.set(sockets.active.len() as u64);
@@ -276,7 +290,7 @@ impl UringSocket {
                 Ok(n) => {
                     self.core.progress.set(true);
                     let mut sockets = self.core.uring().sockets.borrow_mut();
-                    sockets.entries[self.index as usize].moved = self.core.now.get();
+                    sockets.entries[self.index as usize].touch(self.core.now.get());
                     Ok(Some(n))
                 }
                 Err(Errno::AGAIN) => Ok(None),
@@ -295,8 +309,8 @@ impl UringSocket {
                 Ok(n) => {
                     self.core.progress.set(true);
                     // An answer is often followed by the next request.
-                    self.core.uring().sockets.borrow_mut().entries[self.index as usize].moved =
-                        self.core.now.get();
+                    self.core.uring().sockets.borrow_mut().entries[self.index as usize]
+                        .touch(self.core.now.get());
                     Ok(n)
                 }
                 Err(Errno::AGAIN) => Ok(0),
@@ -359,7 +373,7 @@ impl Future for Recv<'_> {
                 match rustix::net::recv(socket.borrow_fd(), &mut *self.buf, RecvFlags::DONTWAIT) {
                     Ok((n, _)) => {
                         core.progress.set(true);
-                        entry.moved = now;
+                        entry.touch(now);
                         if n > 0 && n < self.buf.len() {
                             // All there was: looking again is for the next pass, after the answers have gone out.
                             entry.emptied = now;

@@ -33,9 +33,9 @@ pub(crate) fn run(core: &Core) {
     let mut cpu_read = 0;
     while !core.executor.wakes().stopping() {
         core.progress.set(false);
-        uring.reap(core);
         let now = clock::monotonic_ns();
         core.now.set(Nanos(now));
+        uring.reap(core);
         let fired = core.timers.borrow_mut().fire(Nanos(now));
         if core.executor.wakes().reap() {
             core.stats.remote_wakes.add(1);
@@ -58,6 +58,7 @@ pub(crate) fn run(core: &Core) {
             core.stats.idle_ns.add(spent);
             core.stats.empty_passes.add(1);
             if uring.may_sleep(core, now, last_work) {
+                uring.gauges(core);
                 uring.sleep(core);
                 let woke = clock::monotonic_ns();
                 core.stats.asleep_ns.add(woke - now);
@@ -70,9 +71,7 @@ pub(crate) fn run(core: &Core) {
         if now.saturating_sub(cpu_read) > CPU_EVERY_NS {
             cpu_read = now;
             core.stats.cpu_ns.set(thread::cpu_ns());
-            core.stats
-                .buffer_bytes_used
-                .set(core.buffers.stats().used as u64);
+            uring.gauges(core);
         }
     }
 }
@@ -102,6 +101,16 @@ impl Uring {
                 self.completed(core, &entry);
             }
         }
+    }
+
+    /// Counters that are states, not events.
+    fn gauges(&self, core: &Core) {
+        core.stats
+            .ring_depth
+            .set(u64::from(self.latency.get().in_flight));
+        core.stats
+            .buffer_bytes_used
+            .set(core.buffers.stats().used as u64);
     }
 
     fn completed(&self, core: &Core, entry: &cqueue::Entry) {
