@@ -9,7 +9,7 @@ use std::sync::Arc;
 use keelblock_hugepages::{PageKind, Region};
 use rustix::mm::Advice;
 
-use super::DeviceError;
+use super::{DeviceError, stream};
 
 /// From this many bytes on, zeroing gives whole pages back to the kernel instead of writing them.
 const GIVE_BACK_BYTES: usize = 64 * 1024;
@@ -68,6 +68,12 @@ impl View {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Begins to fetch them, for a reader that comes soon.
+    #[inline]
+    pub fn prefetch(&self) {
+        stream::prefetch(self.at.as_ptr(), self.len);
     }
 
     /// Where they are.
@@ -130,7 +136,7 @@ impl Memory {
             return false;
         };
         // SAFETY: inside the mapping, which no reference points into; no other reactor touches these bytes now.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), at, from.len()) };
+        unsafe { stream::store(from.as_ptr(), at, from.len()) };
         true
     }
 

@@ -8,6 +8,7 @@
 pub mod disk;
 pub mod memory;
 pub mod source;
+mod stream;
 #[cfg(test)]
 mod tests;
 

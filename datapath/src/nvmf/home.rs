@@ -21,6 +21,8 @@ use crate::reactor::{Notify, ReactorId};
 pub struct Home {
     /// The subsystem.
     pub nqn: Arc<str>,
+    /// Tells it from a former one of the same name, whose messages may still be on their way.
+    pub number: u64,
     node: Rc<Node>,
     subsystem: RefCell<Subsystem>,
     /// Acknowledgements that a publication still lacks, by generation.
@@ -34,9 +36,10 @@ pub struct Home {
 
 impl Home {
     /// Takes a subsystem in, and starts its timer.
-    pub fn new(node: &Rc<Node>, nqn: Arc<str>, subsystem: Subsystem) -> Rc<Self> {
+    pub fn new(node: &Rc<Node>, nqn: Arc<str>, number: u64, subsystem: Subsystem) -> Rc<Self> {
         let home = Rc::new(Self {
             nqn,
+            number,
             node: node.clone(),
             subsystem: RefCell::new(subsystem),
             unacknowledged: RefCell::default(),
@@ -106,7 +109,10 @@ impl Home {
             .borrow_mut()
             .entry(view.generation)
             .or_insert(0) += reactors;
-        self.node.broadcast(|| Message::Publish(view.clone()));
+        self.node.broadcast(|| Message::Publish {
+            home: self.number,
+            view: view.clone(),
+        });
     }
 
     /// A reactor has a view in force.

@@ -47,6 +47,8 @@ pub struct Granted {
     pub cid: u16,
     /// Controller and size.
     pub grant: Grant,
+    /// Number of its home.
+    pub home: u64,
 }
 
 /// A message between the reactors' parts of the target.
@@ -61,6 +63,7 @@ pub enum Message {
     /// To home: a queue's connection ended.
     QueueGone {
         nqn: Arc<str>,
+        home: u64,
         cntlid: u16,
         qid: u16,
     },
@@ -71,9 +74,13 @@ pub enum Message {
         scope: QueueScope,
     },
     /// From home: the view of a subsystem. Acknowledged by `Published`.
-    Publish(Arc<ViewSpec>),
+    Publish { home: u64, view: Arc<ViewSpec> },
     /// To home: a view is in force here.
-    Published { nqn: Arc<str>, generation: u64 },
+    Published {
+        nqn: Arc<str>,
+        home: u64,
+        generation: u64,
+    },
     /// From home: the subsystem is gone.
     Forget { nqn: Arc<str> },
     /// To home: commands came on an I/O queue.

@@ -226,13 +226,24 @@ impl Node {
         match message {
             Message::Connect(candidate) => self.connect(*candidate),
             Message::Serve(granted) => self.serve(*granted),
-            Message::QueueGone { nqn, cntlid, qid } => {
-                self.at_home(&nqn, |home| home.run(|s| s.queue_gone(cntlid, qid, now)));
+            Message::QueueGone {
+                nqn,
+                home,
+                cntlid,
+                qid,
+            } => {
+                self.at_this_home(&nqn, home, |home| {
+                    home.run(|s| s.queue_gone(cntlid, qid, now))
+                });
             }
             Message::CloseQueues { nqn, cntlid, scope } => self.close_queues(&nqn, cntlid, scope),
-            Message::Publish(spec) => self.take_view(spec),
-            Message::Published { nqn, generation } => {
-                self.at_home(&nqn, |home| home.acknowledge(generation))
+            Message::Publish { home, view } => self.take_view(home, view),
+            Message::Published {
+                nqn,
+                home,
+                generation,
+            } => {
+                self.at_this_home(&nqn, home, |home| home.acknowledge(generation));
             }
             Message::Forget { nqn } => {
                 self.views.borrow_mut().remove(&nqn);
@@ -284,9 +295,18 @@ impl Node {
         }
     }
 
+    /// The same, unless another of that name took its place meanwhile.
+    fn at_this_home(&self, nqn: &str, number: u64, then: impl FnOnce(&Rc<Home>)) {
+        self.at_home(nqn, |home| {
+            if home.number == number {
+                then(home);
+            }
+        });
+    }
+
     /// Takes in a subsystem whose home this is.
     pub(super) fn add_home(self: &Rc<Self>, nqn: Arc<str>, subsystem: Subsystem) -> Rc<Home> {
-        let home = Home::new(self, nqn.clone(), subsystem);
+        let home = Home::new(self, nqn.clone(), self.next_connection(), subsystem);
         self.homes.borrow_mut().insert(nqn, home.clone());
         home
     }
@@ -401,6 +421,7 @@ impl Node {
             qid,
             cid,
             grant,
+            home: home.number,
         };
         if qid == 0 {
             self.run_connection(granted, Role::Admin(home));
@@ -441,6 +462,7 @@ impl Node {
             qid,
             cid,
             grant,
+            home,
         } = granted;
         let socket = self.handle.adopt(socket);
         let conn = Connection::new(
@@ -451,6 +473,7 @@ impl Node {
                 role,
                 nqn,
                 host,
+                home,
                 grant,
                 qid,
             },
@@ -501,6 +524,7 @@ impl Node {
             &conn.nqn,
             Message::QueueGone {
                 nqn: conn.nqn.clone(),
+                home: conn.home,
                 cntlid,
                 qid,
             },
@@ -534,13 +558,14 @@ impl Node {
     }
 
     /// Puts a view in force, and acknowledges when no command that it fences off is in flight.
-    fn take_view(self: &Rc<Self>, spec: Arc<ViewSpec>) {
+    fn take_view(self: &Rc<Self>, home: u64, spec: Arc<ViewSpec>) {
         let cell = self.view_cell(&spec.nqn);
         if spec.generation >= cell.get().generation {
             cell.set(View::new(&spec, &*self.volumes));
         }
         let done = Message::Published {
             nqn: spec.nqn.clone(),
+            home,
             generation: spec.generation,
         };
         let fenced: Vec<HostId> = spec

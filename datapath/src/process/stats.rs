@@ -29,6 +29,7 @@ fn copy(page: &StatsPage, reactor: u32, from: &ReactorStats) {
         (F::Passes, &from.passes),
         (F::Wakeups, &from.sleeps),
         (F::Connections, &from.sockets),
+        (F::Commands, &from.commands),
         (F::Stalls, &from.stalls),
         (F::StallNsMax, &from.stall_ns_max),
         (F::BuffersInUse, &from.buffer_bytes_used),

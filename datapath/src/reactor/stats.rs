@@ -66,6 +66,8 @@ pub struct ReactorStats {
     pub stalls: Counter,
     /// The longest that a task held the core.
     pub stall_ns_max: Counter,
+    /// NVMe commands taken in.
+    pub commands: Counter,
     /// Sockets now.
     pub sockets: Counter,
     /// Sockets polled in every pass now.
@@ -79,7 +81,7 @@ pub struct ReactorStats {
 /// Number of counters.
 pub const COUNTERS: usize = size_of::<ReactorStats>() / 8;
 
-const _: () = assert!(size_of::<ReactorStats>() == 20 * 8);
+const _: () = assert!(size_of::<ReactorStats>() == 21 * 8);
 
 impl ReactorStats {
     /// All values, in order.
@@ -101,6 +103,7 @@ impl ReactorStats {
             &self.enters,
             &self.stalls,
             &self.stall_ns_max,
+            &self.commands,
             &self.sockets,
             &self.sockets_active,
             &self.buffer_bytes_used,

@@ -67,6 +67,8 @@ pub struct Connection {
     pub role: Role,
     /// The subsystem.
     pub nqn: Arc<str>,
+    /// Number of the home that granted the queue.
+    pub home: u64,
     /// The host, for reservations.
     pub host: HostId,
     /// Replies to send.
@@ -126,6 +128,8 @@ pub struct Parts {
     pub nqn: Arc<str>,
     /// The host.
     pub host: HostId,
+    /// Number of the home that granted it.
+    pub home: u64,
     /// The queue's grant.
     pub grant: Grant,
     /// The queue.
@@ -140,6 +144,7 @@ impl Connection {
             params,
             role,
             nqn,
+            home,
             host,
             grant,
             qid,
@@ -151,6 +156,7 @@ impl Connection {
             params,
             role,
             nqn,
+            home,
             host,
             out: RefCell::default(),
             queue: RefCell::new(Queue::new(grant, qid)),

@@ -255,6 +255,7 @@ impl Reader {
         let damaged = !data_intact(pdu, layout, self.conn.params);
         if !self.submitted {
             let cid = sqe.cid();
+            self.conn.node.handle.stats().commands.add(1);
             let submitted = self.conn.queue.borrow_mut().submit(cid);
             match submitted {
                 Ok(()) => {}

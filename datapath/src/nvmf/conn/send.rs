@@ -53,6 +53,7 @@ impl Connection {
         if self.is_closed() {
             return;
         }
+        view.prefetch();
         let view = PassView(view);
         let success = !self.queue.borrow().grant.sq_flow_control;
         let head = pdu::c2h_data(cid, 0, view.len() as u32, true, success, self.params);

@@ -130,18 +130,14 @@ fn second(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
         pair.complete(run.conn, a, b);
         return Taken::Yes;
     }
-    let fetch: Vec<Sqe> = [&pair.compare, &pair.write]
-        .into_iter()
-        .filter(|half| half.data.is_none())
-        .map(|half| half.sqe)
-        .collect();
-    if fetch.is_empty() {
+    let missing = [&pair.compare, &pair.write].map(|half| half.data.is_none().then_some(half.sqe));
+    if missing == [None, None] {
         pair.run(run.conn, run.view);
         return Taken::Yes;
     }
     run.conn.fused.borrow_mut().pairs.push(pair);
-    for half in fetch {
-        run.conn.fetch(&half, half.sgl().length() as usize);
+    for half in missing.iter().flatten() {
+        run.conn.fetch(half, half.sgl().length() as usize);
     }
     Taken::Yes
 }

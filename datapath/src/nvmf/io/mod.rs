@@ -9,6 +9,7 @@ mod deallocate;
 pub mod fused;
 mod operation;
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
@@ -146,16 +147,8 @@ impl<'a> Run<'a> {
                     operation.complete(other_done(&ns, status));
                 });
             }
-            Work::Flush(ns) => self.flush(vec![NamespaceRef::new(self.view, ns)]),
-            Work::FlushAll => {
-                self.flush(
-                    self.view
-                        .namespaces
-                        .iter()
-                        .map(|ns| NamespaceRef::new(self.view, ns))
-                        .collect(),
-                );
-            }
+            Work::Flush(ns) => self.flush(ns.index..ns.index + 1),
+            Work::FlushAll => self.flush(0..self.view.namespaces.len()),
             Work::Reservation => {
                 self.begin();
                 self.conn
@@ -308,11 +301,11 @@ impl<'a> Run<'a> {
         });
     }
 
-    fn flush(self, namespaces: Vec<NamespaceRef>) {
-        let operation = self.operation();
+    fn flush(self, which: Range<usize>) {
+        let (view, operation) = (self.view.clone(), self.operation());
         start(self.conn, "nvmf-flush", async move {
             let mut status = StatusField::SUCCESS;
-            for ns in &namespaces {
+            for ns in &view.namespaces[which] {
                 let one = other_done(ns, of(ns.volume.flush().await));
                 if !one.is_success() {
                     status = one;
