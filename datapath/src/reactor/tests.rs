@@ -502,3 +502,47 @@ fn a_panic_ends_all_reactors_and_is_reported() {
         (ReactorId(1), "on purpose")
     );
 }
+
+#[test]
+fn a_buffer_of_another_reactor_is_written_and_goes_home() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(1 << 20)
+        .unwrap();
+    let seeds: Vec<_> = mesh::<Option<Buffer>>(2)
+        .into_iter()
+        .map(|e| (e, path.clone()))
+        .collect();
+    let reactors = run(&small(), seeds, |handle, (endpoint, path)| async move {
+        if handle.id() == ReactorId(0) {
+            for _ in 0..100 {
+                let mut buffer = handle.buffers().take(1 << 18).await;
+                buffer.fill(0xc3);
+                endpoint.send(ReactorId(1), Some(buffer)).await;
+            }
+            endpoint.recv().await;
+            handle.buffers().reap();
+            assert_eq!(handle.buffers().stats().used, 0);
+        } else {
+            let disk = handle.open_disk(&DiskSpec::new(&path)).unwrap();
+            for _ in 0..100 {
+                let Some(buffer) = endpoint.recv().await.1 else {
+                    panic!("a buffer is missing")
+                };
+                let (buffer, result) = disk.write(4096, buffer, 1 << 18, false).await;
+                result.unwrap();
+                let (_, result) = disk.read(4096, buffer, 1 << 18).await;
+                result.unwrap();
+            }
+            endpoint.send(ReactorId(0), None).await;
+            // Not stopped before the message is there.
+            handle.sleep(Duration::from_millis(1)).await;
+        }
+        handle.stop();
+    });
+    reactors.unwrap().join().unwrap();
+    let written = std::fs::read(&path).unwrap();
+    assert!(written[4096..4096 + (1 << 18)].iter().all(|&b| b == 0xc3));
+}
