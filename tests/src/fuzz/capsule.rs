@@ -104,7 +104,8 @@ pub fn nonsense_command(rng: &mut SmallRng, admin: bool, cid: u16, wire: &Wire) 
         // Mostly inside the volume, a few blocks.
         sqe.set_cdw(10, rng.random_range(0..20_000));
         sqe.set_cdw(11, 0);
-        sqe.set_cdw(12, rng.random_range(0..32));
+        let blocks = if rng.random_bool(0.8) { 2 } else { 32 };
+        sqe.set_cdw(12, rng.random_range(0..blocks));
     }
     let mut data = Vec::new();
     match rng.random_range(0..8) {
