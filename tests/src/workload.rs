@@ -268,6 +268,23 @@ impl Host {
     }
 }
 
+/// Writes every block of a volume, so that what it lies on has all its memory.
+///
+/// # Errors
+/// What went wrong.
+pub fn fill_volume(target: &Target) -> Result<(), String> {
+    let (controller, mut queue, namespace) = open(target).map_err(|e| e.to_string())?;
+    let step = queue.max_transfer_bytes() as u64 / u64::from(namespace.block_bytes);
+    for first in (0..namespace.blocks).step_by(step as usize) {
+        let count = step.min(namespace.blocks - first) as usize;
+        let data = vec![0xa5; count * namespace.block_bytes as usize];
+        queue
+            .write(&namespace, first, &data)
+            .map_err(|e| e.to_string())?;
+    }
+    controller.shutdown().map_err(|e| e.to_string())
+}
+
 /// Writes every block of a volume's region and gives the version of each: what [`verify_region`] wants later.
 ///
 /// # Errors

@@ -8,7 +8,7 @@ fn junk_disturbs_nobody_and_leaves_nothing_behind() {
     let device = ["--device", "memory", "--size", "256M", "--reactors", "2"];
     let cluster = Cluster::builder()
         .arg(&device)
-        .volume("fuzzed:96M")
+        .volume("fuzzed:32M")
         .volume("verified:96M")
         .start();
     let report = fuzz::run(

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let device = ["--device", "memory", "--size", "256M"];
     let cluster = Cluster::builder()
         .arg(&device)
-        .volume("fuzzed:96M")
+        .volume("fuzzed:32M")
         .volume("verified:96M")
         .start();
     match fuzz::run(

@@ -101,8 +101,8 @@ pub fn nonsense_command(rng: &mut SmallRng, admin: bool, cid: u16, wire: &Wire) 
         sqe.set_cdw(dword, value);
     }
     if !admin && rng.random_bool(0.7) {
-        // Mostly inside the volume, a few blocks.
-        sqe.set_cdw(10, rng.random_range(0..20_000));
+        // Mostly inside the volume of 32 MiB, a few blocks.
+        sqe.set_cdw(10, rng.random_range(0..9000));
         sqe.set_cdw(11, 0);
         let blocks = if rng.random_bool(0.8) { 2 } else { 32 };
         sqe.set_cdw(12, rng.random_range(0..blocks));

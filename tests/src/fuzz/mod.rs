@@ -8,7 +8,7 @@ mod capsule;
 mod peer;
 
 use crate::cluster::Cluster;
-use crate::workload::{Target, WhenLost, Workload};
+use crate::workload::{Target, WhenLost, Workload, fill_volume};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::fs;
@@ -78,11 +78,13 @@ pub fn run(cluster: &Cluster, config: Config) -> Result<Report, String> {
         nqn: ready.volume(name).nqn.clone(),
         nsid: 1,
     };
+    // What the junk overwrites is on memory: all of it shall be there before memory is looked at.
+    let victim = target("fuzzed");
+    fill_volume(&victim)?;
     let workload = Workload::start(target("verified"), config.seed, WhenLost::Fail);
     let start = Instant::now();
     let descriptors = descriptors(pid)?;
     let counters = Counters::default();
-    let victim = target("fuzzed");
     storm(
         &victim,
         Config {
