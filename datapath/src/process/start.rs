@@ -57,6 +57,7 @@ type Up = Result<Option<std::net::SocketAddr>, ProcessError>;
 /// # Errors
 /// [`ProcessError`]: then nothing is left running.
 pub async fn start(args: &Args, events: EventSink) -> Result<Running, ProcessError> {
+    raise_descriptors();
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     let count = args.reactor_count(cores.len());
     let each = args
@@ -223,5 +224,15 @@ impl Running {
             self.reactors.pages(),
             self.facts.nvme_address,
         )
+    }
+}
+
+/// Each connection is a descriptor, and many systems give a process 1024 unless it asks for what it may have.
+fn raise_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
