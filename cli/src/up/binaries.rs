@@ -53,12 +53,13 @@ fn build(cargo: &Path, manifest_dir: &Path, dir: &Path) -> Result<()> {
         Some("release") => drop(command.arg("--release")),
         Some(profile) => drop(command.args(["--profile", profile])),
     }
-    for package in PACKAGES {
+    // The command line goes with them: what `up` prints tells people to use it.
+    for package in PACKAGES.into_iter().chain(["keelblock-cli"]) {
         command.args(["--package", package]);
     }
     println!(
-        "Bringing {} up to date with cargo (the first time takes minutes).",
-        PACKAGES.join(" and ")
+        "Bringing {} and keelctl up to date with cargo (the first time takes minutes).",
+        PACKAGES.join(", ")
     );
     // What cargo set for this program is not meant for another run of cargo.
     for (name, _) in std::env::vars_os() {
