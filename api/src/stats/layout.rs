@@ -85,11 +85,11 @@ pub enum ReactorField {
     Commands = 7,
     /// Tasks that held the core for longer than the watchdog allows.
     Stalls = 8,
-    /// Messages that wait in the rings to this reactor (gauge).
+    /// Operations in the reactor's io_uring now (gauge).
     RingDepth = 9,
     /// CPU time of the thread in nanoseconds (set).
     CpuNs = 10,
-    /// DMA buffers in use (gauge).
+    /// Bytes of DMA buffers in use (gauge).
     BuffersInUse = 11,
     /// Polling: 0 adaptive, 1 always (set).
     PollAlways = 12,
@@ -97,12 +97,10 @@ pub enum ReactorField {
     StallNsMax = 13,
     /// System calls made.
     Syscalls = 14,
-    /// Times that a ring to another reactor was full.
-    RingFull = 15,
 }
 
 impl ReactorField {
-    const COUNT: usize = 16;
+    const COUNT: usize = 15;
 }
 
 /// Where everything is in a page of a given shape. All offsets are inside a region of [`Shape::bytes`] bytes.

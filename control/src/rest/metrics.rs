@@ -152,7 +152,7 @@ fn reactors(text: &mut Text, reactors: &[ReactorSnapshot]) {
             "Processor time of the reactor's thread.",
         ),
     ];
-    const COUNTS: [(&str, ReactorField, &str, &str); 9] = [
+    const COUNTS: [(&str, ReactorField, &str, &str); 8] = [
         (
             "reactor_passes_total",
             ReactorField::Passes,
@@ -184,12 +184,6 @@ fn reactors(text: &mut Text, reactors: &[ReactorSnapshot]) {
             "Tasks that held the core for too long.",
         ),
         (
-            "reactor_ring_full_total",
-            ReactorField::RingFull,
-            "counter",
-            "Times that a ring to another reactor was full.",
-        ),
-        (
             "reactor_connections",
             ReactorField::Connections,
             "gauge",
@@ -199,13 +193,13 @@ fn reactors(text: &mut Text, reactors: &[ReactorSnapshot]) {
             "reactor_ring_depth",
             ReactorField::RingDepth,
             "gauge",
-            "Messages that wait in the rings to this reactor.",
+            "Operations in the reactor's io_uring now.",
         ),
         (
-            "reactor_buffers_in_use",
+            "reactor_buffer_bytes_in_use",
             ReactorField::BuffersInUse,
             "gauge",
-            "DMA buffers in use.",
+            "Bytes of DMA buffers in use.",
         ),
     ];
     for (name, field, help) in TIMES {

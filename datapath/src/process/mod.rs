@@ -131,7 +131,7 @@ async fn until_told(
             tracing::info!("stopping: {name}");
             Ok(())
         }
-        () = stats::publish(&running.reactors, &running.stats, STATS_INTERVAL) => {
+        () = stats::publish(&running.reactors, &running.facts.reactors, &running.stats, STATS_INTERVAL) => {
             Err(ProcessError::Reactor("a reactor ended".to_owned()))
         }
     };

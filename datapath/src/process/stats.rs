@@ -2,18 +2,43 @@
 
 use std::time::Duration;
 
+use keelblock_api::datapath as proto;
 use keelblock_api::stats::{ReactorField, StatsPage};
 
 use crate::reactor::{ReactorStats, Reactors};
 
 /// Copies until a reactor has ended.
-pub async fn publish(reactors: &Reactors, page: &StatsPage, every: Duration) {
+pub async fn publish(
+    reactors: &Reactors,
+    told: &[proto::Reactor],
+    page: &StatsPage,
+    every: Duration,
+) {
+    for reactor in told {
+        set_fixed(page, reactor);
+    }
     while !reactors.ended() {
         for (index, stats) in reactors.stats().iter().enumerate() {
             copy(page, index as u32, stats);
         }
         tokio::time::sleep(every).await;
     }
+}
+
+/// What does not change while the process runs.
+fn set_fixed(page: &StatsPage, reactor: &proto::Reactor) {
+    let Some(to) = page.reactor(reactor.id) else {
+        return;
+    };
+    // the page says core + 1, and 0 for a reactor that is not pinned (-1)
+    to.set(
+        ReactorField::Cpu,
+        u64::from((reactor.cpu + 1).unsigned_abs()),
+    );
+    to.set(
+        ReactorField::PollAlways,
+        u64::from(reactor.poll == "always"),
+    );
 }
 
 fn copy(page: &StatsPage, reactor: u32, from: &ReactorStats) {
@@ -30,6 +55,7 @@ fn copy(page: &StatsPage, reactor: u32, from: &ReactorStats) {
         (F::Wakeups, &from.sleeps),
         (F::Connections, &from.sockets),
         (F::Commands, &from.commands),
+        (F::RingDepth, &from.ring_depth),
         (F::Stalls, &from.stalls),
         (F::StallNsMax, &from.stall_ns_max),
         (F::BuffersInUse, &from.buffer_bytes_used),
