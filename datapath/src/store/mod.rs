@@ -1,25 +1,21 @@
-//! Space: which bytes of which drives belong to which volume.
+//! What a drive holds.
 //!
-//! For now a plain linear map (`docs/linear-format.md`). A `superblock` is the bytes of one copy, a `table` what it says about space, a
-//! `drive` reads and commits superblocks so that a crash at any point leaves the old or the new one, and a `pool` makes, grows and deletes
-//! volumes over several drives in the order that needs no commit over all of them (`alloc` picks the space). All of it runs on
-//! reactor 0, one change at a time; nothing here is on the I/O path.
+//! Volumes lie on the plain linear map (`linear`) so far. Beside it grow the rooms of the store that replaces it, each after its section
+//! of `docs/store-format.md`: `superblock` (§2), `group` (§3, space), `journal` (§4), `map` (§6 and 7), over the words in `types`.
 
-mod alloc;
-pub mod drive;
-pub mod pool;
-#[cfg(test)]
-mod power_tests;
+pub mod group;
+pub mod journal;
+pub mod linear;
+pub mod map;
 pub mod superblock;
-pub mod table;
-#[cfg(test)]
-mod tests;
+pub mod types;
 
 use std::fmt;
 
-pub use drive::{DriveError, PoolDrive};
-pub use pool::{Pool, PoolError, PoolVolume};
-pub use superblock::{GRAIN_BYTES, Name, NameError};
+pub use linear::{
+    DriveError, GRAIN_BYTES, Name, NameError, Pool, PoolDrive, PoolError, PoolVolume,
+};
+pub use linear::{pool, table};
 
 /// The id of a volume: a UUID's 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
