@@ -7,6 +7,8 @@ pub mod group;
 pub mod journal;
 pub mod linear;
 pub mod map;
+#[cfg(planted)]
+pub mod planted;
 pub mod superblock;
 pub mod types;
 
