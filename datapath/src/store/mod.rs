@@ -3,6 +3,7 @@
 //! Volumes lie on the plain linear map (`linear`) so far. Beside it grow the rooms of the store that replaces it, each after its section
 //! of `docs/store-format.md`: `superblock` (§2), `group` (§3, space), `journal` (§4), `map` (§6 and 7), over the words in `types`.
 
+pub mod engine;
 pub mod group;
 pub mod journal;
 pub mod linear;
