@@ -2,7 +2,8 @@
 
 use keelblock_hugepages::BufferPool;
 
-use super::superblock::{COPIES, COPY_BYTES, CopyError, GRAIN_BYTES, Name, Superblock};
+use super::super::name::Name;
+use super::superblock::{COPIES, COPY_BYTES, CopyError, GRAIN_BYTES, Superblock};
 use super::table::{Table, TableError};
 use crate::device::{Device, IoError};
 

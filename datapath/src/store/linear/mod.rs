@@ -15,6 +15,7 @@ pub mod table;
 mod tests;
 
 use super::VolumeId;
+pub use super::name::{Name, NameError};
 pub use drive::{DriveError, PoolDrive};
 pub use pool::{Pool, PoolError, PoolVolume};
-pub use superblock::{GRAIN_BYTES, Name, NameError};
+pub use superblock::GRAIN_BYTES;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use keelblock_hugepages::BufferPool;
 
+use super::super::name::Name;
 use super::VolumeId;
 use super::alloc::{Run, pick};
 use super::drive::{DriveError, PoolDrive};
-use super::superblock::{GRAIN_BYTES, Name};
+use super::superblock::GRAIN_BYTES;
 use super::table::{Extent, Table, TableError, VolumeRecord};
 use crate::device::{Device, IoError};
 use crate::volume::MapExtent;

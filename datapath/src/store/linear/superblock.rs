@@ -2,8 +2,7 @@
 //!
 //! Decoding takes whatever a drive holds and never panics: it answers a [`Table`] that is consistent in itself, or why not.
 
-use std::fmt;
-
+use super::super::name::{NAME_BYTES_MAX, Name};
 use super::table::{Extent, Table, TableError, VolumeRecord};
 
 /// Bytes of one grain, the unit of space.
@@ -18,8 +17,6 @@ pub const HEADER_BYTES: usize = 4096;
 pub const ENTRY_BYTES: usize = 64;
 /// Most entries that a copy holds.
 pub const ENTRIES_MAX: usize = (COPY_BYTES - HEADER_BYTES) / ENTRY_BYTES;
-/// Longest drive or pool id, in bytes.
-pub const NAME_BYTES_MAX: usize = 63;
 /// The format that this code reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -50,48 +47,6 @@ const _: () = assert!(COPIES * COPY_BYTES == GRAIN_BYTES as usize);
 const _: () = assert!(HEADER_CRC + 4 == HEADER_BYTES);
 const _: () = assert!(DRIVE_ID + NAME_FIELD == POOL_ID && NAME_BYTES_MAX < NAME_FIELD);
 const _: () = assert!(ENTRIES_MAX == 4032);
-
-/// The id of a drive or a pool: 1 to 63 bytes of UTF-8.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Name(String);
-
-impl Name {
-    /// Checks the length.
-    ///
-    /// # Errors
-    /// [`NameError`] if it is empty or longer than [`NAME_BYTES_MAX`].
-    pub fn new(name: &str) -> Result<Self, NameError> {
-        if name.is_empty() || name.len() > NAME_BYTES_MAX {
-            return Err(NameError { bytes: name.len() });
-        }
-        Ok(Self(name.to_owned()))
-    }
-
-    /// As it was given.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.0)
-    }
-}
-
-/// An id of an impossible length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("an id of {bytes} bytes: drive and pool ids have 1 to {NAME_BYTES_MAX}")]
-pub struct NameError {
-    /// Its length.
-    pub bytes: usize,
-}
 
 /// What one superblock copy says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,8 +111,9 @@ fn put64(bytes: &mut [u8], at: usize, value: u64) {
 }
 
 fn put_name(bytes: &mut [u8], at: usize, name: &Name) {
-    bytes[at] = name.0.len() as u8;
-    bytes[at + 1..at + 1 + name.0.len()].copy_from_slice(name.0.as_bytes());
+    let name = name.as_str().as_bytes();
+    bytes[at] = name.len() as u8;
+    bytes[at + 1..at + 1 + name.len()].copy_from_slice(name);
 }
 
 fn get_name(bytes: &[u8], at: usize, field: &'static str) -> Result<Name, CopyError> {
@@ -326,7 +282,7 @@ mod tests {
             sequence: 41,
             generation: 7,
             drive: Name::new("drive-α").unwrap(),
-            pool: Name::new(&"p".repeat(63)).unwrap(),
+            pool: Name::new(&"p".repeat(NAME_BYTES_MAX)).unwrap(),
             members: 3,
             table,
         }

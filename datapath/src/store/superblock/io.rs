@@ -1,0 +1,136 @@
+//! Reading and committing superblocks.
+
+use keelblock_hugepages::BufferPool;
+
+use super::{COPIES, COPY_BYTES, CopyError, Superblock};
+use crate::device::{Device, IoError};
+
+/// What is where a superblock should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The valid copy with the highest sequence. It may only be in the drive's cache.
+    Present(Box<Superblock>),
+    /// Nothing of ours.
+    Blank,
+    /// Something of ours, and no valid copy: what is wrong with the one that came furthest.
+    Corrupt(CopyError),
+}
+
+/// Why it is not known what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SuperblockError {
+    /// No valid copy was read, and this one could not be read.
+    #[error("superblock copy {copy}: {source}")]
+    Unreadable {
+        /// Which.
+        copy: usize,
+        /// What happened.
+        source: IoError,
+    },
+}
+
+/// Reads one copy, 0 to 3: what it says, or what is wrong with it.
+///
+/// # Errors
+/// [`IoError`].
+pub async fn read_copy(
+    device: &Device,
+    copy: usize,
+    buffers: &BufferPool,
+) -> Result<Result<Superblock, CopyError>, IoError> {
+    assert!(copy < COPIES);
+    let at = (copy * COPY_BYTES) as u64;
+    if at + COPY_BYTES as u64 > device.size_bytes() {
+        return Ok(Err(CopyError::Blank));
+    }
+    let buffer = buffers.take(COPY_BYTES).await;
+    let (buffer, read) = device.read(at, buffer, COPY_BYTES).await;
+    read?;
+    Ok(Superblock::decode(&buffer[..COPY_BYTES]))
+}
+
+/// Finds a drive's present superblock.
+///
+/// # Errors
+/// [`SuperblockError`]: a copy cannot be read, and no other one is valid. So a drive is blank only if all copies say so.
+pub async fn find(device: &Device, buffers: &BufferPool) -> Result<Found, SuperblockError> {
+    let mut best: Option<Superblock> = None;
+    let mut wrong: Option<CopyError> = None;
+    let mut unreadable = None;
+    for copy in 0..COPIES {
+        match read_copy(device, copy, buffers).await {
+            // One copy that cannot be read is what the others are for.
+            Err(source) => unreadable = Some(SuperblockError::Unreadable { copy, source }),
+            Ok(Ok(found)) => {
+                if best.as_ref().is_none_or(|b| b.sequence < found.sequence) {
+                    best = Some(found);
+                }
+            }
+            Ok(Err(why)) if why.ours() => wrong = Some(further(wrong, why)),
+            Ok(Err(_)) => {}
+        }
+    }
+    match (best, unreadable, wrong) {
+        (Some(superblock), ..) => Ok(Found::Present(Box::new(superblock))),
+        (None, Some(e), _) => Err(e),
+        (None, None, Some(why)) => Ok(Found::Corrupt(why)),
+        (None, None, None) => Ok(Found::Blank),
+    }
+}
+
+/// Of two things that are wrong, the one that says more: a checksum says least.
+fn further(before: Option<CopyError>, now: CopyError) -> CopyError {
+    match (before, &now) {
+        (Some(before), CopyError::Checksum { .. }) => before,
+        _ => now,
+    }
+}
+
+/// Makes `superblock` what the drive says, under the next sequence: both copies of the pair that the present one is not in, then FLUSH.
+/// The caller has flushed what it refers to. When this succeeds, a crash does not undo it; when it fails, the state before is still
+/// there, or the new one was reached.
+///
+/// # Errors
+/// [`IoError`]; the sequence is as it was.
+///
+/// # Panics
+/// If the superblock contradicts itself.
+pub async fn commit(
+    device: &Device,
+    superblock: &mut Superblock,
+    buffers: &BufferPool,
+) -> Result<(), IoError> {
+    superblock.sequence += 1;
+    let done = write_pair(device, superblock, buffers).await;
+    if done.is_err() {
+        superblock.sequence -= 1;
+    }
+    done
+}
+
+async fn write_pair(
+    device: &Device,
+    superblock: &Superblock,
+    buffers: &BufferPool,
+) -> Result<(), IoError> {
+    let mut buffer = buffers.take(COPY_BYTES).await;
+    superblock.encode(&mut buffer[..COPY_BYTES]);
+    let pair = Superblock::pair(superblock.sequence);
+    #[cfg(planted)]
+    let pair = {
+        use crate::store::planted::{Bug, is};
+        if is(Bug::SuperblockInPlace) {
+            Superblock::pair(0)
+        } else {
+            pair
+        }
+    };
+    for copy in pair {
+        let at = (copy * COPY_BYTES) as u64;
+        let written;
+        (buffer, written) = device.write(at, buffer, COPY_BYTES, false).await;
+        written?;
+    }
+    // Only now: whoever acts on the new state (reuses space, answers) must not be ahead of the media.
+    device.flush().await
+}

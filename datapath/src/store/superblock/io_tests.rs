@@ -1,0 +1,107 @@
+//! Copies that are torn, rotten, or another's.
+
+use std::future::Future;
+
+use super::tests::sample;
+use super::*;
+use crate::device::{Device, Memory, memory};
+use crate::reactor::{Config, Handle, run};
+
+fn on_reactor<Fut: Future<Output = ()> + 'static>(
+    test: impl Fn(Handle) -> Fut + Clone + Send + 'static,
+) {
+    let config = Config {
+        buffer_bytes: 4 << 20,
+        ..Config::default()
+    };
+    let reactors = run(&config, vec![()], move |handle: Handle, ()| {
+        let test = test.clone();
+        async move {
+            test(handle.clone()).await;
+            handle.stop();
+        }
+    });
+    reactors.unwrap().join().unwrap();
+}
+
+fn drive() -> Memory {
+    Memory::new(memory::map(2 << 20).unwrap(), 2 << 20)
+}
+
+async fn found(memory: &Memory, handle: &Handle) -> Found {
+    let device = Device::Memory(memory.clone());
+    find(&device, handle.buffers()).await.unwrap()
+}
+
+async fn sequence_found(memory: &Memory, handle: &Handle) -> u64 {
+    match found(memory, handle).await {
+        Found::Present(s) => s.sequence,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_commit_writes_the_pair_that_is_not_present() {
+    on_reactor(|handle| async move {
+        let memory = drive();
+        let device = Device::Memory(memory.clone());
+        let mut s = sample();
+        s.sequence = 0;
+        assert_eq!(found(&memory, &handle).await, Found::Blank);
+        for sequence in 1..5 {
+            let present = Superblock::pair(s.sequence).map(|c| c * COPY_BYTES);
+            let mut before = [0; 4096];
+            assert!(memory.load(present[0] as u64, &mut before));
+            commit(&device, &mut s, handle.buffers()).await.unwrap();
+            let mut after = [0; 4096];
+            assert!(memory.load(present[0] as u64, &mut after));
+            assert_eq!(before, after);
+            assert_eq!(s.sequence, sequence);
+            assert_eq!(sequence_found(&memory, &handle).await, sequence);
+        }
+    });
+}
+
+#[test]
+fn each_copy_stands_for_its_twin_and_each_pair_for_the_other() {
+    on_reactor(|handle| async move {
+        let memory = drive();
+        let device = Device::Memory(memory.clone());
+        let mut s = sample();
+        for _ in 0..2 {
+            commit(&device, &mut s, handle.buffers()).await.unwrap();
+        }
+        let newest = s.sequence;
+        let rot = |copy: usize| assert!(memory.store((copy * COPY_BYTES + 5000) as u64, &[1]));
+        let [a, b] = Superblock::pair(newest);
+        rot(a);
+        assert_eq!(sequence_found(&memory, &handle).await, newest);
+        rot(b);
+        assert_eq!(sequence_found(&memory, &handle).await, newest - 1);
+        let [c, d] = Superblock::pair(newest - 1);
+        rot(c);
+        rot(d);
+        let corrupt = Found::Corrupt(CopyError::Checksum { part: "body" });
+        assert_eq!(found(&memory, &handle).await, corrupt);
+    });
+}
+
+#[test]
+fn a_drive_of_the_linear_map_is_not_blank() {
+    on_reactor(|handle| async move {
+        let memory = drive();
+        assert!(memory.store(0, b"some other thing"));
+        assert_eq!(found(&memory, &handle).await, Found::Blank);
+        assert!(memory.store(COPY_BYTES as u64, b"KEELDRV1"));
+        let linear = Found::Corrupt(CopyError::Linear);
+        assert_eq!(found(&memory, &handle).await, linear);
+    });
+}
+
+#[test]
+fn a_drive_too_small_for_copies_is_blank() {
+    on_reactor(|handle| async move {
+        let memory = Memory::new(memory::map(8192).unwrap(), 8192);
+        assert_eq!(found(&memory, &handle).await, Found::Blank);
+    });
+}
