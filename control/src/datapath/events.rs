@@ -58,7 +58,13 @@ impl Node {
                     "a task held its reactor"
                 );
             }
-            None => {
+            Some(
+                What::ChecksumError(_)
+                | What::PoolSpaceLow(_)
+                | What::ScrubDone(_)
+                | What::DriveEvacuated(_),
+            )
+            | None => {
                 tracing::debug!("the data path reported something that this version does not know")
             }
         }

@@ -176,12 +176,14 @@ fn pool(request: &OpenPoolRequest, memory: &Memory) -> Pool {
         size_bytes: memory.capacity,
         health: Health::Online.into(),
         error: String::new(),
+        ..Default::default()
     };
     Pool {
         pool_id: request.pool_id.clone(),
         drives: request.drives.iter().map(drive).collect(),
         total_bytes: memory.capacity,
         used_bytes: memory.volumes.values().map(|v| v.used_bytes).sum(),
+        ..Default::default()
     }
 }
 
@@ -272,6 +274,7 @@ impl Datapath for Service {
             size_bytes,
             used_bytes: size_bytes / 2,
             stats_slot: -1,
+            ..Default::default()
         };
         Ok(Response::new(
             memory.volumes.entry(volume_id).or_insert(volume).clone(),
@@ -395,5 +398,118 @@ impl Datapath for Service {
             .commits
             .push(request.into_inner());
         Ok(Response::new(CommitReservationReply {}))
+    }
+    async fn add_drive(&self, _: Request<AddDriveRequest>) -> Result<Response<Pool>, Status> {
+        Err(Status::unimplemented("add_drive"))
+    }
+
+    async fn grow_drive(&self, _: Request<GrowDriveRequest>) -> Result<Response<Drive>, Status> {
+        Err(Status::unimplemented("grow_drive"))
+    }
+
+    async fn evacuate_drive(
+        &self,
+        _: Request<EvacuateDriveRequest>,
+    ) -> Result<Response<Drive>, Status> {
+        Err(Status::unimplemented("evacuate_drive"))
+    }
+
+    async fn cancel_evacuation(
+        &self,
+        _: Request<CancelEvacuationRequest>,
+    ) -> Result<Response<Drive>, Status> {
+        Err(Status::unimplemented("cancel_evacuation"))
+    }
+
+    async fn remove_drive(&self, _: Request<RemoveDriveRequest>) -> Result<Response<Pool>, Status> {
+        Err(Status::unimplemented("remove_drive"))
+    }
+
+    async fn replace_drive(
+        &self,
+        _: Request<ReplaceDriveRequest>,
+    ) -> Result<Response<ReplaceDriveReply>, Status> {
+        Err(Status::unimplemented("replace_drive"))
+    }
+
+    async fn create_snapshots(
+        &self,
+        _: Request<CreateSnapshotsRequest>,
+    ) -> Result<Response<CreateSnapshotsReply>, Status> {
+        Err(Status::unimplemented("create_snapshots"))
+    }
+
+    async fn list_snapshots(
+        &self,
+        _: Request<ListSnapshotsRequest>,
+    ) -> Result<Response<ListSnapshotsReply>, Status> {
+        Err(Status::unimplemented("list_snapshots"))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: Request<DeleteSnapshotRequest>,
+    ) -> Result<Response<DeleteSnapshotReply>, Status> {
+        Err(Status::unimplemented("delete_snapshot"))
+    }
+
+    async fn restore_volume(
+        &self,
+        _: Request<RestoreVolumeRequest>,
+    ) -> Result<Response<Volume>, Status> {
+        Err(Status::unimplemented("restore_volume"))
+    }
+
+    async fn clone_volume(
+        &self,
+        _: Request<CloneVolumeRequest>,
+    ) -> Result<Response<Volume>, Status> {
+        Err(Status::unimplemented("clone_volume"))
+    }
+
+    async fn space_usage(
+        &self,
+        _: Request<SpaceUsageRequest>,
+    ) -> Result<Response<SpaceUsageReply>, Status> {
+        Err(Status::unimplemented("space_usage"))
+    }
+
+    async fn diff_snapshots(
+        &self,
+        _: Request<DiffSnapshotsRequest>,
+    ) -> Result<Response<DiffSnapshotsReply>, Status> {
+        Err(Status::unimplemented("diff_snapshots"))
+    }
+
+    async fn start_scrub(
+        &self,
+        _: Request<StartScrubRequest>,
+    ) -> Result<Response<ScrubStatus>, Status> {
+        Err(Status::unimplemented("start_scrub"))
+    }
+
+    async fn pause_scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubStatus>, Status> {
+        Err(Status::unimplemented("pause_scrub"))
+    }
+
+    async fn resume_scrub(
+        &self,
+        _: Request<ScrubRequest>,
+    ) -> Result<Response<ScrubStatus>, Status> {
+        Err(Status::unimplemented("resume_scrub"))
+    }
+
+    async fn cancel_scrub(
+        &self,
+        _: Request<ScrubRequest>,
+    ) -> Result<Response<ScrubStatus>, Status> {
+        Err(Status::unimplemented("cancel_scrub"))
+    }
+
+    async fn list_scrubs(
+        &self,
+        _: Request<ListScrubsRequest>,
+    ) -> Result<Response<ListScrubsReply>, Status> {
+        Err(Status::unimplemented("list_scrubs"))
     }
 }

@@ -219,6 +219,7 @@ impl Commander {
                 size_bytes: drive.device.size_bytes(),
                 health: health.into(),
                 error: drive.latch.why().unwrap_or_default().to_owned(),
+                ..Default::default()
             }
         });
         Some(proto::Pool {
@@ -226,6 +227,7 @@ impl Commander {
             drives: drives.collect(),
             total_bytes: pool.total_bytes,
             used_bytes: pool.used_bytes,
+            ..Default::default()
         })
     }
 
@@ -353,6 +355,7 @@ impl Commander {
             // The linear map gives a volume all of its space at once.
             used_bytes: volume.size_bytes,
             stats_slot: slot.map_or(-1, |slot| slot as i32),
+            ..Default::default()
         })
     }
 

@@ -304,4 +304,129 @@ impl Datapath for Service {
         done.await?;
         Ok(Response::new(proto::CommitReservationReply {}))
     }
+    async fn add_drive(
+        &self,
+        _: Request<proto::AddDriveRequest>,
+    ) -> Result<Response<proto::Pool>, Status> {
+        Err(Status::unimplemented("add_drive"))
+    }
+
+    async fn grow_drive(
+        &self,
+        _: Request<proto::GrowDriveRequest>,
+    ) -> Result<Response<proto::Drive>, Status> {
+        Err(Status::unimplemented("grow_drive"))
+    }
+
+    async fn evacuate_drive(
+        &self,
+        _: Request<proto::EvacuateDriveRequest>,
+    ) -> Result<Response<proto::Drive>, Status> {
+        Err(Status::unimplemented("evacuate_drive"))
+    }
+
+    async fn cancel_evacuation(
+        &self,
+        _: Request<proto::CancelEvacuationRequest>,
+    ) -> Result<Response<proto::Drive>, Status> {
+        Err(Status::unimplemented("cancel_evacuation"))
+    }
+
+    async fn remove_drive(
+        &self,
+        _: Request<proto::RemoveDriveRequest>,
+    ) -> Result<Response<proto::Pool>, Status> {
+        Err(Status::unimplemented("remove_drive"))
+    }
+
+    async fn replace_drive(
+        &self,
+        _: Request<proto::ReplaceDriveRequest>,
+    ) -> Result<Response<proto::ReplaceDriveReply>, Status> {
+        Err(Status::unimplemented("replace_drive"))
+    }
+
+    async fn create_snapshots(
+        &self,
+        _: Request<proto::CreateSnapshotsRequest>,
+    ) -> Result<Response<proto::CreateSnapshotsReply>, Status> {
+        Err(Status::unimplemented("create_snapshots"))
+    }
+
+    async fn list_snapshots(
+        &self,
+        _: Request<proto::ListSnapshotsRequest>,
+    ) -> Result<Response<proto::ListSnapshotsReply>, Status> {
+        Err(Status::unimplemented("list_snapshots"))
+    }
+
+    async fn delete_snapshot(
+        &self,
+        _: Request<proto::DeleteSnapshotRequest>,
+    ) -> Result<Response<proto::DeleteSnapshotReply>, Status> {
+        Err(Status::unimplemented("delete_snapshot"))
+    }
+
+    async fn restore_volume(
+        &self,
+        _: Request<proto::RestoreVolumeRequest>,
+    ) -> Result<Response<proto::Volume>, Status> {
+        Err(Status::unimplemented("restore_volume"))
+    }
+
+    async fn clone_volume(
+        &self,
+        _: Request<proto::CloneVolumeRequest>,
+    ) -> Result<Response<proto::Volume>, Status> {
+        Err(Status::unimplemented("clone_volume"))
+    }
+
+    async fn space_usage(
+        &self,
+        _: Request<proto::SpaceUsageRequest>,
+    ) -> Result<Response<proto::SpaceUsageReply>, Status> {
+        Err(Status::unimplemented("space_usage"))
+    }
+
+    async fn diff_snapshots(
+        &self,
+        _: Request<proto::DiffSnapshotsRequest>,
+    ) -> Result<Response<proto::DiffSnapshotsReply>, Status> {
+        Err(Status::unimplemented("diff_snapshots"))
+    }
+
+    async fn start_scrub(
+        &self,
+        _: Request<proto::StartScrubRequest>,
+    ) -> Result<Response<proto::ScrubStatus>, Status> {
+        Err(Status::unimplemented("start_scrub"))
+    }
+
+    async fn pause_scrub(
+        &self,
+        _: Request<proto::ScrubRequest>,
+    ) -> Result<Response<proto::ScrubStatus>, Status> {
+        Err(Status::unimplemented("pause_scrub"))
+    }
+
+    async fn resume_scrub(
+        &self,
+        _: Request<proto::ScrubRequest>,
+    ) -> Result<Response<proto::ScrubStatus>, Status> {
+        Err(Status::unimplemented("resume_scrub"))
+    }
+
+    async fn cancel_scrub(
+        &self,
+        _: Request<proto::ScrubRequest>,
+    ) -> Result<Response<proto::ScrubStatus>, Status> {
+        Err(Status::unimplemented("cancel_scrub"))
+    }
+
+    async fn list_scrubs(
+        &self,
+        _: Request<proto::ListScrubsRequest>,
+    ) -> Result<Response<proto::ListScrubsReply>, Status> {
+        Err(Status::unimplemented("list_scrubs"))
+    }
 }
