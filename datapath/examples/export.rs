@@ -37,6 +37,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         pool_id: "pool".into(),
         drives: vec![drive],
         format: true,
+        allow_missing: false,
     };
     client.open_pool(pool).await?;
     let volume = CreateVolumeRequest {

@@ -94,6 +94,7 @@ impl Process {
             pool_id: "p".into(),
             drives: vec![drive],
             format,
+            allow_missing: false,
         };
         self.client.open_pool(request).await.map(|r| r.into_inner())
     }

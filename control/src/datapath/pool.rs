@@ -54,6 +54,7 @@ async fn open_drives(
         pool_id: pool.record.pool_id.to_string(),
         drives: drives.collect(),
         format,
+        allow_missing: !format,
     };
     let what = format!("open pool {}", pool.record.name);
     let opened = link
