@@ -1,1 +1,21 @@
 //! The map (`docs/store-format.md` §6 and 7): pages of a lane's radix tree, and the catalogue of lanes and snapshots.
+//!
+//! - [`page`]: the header of every page, and [`check_page`]; [`leaf`], [`interior`], [`catalogue`]: what is in pages.
+//! - [`Pages`]: how all this reaches the drive. [`Root`] with [`leaf()`] and [`leaf_cached`]: looking up.
+
+mod bytes;
+pub mod catalogue;
+mod error;
+pub mod interior;
+pub mod leaf;
+pub mod page;
+mod pages;
+mod tree;
+
+pub use catalogue::{CATALOGUE_LEAF_RECORDS, CatalogueRecord, PUT_BYTES, RecordError, RecordKind};
+pub use error::MapError;
+pub use interior::ChildEntry;
+pub use leaf::{EntryKind, LeafEntry, LeafShape, block_of, leaf_of};
+pub use page::{Page, PageError, PageHeader, PageId, PageKind, PageStamp, check_page};
+pub use pages::Pages;
+pub use tree::{Root, leaf, leaf_cached};
