@@ -2,20 +2,30 @@
 //!
 //! - [`page`]: the header of every page, and [`check_page`]; [`leaf`], [`interior`], [`catalogue`]: what is in pages.
 //! - [`Pages`]: how all this reaches the drive. [`Root`] with [`leaf()`] and [`leaf_cached`]: looking up.
+//! - [`merge()`]: [`Changes`] into a root, copy-on-write, freeing what the [`MergeContext`] says is its own.
 
+mod author;
 mod bytes;
 pub mod catalogue;
+mod changes;
 mod error;
+#[cfg(test)]
+mod fake;
 pub mod interior;
 pub mod leaf;
+mod merge;
+#[cfg(test)]
+mod merge_tests;
 pub mod page;
 mod pages;
 mod tree;
 
 pub use catalogue::{CATALOGUE_LEAF_RECORDS, CatalogueRecord, PUT_BYTES, RecordError, RecordKind};
+pub use changes::Changes;
 pub use error::MapError;
 pub use interior::ChildEntry;
 pub use leaf::{EntryKind, LeafEntry, LeafShape, block_of, leaf_of};
+pub use merge::{MergeContext, merge};
 pub use page::{Page, PageError, PageHeader, PageId, PageKind, PageStamp, check_page};
 pub use pages::Pages;
 pub use tree::{Root, leaf, leaf_cached};

@@ -1,0 +1,264 @@
+//! Pages in memory, for tests: every block is accounted for, and what was freed cannot be read.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::super::types::{CheckpointNumber, Crc, DriveId, LaneBlock, PhysicalBlock};
+use super::interior::{self, ChildEntry, FANOUT, child, leaves_of_page};
+use super::page::{Page, PageId, PageStamp, check_page};
+use super::{Changes, LeafEntry, LeafShape, MapError, Pages, Root};
+
+/// Runs a future that only ever waits to let others run.
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct FakePages {
+    next: Cell<u64>,
+    pages: RefCell<BTreeMap<u64, Rc<Page>>>,
+    /// Allocated for pages, or merged.
+    pub used: RefCell<BTreeSet<u64>>,
+    /// Data that no map refers to yet.
+    pub delta: RefCell<BTreeSet<u64>>,
+    pub checkpoint: Cell<u64>,
+    /// Pages read and written.
+    pub reads: Cell<u64>,
+    pub writes: Cell<u64>,
+    /// Blocks that may still be allocated for pages, if that is limited.
+    pub room: Cell<Option<u64>>,
+}
+
+const DRIVE: DriveId = DriveId([5; 16]);
+
+impl FakePages {
+    fn new_block(&self) -> u64 {
+        self.next.set(self.next.get() + 1);
+        self.next.get()
+    }
+
+    /// A data block, as a write takes it.
+    pub fn data(&self) -> PhysicalBlock {
+        let block = self.new_block();
+        self.delta.borrow_mut().insert(block);
+        PhysicalBlock(block)
+    }
+
+    /// Damages a page.
+    pub fn damage(&self, at: PhysicalBlock) {
+        let mut pages = self.pages.borrow_mut();
+        let page = pages.get_mut(&at.0).expect("there is a page");
+        Rc::make_mut(page)[100] ^= 1;
+    }
+
+    /// Entries and pages that a root leads to, each with its last leaf; entries by block of the lane. Sums are compared on the way.
+    pub fn reach(&self, root: &Root) -> Reached {
+        let mut reached = Reached::default();
+        if !root.is_empty() {
+            let used = self.reach_page(root, root.depth, 0, &root.child, &mut reached);
+            assert_eq!(used, root.child.used);
+        }
+        reached
+    }
+
+    fn reach_page(
+        &self,
+        root: &Root,
+        level: u8,
+        index: u64,
+        entry: &ChildEntry,
+        reached: &mut Reached,
+    ) -> u64 {
+        let page = run(self.read(entry.block, entry.crc, root.page(level, index)));
+        let page = page.expect("the page is there");
+        let (first, last) = leaves_of_page(level, index);
+        reached.pages.push((entry.block.0, last));
+        if level == 0 {
+            let shape = root.shape();
+            let beneath = shape.beneath(&page, first);
+            assert!(beneath.entries > 0);
+            for slot in 0..shape.slots(first) {
+                let entry = shape.entry(&page, slot);
+                if entry != LeafEntry::ABSENT {
+                    let block = shape.block_of(first, slot).0;
+                    reached.entries.insert(block, (entry, last));
+                }
+            }
+            assert_eq!(beneath.used, entry.used);
+            return beneath.used;
+        }
+        let beneath = interior::beneath(&page);
+        assert!(beneath.entries > 0);
+        for n in 0..FANOUT {
+            let below = child(&page, n);
+            if below.is_none() {
+                continue;
+            }
+            assert!(below.generation <= entry.generation);
+            let used = self.reach_page(root, level - 1, index * FANOUT + n, &below, reached);
+            assert_eq!(used, below.used);
+        }
+        beneath.used
+    }
+}
+
+/// What a root leads to.
+#[derive(Debug, Default)]
+pub struct Reached {
+    /// Blocks of pages, with their last leaf.
+    pub pages: Vec<(u64, u64)>,
+    /// Entries with their leaf.
+    pub entries: BTreeMap<u64, (LeafEntry, u64)>,
+}
+
+impl Pages for FakePages {
+    async fn read(&self, at: PhysicalBlock, crc: Crc, what: PageId) -> Result<Rc<Page>, MapError> {
+        self.reads.set(self.reads.get() + 1);
+        let page = self.cached(at).expect("the page was not freed");
+        let actual = Crc::of(&page[..]);
+        if actual != crc {
+            return Err(MapError::Checksum {
+                at,
+                expected: crc,
+                actual,
+            });
+        }
+        check_page(&page, &DRIVE, what).map_err(|why| MapError::Page { at, why })?;
+        Ok(page)
+    }
+
+    fn cached(&self, at: PhysicalBlock) -> Option<Rc<Page>> {
+        self.pages.borrow().get(&at.0).cloned()
+    }
+
+    async fn read_many(
+        &self,
+        wanted: &[(PhysicalBlock, Crc, PageId)],
+    ) -> Result<Vec<Rc<Page>>, MapError> {
+        let mut pages = Vec::new();
+        for &(at, crc, what) in wanted {
+            pages.push(self.read(at, crc, what).await?);
+        }
+        Ok(pages)
+    }
+
+    fn allocate(&self) -> Result<PhysicalBlock, MapError> {
+        if let Some(room) = self.room.get() {
+            self.room
+                .set(Some(room.checked_sub(1).ok_or(MapError::NoSpace)?));
+        }
+        let block = self.new_block();
+        self.used.borrow_mut().insert(block);
+        Ok(PhysicalBlock(block))
+    }
+
+    async fn write(&self, at: PhysicalBlock, page: Rc<Page>) -> Result<(), MapError> {
+        self.writes.set(self.writes.get() + 1);
+        assert!(self.used.borrow().contains(&at.0));
+        let before = self.pages.borrow_mut().insert(at.0, page);
+        assert!(before.is_none(), "a page was overwritten");
+        Ok(())
+    }
+
+    fn merged(&self, block: PhysicalBlock) {
+        assert!(self.delta.borrow_mut().remove(&block.0), "merged twice");
+        self.used.borrow_mut().insert(block.0);
+    }
+
+    fn free(&self, block: PhysicalBlock) {
+        assert!(
+            self.used.borrow_mut().remove(&block.0),
+            "{block:?} freed twice"
+        );
+        self.pages.borrow_mut().remove(&block.0);
+    }
+
+    async fn breathe(&self) {
+        let mut waited = false;
+        std::future::poll_fn(|_| {
+            if std::mem::replace(&mut waited, true) {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    fn stamp(&self) -> PageStamp {
+        PageStamp {
+            drive: DRIVE,
+            checkpoint: CheckpointNumber(self.checkpoint.get()),
+        }
+    }
+}
+
+/// A layer.
+#[derive(Debug)]
+pub struct FakeLayer {
+    pub shape: LeafShape,
+    pub entries: BTreeMap<u64, LeafEntry>,
+    /// By their ends.
+    pub erased: BTreeMap<u64, u64>,
+}
+
+impl FakeLayer {
+    /// An empty one.
+    pub fn new(shape: LeafShape) -> Self {
+        Self {
+            shape,
+            entries: BTreeMap::new(),
+            erased: BTreeMap::new(),
+        }
+    }
+
+    /// Erases what is there, and before.
+    pub fn erase(&mut self, range: Range<u64>) -> Vec<LeafEntry> {
+        let inside: Vec<u64> = self.entries.range(range.clone()).map(|e| *e.0).collect();
+        let gone = inside.iter().filter_map(|b| self.entries.remove(b));
+        let gone = gone.collect();
+        let (mut start, mut end) = (range.start, range.end);
+        let touching: Vec<u64> = self
+            .erased
+            .range(start..)
+            .take_while(|(_, s)| **s <= end)
+            .map(|(e, _)| *e)
+            .collect();
+        for there in touching {
+            start = start.min(self.erased.remove(&there).expect("it is there"));
+            end = end.max(there);
+        }
+        self.erased.insert(end, start);
+        gone
+    }
+}
+
+impl Changes for FakeLayer {
+    fn next_leaf(&self, from: u64) -> Option<u64> {
+        let first = self.shape.first_block(from);
+        let next = self.entries.range(first..).next()?;
+        Some(self.shape.leaf_of(LaneBlock(*next.0)).0)
+    }
+
+    fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
+        for (block, entry) in self.entries.range(self.shape.blocks(leaf, leaf)) {
+            each(self.shape.leaf_of(LaneBlock(*block)).1, entry);
+        }
+    }
+
+    fn next_erased(&self, from: LaneBlock) -> Option<Range<u64>> {
+        let (end, start) = self.erased.range(from.0 + 1..).next()?;
+        Some(*start..*end)
+    }
+}

@@ -1,0 +1,426 @@
+//! Merging a layer of the delta into a map (`docs/store-format.md` §7 and 10), copy-on-write.
+//!
+//! Only pages on the paths to what changed are written again, each at most once. What is replaced is freed if it is the tree's *own*: written
+//! or inserted at a generation above the one that its parent closed. Everything else is referred to by the parent too, and stays (S3).
+//! Erased subtrees are walked for what is own in them, and dropped. A page that nothing is left of is dropped; so is an empty root.
+//!
+//! The work is done for one interior page of level 1 at a time: its leaves are read together, so memory holds at most 64 of them and the
+//! path above.
+
+use std::pin::Pin;
+use std::rc::Rc;
+
+use super::super::types::{CatalogueHandle, Crc, Generation, LaneBlock, PhysicalBlock};
+use super::author::Author;
+use super::interior::{
+    self, ChildEntry, DEPTH_MAX, FANOUT, child, leaves_of_level, leaves_of_page, set_child,
+};
+use super::leaf::{LeafEntry, LeafShape};
+use super::page::{Page, PageId, blank};
+use super::{Changes, MapError, Pages, Root};
+
+/// Leaves that are merged before others may run.
+const LEAVES_AT_ONCE: u64 = 16;
+
+/// A step of the recursion over a tree.
+pub(super) type Step<'a, T> = Pin<Box<dyn Future<Output = Result<T, MapError>> + 'a>>;
+
+/// For whom a merge is.
+#[derive(Clone, Copy)]
+pub struct MergeContext<'a> {
+    /// Of the lane: goes to the headers of pages.
+    pub handle: CatalogueHandle,
+    /// Of the layer: goes to new pages.
+    pub generation: Generation,
+    /// What is above this generation is the tree's own; asked with the last leaf beneath a page, or the leaf of an entry. It does not fall
+    /// as leaves rise: a parent that is being deleted has given up what is below its `walked`.
+    pub own: &'a dyn Fn(u64) -> Generation,
+}
+
+impl std::fmt::Debug for MergeContext<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            handle, generation, ..
+        } = self;
+        write!(f, "MergeContext({handle:?}, {generation:?})")
+    }
+}
+
+/// Brings changes into a map; the answer is its new root. Blocks of entries that the map has already, unchanged, are neither merged nor freed.
+///
+/// # Errors
+/// [`MapError`]. Then some of the work is done, and the drive's space is not what its roots say: the checkpoint must be given up.
+pub async fn merge<P: Pages, C: Changes>(
+    pages: &P,
+    root: &Root,
+    changes: &C,
+    context: &MergeContext<'_>,
+) -> Result<Root, MapError> {
+    let mut depth = root.depth;
+    while changes.next_leaf(leaves_of_level(depth)).is_some() {
+        depth += 1;
+        assert!(depth <= DEPTH_MAX, "a leaf that no lane has");
+    }
+    let mut merge = Merge {
+        author: Author {
+            pages,
+            handle: context.handle,
+            generation: context.generation,
+        },
+        changes,
+        own: context.own,
+        root: *root,
+        base: root.child,
+        shape: root.shape(),
+    };
+    if depth > root.depth && !root.is_empty() {
+        merge.base = merge.whole_entry().await?;
+    }
+    let old = if depth == root.depth {
+        root.child
+    } else {
+        ChildEntry::NONE
+    };
+    let new = if depth == 0 {
+        merge.only_leaf(old).await?
+    } else {
+        merge.child(depth, 0, old).await?
+    };
+    // An unchanged root keeps what only its own pages know.
+    Ok(Root::new(new, depth, root.sealed))
+}
+
+struct Merge<'a, P, C> {
+    author: Author<'a, P>,
+    changes: &'a C,
+    own: &'a dyn Fn(u64) -> Generation,
+    root: Root,
+    /// The old root as a child entry, if the tree gets deeper.
+    base: ChildEntry,
+    shape: LeafShape,
+}
+
+impl<P: Pages, C: Changes> Merge<'_, P, C> {
+    fn pages(&self) -> &P {
+        self.author.pages
+    }
+
+    /// Whether something of a generation, with this last leaf beneath it, is the tree's own.
+    fn is_own(&self, generation: Generation, last_leaf: u64) -> bool {
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::FreeShared) {
+            return true;
+        }
+        generation > (self.own)(last_leaf)
+    }
+
+    /// The old root with stamp and summary, which roots do not keep.
+    async fn whole_entry(&self) -> Result<ChildEntry, MapError> {
+        let page = self.read(self.root.depth, 0, &self.root.child).await?;
+        let beneath = if self.root.depth == 0 {
+            self.shape.beneath(&page, 0)
+        } else {
+            interior::beneath(&page)
+        };
+        Ok(ChildEntry {
+            highest: beneath.highest,
+            summary: beneath.summary,
+            ..self.root.child
+        })
+    }
+
+    async fn read(&self, level: u8, index: u64, entry: &ChildEntry) -> Result<Rc<Page>, MapError> {
+        let what = self.root.page(level, index);
+        self.pages().read(entry.block, entry.crc, what).await
+    }
+
+    /// A page that does not exist yet and has the old root beneath: the tree gets deeper.
+    fn is_above_root(&self, level: u8, index: u64) -> bool {
+        !self.root.is_empty() && level > self.root.depth && index == 0
+    }
+
+    /// Whether everything beneath leaves `first` to `last` was erased, at one go.
+    fn is_erased(&self, first: u64, last: u64) -> bool {
+        let blocks = self.shape.blocks(first, last);
+        let erased = self.changes.next_erased(LaneBlock(blocks.start));
+        erased.is_some_and(|e| e.start <= blocks.start && e.end >= blocks.end)
+    }
+
+    /// The children of a page that something happens to, a bit for each.
+    fn touched(&self, level: u8, index: u64) -> u64 {
+        let (first, last) = leaves_of_page(level, index);
+        let span = leaves_of_level(level - 1);
+        let bits_from = |from: u64, to: u64| {
+            let (from, to) = ((from - first) / span, (to - first) / span);
+            (u64::MAX >> (63 - (to - from))) << from
+        };
+        let mut touched = 0;
+        let mut at = first;
+        while let Some(leaf) = self.changes.next_leaf(at)
+            && leaf <= last
+        {
+            touched |= bits_from(leaf, leaf);
+            at = leaf - leaf % span + span;
+        }
+        let blocks = self.shape.blocks(first, last);
+        let mut at = blocks.start;
+        while let Some(erased) = self.changes.next_erased(LaneBlock(at))
+            && erased.start < blocks.end
+        {
+            let (from, _) = self.shape.leaf_of(LaneBlock(erased.start.max(at)));
+            let (to, _) = self
+                .shape
+                .leaf_of(LaneBlock(erased.end.min(blocks.end) - 1));
+            touched |= bits_from(from, to);
+            // The rest of that child is looked at when its turn comes.
+            at = self.shape.first_block(to - to % span + span);
+            if at >= blocks.end {
+                break;
+            }
+        }
+        touched
+    }
+
+    /// A subtree with its changes.
+    async fn child(
+        &self,
+        level: u8,
+        index: u64,
+        mut old: ChildEntry,
+    ) -> Result<ChildEntry, MapError> {
+        if !self.is_above_root(level, index) {
+            let (first, last) = leaves_of_page(level, index);
+            if !old.is_none() && self.is_erased(first, last) {
+                self.give_back(level, index, old).await?;
+                old = ChildEntry::NONE;
+            }
+            let next = self.changes.next_leaf(first);
+            if old.is_none() && next.is_none_or(|leaf| leaf > last) {
+                return Ok(old);
+            }
+        }
+        self.interior(level, index, old).await
+    }
+
+    /// An interior page with its changes.
+    fn interior(&self, level: u8, index: u64, old: ChildEntry) -> Step<'_, ChildEntry> {
+        Box::pin(async move {
+            let mut touched = self.touched(level, index);
+            let mut page = blank();
+            if !old.is_none() {
+                page = self.read(level, index, &old).await?;
+            } else if self.is_above_root(level, index) {
+                if level - 1 == self.root.depth {
+                    set_child(Rc::make_mut(&mut page), 0, &self.base);
+                } else {
+                    touched |= 1;
+                }
+            }
+            let mut changed = old.is_none();
+            if level == 1 {
+                changed |= self.leaves(index, &mut page, touched).await?;
+            } else {
+                for n in bits(touched) {
+                    let before = child(&page, n);
+                    let after = self.child(level - 1, index * FANOUT + n, before).await?;
+                    if after != before {
+                        set_child(Rc::make_mut(&mut page), n, &after);
+                        changed = true;
+                    }
+                }
+            }
+            self.pages().breathe().await;
+            if !changed {
+                return Ok(old);
+            }
+            self.retire(level, index, &old);
+            let beneath = interior::beneath(&page);
+            if beneath.entries == 0 {
+                return Ok(ChildEntry::NONE);
+            }
+            let what = self.root.page(level, index);
+            self.author.write(what, page, beneath).await
+        })
+    }
+
+    /// The touched leaves of a page of level 1; the answer is whether any changed.
+    async fn leaves(
+        &self,
+        index: u64,
+        page: &mut Rc<Page>,
+        touched: u64,
+    ) -> Result<bool, MapError> {
+        let mut wanted: Vec<(PhysicalBlock, Crc, PageId)> = Vec::new();
+        for n in bits(touched) {
+            let (leaf, old) = (index * FANOUT + n, child(page, n));
+            if self.must_read(leaf, &old) {
+                wanted.push((old.block, old.crc, self.root.page(0, leaf)));
+            }
+        }
+        let mut read = self.pages().read_many(&wanted).await?.into_iter();
+        let mut changed = false;
+        let mut since = 0;
+        for n in bits(touched) {
+            let (leaf, old) = (index * FANOUT + n, child(page, n));
+            let before = if self.must_read(leaf, &old) {
+                read.next()
+            } else {
+                None
+            };
+            let new = self.leaf(leaf, old, before).await?;
+            if new != old {
+                set_child(Rc::make_mut(page), n, &new);
+                changed = true;
+            }
+            since += 1;
+            if since % LEAVES_AT_ONCE == 0 {
+                self.pages().breathe().await;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// A tree of one leaf.
+    async fn only_leaf(&self, old: ChildEntry) -> Result<ChildEntry, MapError> {
+        let before = if self.must_read(0, &old) {
+            Some(self.read(0, 0, &old).await?)
+        } else {
+            None
+        };
+        self.leaf(0, old, before).await
+    }
+
+    /// Whether a leaf's old content matters: not if it was erased, and is the parent's.
+    fn must_read(&self, leaf: u64, old: &ChildEntry) -> bool {
+        !old.is_none() && (self.is_own(old.generation, leaf) || !self.is_erased(leaf, leaf))
+    }
+
+    /// A leaf with its changes; `before` is its old page, if that matters.
+    async fn leaf(
+        &self,
+        leaf: u64,
+        old: ChildEntry,
+        before: Option<Rc<Page>>,
+    ) -> Result<ChildEntry, MapError> {
+        let dropped = !old.is_none() && before.is_none();
+        let before = before.unwrap_or_else(blank);
+        let mut after = Rc::new(*before);
+        let changed = self.change(leaf, &before, Rc::make_mut(&mut after));
+        if !changed && !dropped {
+            return Ok(old);
+        }
+        self.retire(0, leaf, &old);
+        let beneath = self.shape.beneath(&after, leaf);
+        if beneath.entries == 0 {
+            return Ok(ChildEntry::NONE);
+        }
+        self.author
+            .write(self.root.page(0, leaf), after, beneath)
+            .await
+    }
+
+    /// Changes a leaf's entries, and says so of blocks that come and go. Whether anything is different.
+    fn change(&self, leaf: u64, before: &Page, after: &mut Page) -> bool {
+        let blocks = self.shape.blocks(leaf, leaf);
+        let mut at = blocks.start;
+        while let Some(erased) = self.changes.next_erased(LaneBlock(at))
+            && erased.start < blocks.end
+        {
+            for block in erased.start.max(at)..erased.end.min(blocks.end) {
+                let slot = (block - blocks.start) as u8;
+                self.shape.set_entry(after, slot, &LeafEntry::ABSENT);
+            }
+            at = erased.end;
+        }
+        self.changes.entries(leaf, &mut |slot, entry| {
+            self.shape.set_entry(after, slot, entry);
+        });
+        let mut changed = false;
+        for slot in 0..self.shape.slots(leaf) {
+            if self.shape.same(before, after, slot) {
+                continue;
+            }
+            changed = true;
+            let was = self.shape.entry(before, slot);
+            let is = self.shape.entry(after, slot).block();
+            if is == was.block() {
+                continue;
+            }
+            if let Some(block) = is {
+                self.pages().merged(block);
+            }
+            self.retire_entry(leaf, &was);
+        }
+        changed
+    }
+
+    /// Gives back what is own of a whole subtree.
+    fn give_back(&self, level: u8, index: u64, entry: ChildEntry) -> Step<'_, ()> {
+        Box::pin(async move {
+            let (first, _) = leaves_of_page(level, index);
+            // Nothing beneath is newer than the page.
+            if entry.is_none() || !self.is_own(entry.generation, first) {
+                return Ok(());
+            }
+            let page = self.read(level, index, &entry).await?;
+            if level == 0 {
+                self.give_back_entries(first, &page);
+            } else if level == 1 {
+                let own = |n: &u64| {
+                    let child = child(&page, *n);
+                    !child.is_none() && self.is_own(child.generation, index * FANOUT + n)
+                };
+                let mut wanted = Vec::new();
+                for n in (0..FANOUT).filter(own) {
+                    let (child, what) = (child(&page, n), self.root.page(0, index * FANOUT + n));
+                    wanted.push((child.block, child.crc, what));
+                }
+                let leaves = self.pages().read_many(&wanted).await?;
+                for ((block, _, what), leaf) in wanted.iter().zip(&leaves) {
+                    self.give_back_entries(what.index, leaf);
+                    self.pages().free(*block);
+                }
+            } else {
+                for n in 0..FANOUT {
+                    self.give_back(level - 1, index * FANOUT + n, child(&page, n))
+                        .await?;
+                }
+            }
+            self.retire(level, index, &entry);
+            self.pages().breathe().await;
+            Ok(())
+        })
+    }
+
+    fn give_back_entries(&self, leaf: u64, page: &Page) {
+        for slot in 0..self.shape.slots(leaf) {
+            self.retire_entry(leaf, &self.shape.entry(page, slot));
+        }
+    }
+
+    /// An entry is not referred to any more.
+    fn retire_entry(&self, leaf: u64, entry: &LeafEntry) {
+        if let Some(block) = entry.block()
+            && self.is_own(entry.generation, leaf)
+        {
+            self.pages().free(block);
+        }
+    }
+
+    /// A page is not referred to any more.
+    fn retire(&self, level: u8, index: u64, entry: &ChildEntry) {
+        let (_, last) = leaves_of_page(level, index);
+        if !entry.is_none() && self.is_own(entry.generation, last) {
+            self.pages().free(entry.block);
+        }
+    }
+}
+
+/// The numbers of the bits that are set.
+fn bits(mut set: u64) -> impl Iterator<Item = u64> {
+    std::iter::from_fn(move || {
+        let n = set.trailing_zeros();
+        set &= set.wrapping_sub(1);
+        (n < 64).then_some(u64::from(n))
+    })
+}
