@@ -31,7 +31,7 @@ mod tests;
 pub use super::superblock::{BITMAP_BLOCKS, GROUP_BLOCKS, GROUPS_OF_PAGE, GroupId, Layout};
 pub use opening::Opening;
 pub use space::{Run, Space};
-pub use table::{GroupEntry, TableError, decode as decode_table_page};
+pub use table::{GroupEntry, TableError, decode as decode_table_page, groups_of as groups_of_page};
 
 use super::types::{Crc, PhysicalBlock};
 

@@ -1,17 +1,17 @@
 //! Pages of the group table (`docs/store-format.md` §3): what the last checkpoint says of each group.
 
-use super::super::bytes::{get32, get64, is_zero, put32, put64};
-use super::super::types::{BLOCK_BYTES, CheckpointNumber, Crc, DriveId};
+use super::super::bytes::{get32, is_zero, put32};
+use super::super::map::page::HEADER_BYTES;
+use super::super::map::{Page, PageError, PageHeader, PageId, PageKind, check_page};
+use super::super::types::{
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Crc, DriveId, Generation,
+};
 use super::{BITMAP_BLOCKS, GROUPS_OF_PAGE, GroupId, Layout};
 
-const HEADER_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 8;
 const FREE: usize = 4;
 const COPY: usize = 6;
 const STATE: usize = 7;
-
-const MAGIC: [u8; 4] = *b"KPG1";
-const KIND: u8 = 1;
 
 const _: () = assert!(HEADER_BYTES + GROUPS_OF_PAGE as usize * ENTRY_BYTES == BLOCK_BYTES);
 
@@ -53,7 +53,15 @@ pub enum TableError {
         /// Of what was read.
         actual: Crc,
     },
-    /// Its header, or an entry, has a value that the format does not allow.
+    /// Its header is another page's.
+    #[error("page {page} of the group table: {source}")]
+    Page {
+        /// Which.
+        page: u32,
+        /// What is wrong.
+        source: PageError,
+    },
+    /// An entry, or a field of the header, has a value that the format does not allow.
     #[error("page {page} of the group table: {field} is not valid")]
     Field {
         /// Which.
@@ -88,7 +96,6 @@ pub fn encode(
     drive: DriveId,
     entries: impl Iterator<Item = GroupEntry>,
 ) {
-    assert_eq!(into.len(), BLOCK_BYTES);
     into.fill(0);
     let mut in_use = 0;
     for (n, entry) in entries.enumerate() {
@@ -99,13 +106,26 @@ pub fn encode(
         into[at + STATE] = entry.in_use.into();
         in_use += u16::from(entry.in_use);
     }
-    put_header(into, page, checkpoint, drive, in_use);
+    let header = PageHeader {
+        kind: PageKind::GroupTable,
+        level: 0,
+        entries: in_use,
+        index: page.into(),
+        handle: CatalogueHandle(0),
+        generation: Generation(0),
+        checkpoint,
+        drive,
+    };
+    header.encode(page_of(into));
 }
 
 /// Reads the entries of a page's groups.
 ///
 /// # Errors
-/// [`TableError::Field`].
+/// [`TableError::Page`], [`TableError::Field`].
+///
+/// # Panics
+/// If `from` is no page.
 pub fn decode(
     from: &[u8],
     page: u32,
@@ -113,7 +133,17 @@ pub fn decode(
     layout: &Layout,
 ) -> Result<Vec<GroupEntry>, TableError> {
     let bad = |field| TableError::Field { page, field };
-    let in_use = get_header(from, page, drive).map_err(bad)?;
+    let what = PageId {
+        kind: PageKind::GroupTable,
+        level: 0,
+        index: page.into(),
+    };
+    let whole: &Page = from.try_into().expect("a page is 4096 bytes");
+    let header =
+        check_page(whole, &drive, what).map_err(|source| TableError::Page { page, source })?;
+    if (header.handle, header.generation) != (CatalogueHandle(0), Generation(0)) {
+        return Err(bad("handle or generation"));
+    }
     let groups = groups_of(layout, page);
     let (used, rest) = from[HEADER_BYTES..].split_at(groups.len() * ENTRY_BYTES);
     if !is_zero(rest) {
@@ -125,7 +155,7 @@ pub fn decode(
         .map(|(bytes, group)| decode_entry(bytes, layout.group_blocks(GroupId(group))))
         .collect::<Option<_>>()
         .ok_or_else(|| bad("an entry"))?;
-    if entries.iter().filter(|e| e.in_use).count() != usize::from(in_use) {
+    if entries.iter().filter(|e| e.in_use).count() != usize::from(header.entries) {
         return Err(bad("entries in use"));
     }
     Ok(entries)
@@ -146,37 +176,6 @@ fn decode_entry(bytes: &[u8], blocks: u32) -> Option<GroupEntry> {
     valid.then_some(entry)
 }
 
-fn put_header(
-    into: &mut [u8],
-    page: u32,
-    checkpoint: CheckpointNumber,
-    drive: DriveId,
-    in_use: u16,
-) {
-    into[..4].copy_from_slice(&MAGIC);
-    into[4] = KIND;
-    into[6..8].copy_from_slice(&in_use.to_le_bytes());
-    put64(into, 8, page.into());
-    put64(into, 24, checkpoint.0);
-    into[32..48].copy_from_slice(&drive.0);
-}
-
-fn get_header(from: &[u8], page: u32, drive: DriveId) -> Result<u16, &'static str> {
-    assert_eq!(from.len(), BLOCK_BYTES);
-    if from[..4] != MAGIC {
-        return Err("magic");
-    }
-    if from[4] != KIND || from[5] != 0 {
-        return Err("kind");
-    }
-    if get64(from, 8) != u64::from(page) {
-        return Err("index");
-    }
-    if from[32..48] != drive.0 {
-        return Err("drive id");
-    }
-    if !is_zero(&from[16..24]) || !is_zero(&from[48..64]) {
-        return Err("reserved");
-    }
-    Ok(u16::from_le_bytes([from[6], from[7]]))
+fn page_of(bytes: &mut [u8]) -> &mut Page {
+    bytes.try_into().expect("a page is 4096 bytes")
 }
