@@ -274,6 +274,13 @@ pub(super) fn set_record(page: &mut Page, n: usize, record: &CatalogueRecord) {
 
 /// Looks at every record of a leaf, and counts those that are not free.
 pub(super) fn check_body(page: &Page, index: u64) -> Result<u16, PageError> {
+    let last = u64::from(u32::MAX) / CATALOGUE_LEAF_RECORDS as u64;
+    if index > last {
+        return Err(PageError::Index {
+            expected: last,
+            found: index,
+        });
+    }
     let mut found = 0;
     for n in 0..CATALOGUE_LEAF_RECORDS {
         let wrong = PageError::Entry { slot: n as u8 };

@@ -28,6 +28,12 @@ pub enum MapError {
         /// What is wrong with it.
         why: PageError,
     },
+    /// No catalogue is that deep.
+    #[error("a catalogue of depth {depth}")]
+    Depth {
+        /// As the superblock says.
+        depth: u32,
+    },
     /// The drive could not do it.
     #[error(transparent)]
     Io(#[from] IoError),

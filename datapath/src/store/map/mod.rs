@@ -3,11 +3,16 @@
 //! - [`page`]: the header of every page, and [`check_page`]; [`leaf`], [`interior`], [`catalogue`]: what is in pages.
 //! - [`Pages`]: how all this reaches the drive. [`Root`] with [`leaf()`] and [`leaf_cached`]: looking up.
 //! - [`merge()`]: [`Changes`] into a root, copy-on-write, freeing what the [`MergeContext`] says is its own.
+//! - [`give_up`]: a step of a deletion; [`count_unique`]: what one would free; [`next_entries`]: leaf by leaf, for scrub.
+//! - [`diff()`]: ranges in which two roots differ.
+//! - [`write_catalogue`], [`read_catalogue`]: the catalogue's own tree.
 
 mod author;
 mod bytes;
 pub mod catalogue;
+mod catalogue_tree;
 mod changes;
+mod diff;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -18,10 +23,14 @@ mod merge;
 mod merge_tests;
 pub mod page;
 mod pages;
+mod side;
 mod tree;
+mod walk;
 
 pub use catalogue::{CATALOGUE_LEAF_RECORDS, CatalogueRecord, PUT_BYTES, RecordError, RecordKind};
+pub use catalogue_tree::{CatalogueLeaf, read_catalogue, write_catalogue};
 pub use changes::Changes;
+pub use diff::{DiffRange, diff};
 pub use error::MapError;
 pub use interior::ChildEntry;
 pub use leaf::{EntryKind, LeafEntry, LeafShape, block_of, leaf_of};
@@ -29,3 +38,4 @@ pub use merge::{MergeContext, merge};
 pub use page::{Page, PageError, PageHeader, PageId, PageKind, PageStamp, check_page};
 pub use pages::Pages;
 pub use tree::{Root, leaf, leaf_cached};
+pub use walk::{GivenUp, count_unique, give_up, next_entries};
