@@ -62,12 +62,12 @@ impl FakePages {
         Rc::make_mut(page)[100] ^= 1;
     }
 
-    /// Entries and pages that a root leads to, each with its last leaf; entries by block of the lane. Sums are compared on the way.
-    pub fn reach(&self, root: &Root) -> Reached {
+    /// Entries and pages that a root leads to from a leaf on, each with its last leaf; entries by block of the lane. Sums are compared on
+    /// the way.
+    pub fn reach(&self, root: &Root, from: u64) -> Reached {
         let mut reached = Reached::default();
         if !root.is_empty() {
-            let used = self.reach_page(root, root.depth, 0, &root.child, &mut reached);
-            assert_eq!(used, root.child.used);
+            self.reach_page(root, root.depth, 0, &root.child, from, &mut reached);
         }
         reached
     }
@@ -78,38 +78,47 @@ impl FakePages {
         level: u8,
         index: u64,
         entry: &ChildEntry,
+        from: u64,
         reached: &mut Reached,
-    ) -> u64 {
+    ) {
+        let (first, last) = leaves_of_page(level, index);
+        if last < from {
+            return;
+        }
         let page = run(self.read(entry.block, entry.crc, root.page(level, index)));
         let page = page.expect("the page is there");
-        let (first, last) = leaves_of_page(level, index);
         reached.pages.push((entry.block.0, last));
+        let shape = root.shape();
+        let beneath = if level == 0 {
+            shape.beneath(&page, first)
+        } else {
+            interior::beneath(&page)
+        };
+        assert!(beneath.entries > 0);
+        assert_eq!(beneath.used, entry.used);
+        if level != root.depth {
+            assert_eq!(beneath.highest, entry.highest);
+            assert_eq!(beneath.summary, entry.summary);
+        }
         if level == 0 {
-            let shape = root.shape();
-            let beneath = shape.beneath(&page, first);
-            assert!(beneath.entries > 0);
             for slot in 0..shape.slots(first) {
-                let entry = shape.entry(&page, slot);
-                if entry != LeafEntry::ABSENT {
+                let below = shape.entry(&page, slot);
+                if below != LeafEntry::ABSENT {
+                    assert!(below.generation <= entry.generation);
                     let block = shape.block_of(first, slot).0;
-                    reached.entries.insert(block, (entry, last));
+                    reached.entries.insert(block, below);
                 }
             }
-            assert_eq!(beneath.used, entry.used);
-            return beneath.used;
+            return;
         }
-        let beneath = interior::beneath(&page);
-        assert!(beneath.entries > 0);
         for n in 0..FANOUT {
             let below = child(&page, n);
-            if below.is_none() {
-                continue;
+            if !below.is_none() {
+                assert!(below.generation <= entry.generation);
+                let index = index * FANOUT + n;
+                self.reach_page(root, level - 1, index, &below, from, reached);
             }
-            assert!(below.generation <= entry.generation);
-            let used = self.reach_page(root, level - 1, index * FANOUT + n, &below, reached);
-            assert_eq!(used, below.used);
         }
-        beneath.used
     }
 }
 
@@ -118,8 +127,16 @@ impl FakePages {
 pub struct Reached {
     /// Blocks of pages, with their last leaf.
     pub pages: Vec<(u64, u64)>,
-    /// Entries with their leaf.
-    pub entries: BTreeMap<u64, (LeafEntry, u64)>,
+    /// Entries by block of the lane.
+    pub entries: BTreeMap<u64, LeafEntry>,
+}
+
+impl Reached {
+    /// Every block of the drive.
+    pub fn blocks(&self) -> impl Iterator<Item = u64> {
+        let data = self.entries.values().filter_map(|e| e.block());
+        data.map(|b| b.0).chain(self.pages.iter().map(|p| p.0))
+    }
 }
 
 impl Pages for FakePages {

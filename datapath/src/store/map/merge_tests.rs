@@ -27,10 +27,7 @@ fn write(pages: &FakePages, layer: &mut FakeLayer, blocks: impl IntoIterator<Ite
 }
 
 fn account(pages: &FakePages, root: &Root) {
-    let reached = pages.reach(root);
-    let blocks = reached.entries.values().filter_map(|(e, _)| e.block());
-    let mut all: Vec<u64> = blocks.map(|b| b.0).collect();
-    all.extend(reached.pages.iter().map(|p| p.0));
+    let mut all: Vec<u64> = pages.reach(root, 0).blocks().collect();
     all.sort_unstable();
     let used: Vec<u64> = pages.used.borrow().iter().copied().collect();
     assert_eq!(all, used);
@@ -126,7 +123,7 @@ fn what_the_parent_refers_to_stays() {
     assert!(pages.reads.get() < 8, "shared subtrees are not read");
     assert_eq!(child.child.used, 100 + 5_000);
     assert!(before.is_subset(&pages.used.borrow()));
-    pages.reach(&parent);
+    pages.reach(&parent, 0);
     let mut layer = FakeLayer::new(LeafShape::Plain);
     layer.erase(0..1 << 30);
     let child = run(merge(&pages, &child, &layer, &context)).expect("room");

@@ -16,6 +16,8 @@ mod diff;
 mod error;
 #[cfg(test)]
 mod fake;
+#[cfg(test)]
+mod family_tests;
 pub mod interior;
 pub mod leaf;
 mod merge;
