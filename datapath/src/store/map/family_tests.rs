@@ -438,6 +438,28 @@ fn live_like(m: &&Member) -> bool {
     matches!(m.kind, RecordKind::Live | RecordKind::Snapshot)
 }
 
+/// Many leaves written thinly, or many erased, in pages that two levels of the tree share.
+fn wide_change() -> impl Strategy<Value = Op> {
+    let base = prop_oneof![Just(0u64), Just(58 * 152), Just(630_000)];
+    let write = (base.clone(), 1u64..300, 1u64..12).prop_map(|(base, step, n)| {
+        (0..n)
+            .map(|k| (base + k * (step + 60), 1))
+            .collect::<Vec<_>>()
+    });
+    let erased = (
+        base,
+        0u64..1500,
+        prop_oneof![1u64..2000, Just(12_000), Just(700_000)],
+    );
+    let erased = erased.prop_map(|(base, at, blocks)| (base + at, blocks));
+    (write, prop::option::weighted(0.4, erased)).prop_map(|(writes, erased)| Op::Change {
+        lane: 0,
+        erased: erased.into_iter().collect(),
+        writes,
+        poison: None,
+    })
+}
+
 /// Few cases, unless the environment says how many.
 fn config() -> ProptestConfig {
     if std::env::var_os("PROPTEST_CASES").is_some() {
@@ -466,6 +488,45 @@ proptest! {
             family.check_diff(None, newer);
             for older in &members {
                 family.check_diff(Some(older), newer);
+            }
+        }
+        family.end();
+    }
+
+    /// A deletion stops in the middle of pages, and its child replaces and erases on both sides of where it stopped.
+    #[test]
+    fn a_child_goes_on_changing_while_its_parent_is_given_up(
+        first in prop::collection::vec(wide_change(), 1..4),
+        between in prop::collection::vec(wide_change(), 1..3),
+        later in prop::collection::vec((1u32..6, wide_change(), prop::bool::weighted(0.2)), 1..20),
+        grandparent in any::<bool>(),
+    ) {
+        let mut family = Family::new(false);
+        let (lane, rest) = (1, first.len() / 2);
+        for change in &first[..rest] {
+            family.apply(change);
+        }
+        if grandparent {
+            family.snapshot(lane);
+        }
+        for change in &first[rest..] {
+            family.apply(change);
+        }
+        family.snapshot(lane);
+        let parent = family.members[&lane].parent;
+        for change in &between {
+            family.apply(change);
+        }
+        family.delete(parent);
+        for (leaves, change, snapshot) in &later {
+            if family.members.contains_key(&parent) {
+                family.walk(parent, *leaves);
+            }
+            family.check();
+            family.apply(change);
+            family.check();
+            if *snapshot {
+                family.snapshot(lane);
             }
         }
         family.end();
