@@ -1,4 +1,6 @@
-//! Little-endian numbers at offsets of a page.
+//! Little-endian numbers at offsets of a page, of sizes that only the map has.
+
+pub use super::super::bytes::{get32, get64, is_zero, put32, put64};
 
 /// One byte.
 pub fn get8(from: &[u8], at: usize) -> u8 {
@@ -8,11 +10,6 @@ pub fn get8(from: &[u8], at: usize) -> u8 {
 /// Two bytes.
 pub fn get16(from: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([from[at], from[at + 1]])
-}
-
-/// Four bytes.
-pub fn get32(from: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(array(from, at))
 }
 
 /// Five bytes.
@@ -25,11 +22,6 @@ pub fn get48(from: &[u8], at: usize) -> u64 {
     u64::from(get32(from, at)) | u64::from(get16(from, at + 4)) << 32
 }
 
-/// Eight bytes.
-pub fn get64(from: &[u8], at: usize) -> u64 {
-    u64::from_le_bytes(array(from, at))
-}
-
 /// Bytes as they are.
 pub fn array<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
     let mut bytes = [0; N];
@@ -39,11 +31,6 @@ pub fn array<const N: usize>(from: &[u8], at: usize) -> [u8; N] {
 
 /// Two bytes.
 pub fn put16(into: &mut [u8], at: usize, n: u16) {
-    put(into, at, &n.to_le_bytes());
-}
-
-/// Four bytes.
-pub fn put32(into: &mut [u8], at: usize, n: u32) {
     put(into, at, &n.to_le_bytes());
 }
 
@@ -59,17 +46,7 @@ pub fn put48(into: &mut [u8], at: usize, n: u64) {
     put(into, at, &n.to_le_bytes()[..6]);
 }
 
-/// Eight bytes.
-pub fn put64(into: &mut [u8], at: usize, n: u64) {
-    put(into, at, &n.to_le_bytes());
-}
-
 /// Bytes as they are.
 pub fn put(into: &mut [u8], at: usize, bytes: &[u8]) {
     into[at..at + bytes.len()].copy_from_slice(bytes);
-}
-
-/// Whether nothing but zeroes is there.
-pub fn is_zero(bytes: &[u8]) -> bool {
-    bytes.iter().all(|b| *b == 0)
 }
