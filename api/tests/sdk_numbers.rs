@@ -113,6 +113,46 @@ fn fields_have_the_numbers_of_the_sdk() {
             &[("ID", 1), ("TotalSize", 7), ("Used", 8), ("uuid", 10)],
         ),
         (
+            "SdkStoragePoolResizeRequest",
+            &[
+                ("uuid", 1),
+                ("operation_type", 3),
+                ("skip_wait_for_clean_volumes", 4),
+                ("size", 200),
+                ("percentage", 201),
+            ],
+        ),
+        (
+            "Alert",
+            &[
+                ("id", 1),
+                ("alert_type", 3),
+                ("resource_id", 6),
+                ("cleared", 8),
+                ("unique_tag", 10),
+                ("count", 11),
+                ("first_seen", 12),
+            ],
+        ),
+        (
+            "SdkAlertsQuery",
+            &[
+                ("resource_type_query", 1),
+                ("alert_type_query", 2),
+                ("resource_id_query", 3),
+                ("opts", 4),
+            ],
+        ),
+        (
+            "SdkAlertsOption",
+            &[
+                ("min_severity_type", 1),
+                ("is_cleared", 2),
+                ("time_span", 3),
+                ("count_span", 4),
+            ],
+        ),
+        (
             "SdkVolumeAttachRequest",
             &[("volume_id", 1), ("options", 2), ("driver_options", 3)],
         ),
@@ -137,6 +177,8 @@ fn enumerations_have_the_numbers_of_the_sdk() {
         ("Status", "STATUS_OK", 2),
         ("Status", "STATUS_POOLMAINTENANCE", 14),
         ("IoProfile", "IO_PROFILE_AUTO_JOURNAL", 9),
+        ("SeverityType", "SEVERITY_TYPE_NOTIFY", 3),
+        ("ResourceType", "RESOURCE_TYPE_POOL", 5),
         ("FSType", "FS_TYPE_EXT4", 2),
         ("CosType", "HIGH", 3),
         ("FastpathProtocol", "FASTPATH_PROTO_NVMEOF_TCP", 1),
@@ -191,6 +233,8 @@ fn services_have_the_methods_of_the_sdk() {
                 "VolumeCatalog",
             ],
         ),
+        ("OpenStoragePool", &["Resize"]),
+        ("OpenStorageAlerts", &["EnumerateWithFilters", "Delete"]),
         (
             "OpenStorageMountAttach",
             &["Attach", "Detach", "Mount", "Unmount"],

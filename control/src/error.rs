@@ -38,7 +38,7 @@ pub enum OpError {
         name: String,
     },
     /// The name is taken by a volume that is not what was asked for.
-    #[error("volume {name} exists with {what}")]
+    #[error("{name} exists, with {what}")]
     Exists {
         /// The name.
         name: String,
@@ -89,6 +89,14 @@ impl OpError {
     pub fn no_volume(name: impl Into<String>) -> Self {
         Self::NotFound {
             kind: "volume",
+            name: name.into(),
+        }
+    }
+
+    /// No such snapshot.
+    pub fn no_snapshot(name: impl Into<String>) -> Self {
+        Self::NotFound {
+            kind: "snapshot",
             name: name.into(),
         }
     }

@@ -7,7 +7,7 @@ use crate::error::OpError;
 use crate::kvdb::store::OpenError;
 use crate::kvdb::{Client, KvError, Server};
 use crate::node::Node;
-use crate::records::{Keys, Registry};
+use crate::records::{Keys, Registry, unix_ms};
 use crate::rest;
 use crate::sdk::Services;
 use keelblock_api::json::Codec;
@@ -25,6 +25,8 @@ const STOP_GRACE: Duration = Duration::from_secs(5);
 /// Life of the lease that shows that this node lives.
 const ALIVE_TTL_S: i64 = 10;
 const ALIVE_RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked for scans that are due.
+const SCAN_LOOK: Duration = Duration::from_secs(15);
 
 /// Why the process ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +127,7 @@ impl Control {
                 () = ended(until) => None,
             }
         });
+        tasks.spawn(scan(node.clone(), stopped.clone()));
         tasks.spawn(stay_alive(node.clone(), stopped));
         tracing::info!(%sdk, %rest, %kvdb, cluster = config.cluster_id, node = config.node_id, "control process ready");
         Ok(Self {
@@ -209,6 +212,22 @@ async fn serve_rest(
     result
         .err()
         .map(|error| OpError::Internal(format!("the REST server ended: {error}")))
+}
+
+/// Starts scans that are due.
+async fn scan(node: Arc<Node>, stop: watch::Receiver<bool>) -> Option<OpError> {
+    let look = async {
+        loop {
+            tokio::time::sleep(SCAN_LOOK).await;
+            if let Err(error) = node.scan_tick(unix_ms()).await {
+                tracing::warn!(%error, "cannot see whether a scan is due");
+            }
+        }
+    };
+    tokio::select! {
+        () = look => None,
+        () = ended(stop) => None,
+    }
 }
 
 /// Shows in the KVDB that this node lives.

@@ -1,9 +1,13 @@
-//! What the data path reports: reservations that must be kept before their command completes, and things worth a line in the log.
+//! What the data path reports: reservations that must be kept before their command completes, alerts, and things worth a line in the log.
 use crate::error::OpError;
 use crate::names;
 use crate::node::Node;
+use crate::records::{AlertKind, Severity};
 use keelblock_api::datapath::event::What;
-use keelblock_api::datapath::{CommitReservationRequest, Event, ReservationChanged};
+use keelblock_api::datapath::pool_space_low::Level;
+use keelblock_api::datapath::{
+    ChecksumError, CommitReservationRequest, Event, PoolSpaceLow, ReservationChanged,
+};
 use tonic::Streaming;
 
 impl Node {
@@ -26,13 +30,6 @@ impl Node {
                     // The data path fails the host's command after its own time limit, with a status to retry on.
                     tracing::error!(nqn = change.nqn, nsid = change.nsid, %error, "a reservation could not be kept");
                 }
-            }
-            Some(What::DriveFailed(failed)) => {
-                tracing::error!(
-                    drive = failed.drive_id,
-                    error = failed.error,
-                    "a drive has failed; it takes no more writes"
-                );
             }
             Some(What::HostConnected(host)) => {
                 tracing::debug!(
@@ -59,15 +56,105 @@ impl Node {
                 );
             }
             Some(
-                What::ChecksumError(_)
+                what @ (What::DriveFailed(_)
+                | What::ChecksumError(_)
                 | What::PoolSpaceLow(_)
                 | What::ScrubDone(_)
-                | What::DriveEvacuated(_),
-            )
-            | None => {
+                | What::DriveEvacuated(_)),
+            ) => {
+                if let Err(error) = self.report(&what).await {
+                    tracing::error!(?what, %error, "what the data path reported could not be kept");
+                }
+            }
+            None => {
                 tracing::debug!("the data path reported something that this version does not know")
             }
         }
+    }
+
+    /// Writes down what operators must hear of.
+    async fn report(&self, what: &What) -> Result<(), OpError> {
+        match what {
+            What::DriveFailed(failed) => {
+                tracing::error!(
+                    drive = failed.drive_id,
+                    error = failed.error,
+                    "a drive has failed; it takes no more writes"
+                );
+                let path = self.path_of(&failed.drive_id).await?;
+                self.drive_failed(&failed.drive_id, &path, &failed.error)
+                    .await
+            }
+            What::ChecksumError(error) => self.checksum_error(error).await,
+            What::PoolSpaceLow(space) => self.pool_space(space).await,
+            What::ScrubDone(status) => self.scan_done(status).await,
+            What::DriveEvacuated(done) => {
+                let path = self.path_of(&done.drive_id).await?;
+                let message = format!(
+                    "drive {path} is empty: `keelctl service drive remove {path}` takes it out of the pool"
+                );
+                tracing::info!(drive = path, "drive evacuated");
+                let id = &done.drive_id;
+                self.raise_alert(AlertKind::DriveEvacuated, id, "", Severity::Notify, message)
+                    .await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What operators call a drive.
+    async fn path_of(&self, drive_id: &str) -> Result<String, OpError> {
+        let pools = self.registry.pools().await?;
+        let mut drives = pools.iter().flat_map(|p| &p.drives);
+        let drive = drives.find(|d| d.drive_id.to_string() == drive_id);
+        Ok(drive.map_or_else(|| drive_id.to_owned(), |d| d.path.clone()))
+    }
+
+    async fn checksum_error(&self, error: &ChecksumError) -> Result<(), OpError> {
+        let path = self.path_of(&error.drive_id).await?;
+        let at = match (error.metadata, error.volume_id.is_empty()) {
+            (true, true) => "in the drive's own records".to_owned(),
+            (true, false) => format!("in the map of volume {}", error.volume_id),
+            (false, _) => format!(
+                "in block {} of lane {} of volume {}",
+                error.block, error.lane, error.volume_id
+            ),
+        };
+        let message = format!(
+            "drive {path} gave back other data than were written, {at} (block {} of the drive; checksum {:08x}, not {:08x}): reads of \
+             it fail. Restore it from a snapshot or backup, and think of replacing the drive",
+            error.physical_block, error.actual, error.expected
+        );
+        tracing::error!(message);
+        let (kind, id) = (AlertKind::ChecksumError, &error.drive_id);
+        self.raise_alert(kind, id, &error.volume_id, Severity::Alarm, message)
+            .await
+    }
+
+    async fn pool_space(&self, space: &PoolSpaceLow) -> Result<(), OpError> {
+        let severity = match space.level() {
+            Level::Full => Severity::Alarm,
+            Level::Low => Severity::Warning,
+            Level::Ok | Level::Unspecified => {
+                return self
+                    .clear_alert(AlertKind::PoolSpaceLow, &space.pool_id)
+                    .await;
+            }
+        };
+        let message = format!(
+            "{} of {} bytes are free{}. Delete volumes or snapshots that nobody needs, or make the pool larger: `keelctl service drive add \
+             PATH`, or `keelctl service pool expand`",
+            space.free_bytes,
+            space.total_bytes,
+            if severity == Severity::Alarm {
+                ", and writes that need space fail"
+            } else {
+                ""
+            }
+        );
+        tracing::warn!(pool = space.pool_id, message);
+        let (kind, id) = (AlertKind::PoolSpaceLow, &space.pool_id);
+        self.raise_alert(kind, id, "", severity, message).await
     }
 
     /// KVDB first, then the data path may complete the command.

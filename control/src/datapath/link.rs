@@ -94,7 +94,20 @@ impl Link {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let result = self.call_within(CALL_TIMEOUT, what, command).await;
+        self.call_for(CALL_TIMEOUT, what, command).await
+    }
+
+    /// The same, of a command that may take longer.
+    pub async fn call_for<T, F>(
+        &self,
+        limit: Duration,
+        what: &str,
+        command: impl FnOnce(DatapathClient<Channel>) -> F,
+    ) -> Result<T, OpError>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let result = self.call_within(limit, what, command).await;
         if result.as_ref().is_err_and(OpError::is_uncertain) {
             self.doubts.send_modify(|count| *count += 1);
         }
@@ -127,7 +140,13 @@ impl Link {
         let message = status.message();
         match status.code() {
             Code::InvalidArgument | Code::OutOfRange => OpError::invalid(what, message),
-            Code::ResourceExhausted => OpError::NoSpace(format!("{what}: {message}")),
+            Code::ResourceExhausted if message.ends_with("try again") => {
+                OpError::NoSpace(format!("{what}: {message}"))
+            }
+            Code::ResourceExhausted => OpError::NoSpace(format!(
+                "{what}: {message}. Delete volumes or snapshots that nobody needs, or make the pool larger: `keelctl service drive \
+                 add PATH`, or `keelctl service pool expand` where its drives can grow"
+            )),
             Code::FailedPrecondition | Code::AlreadyExists | Code::NotFound => {
                 OpError::State(format!("{what}: {message}"))
             }

@@ -9,17 +9,25 @@
 //! | ready | nothing, on drives | the volume is in error: its data are missing, and empty ones would be wrong ones |
 //! | ready | smaller | grow it |
 //! | ready | larger | a resize was interrupted: the record follows |
+//! | ready | with lanes that are lost | the volume is in error |
+//! | ready, being set back | anything | set back, then as it says |
 //! | nothing | a volume | it is reported and left alone |
+//! | snapshots of a group creating | all of them | ready |
+//! | snapshots of a group creating | some, or none | those that are there are deleted, and all forgotten: nobody was told that they exist |
+//! | snapshot deleting | anything | delete, then forget the record |
+//! | snapshot ready | nothing, or incomplete | it is in error; on a memory pool it is forgotten |
+//! | nothing | a snapshot | it is deleted: it exists only when a record names it |
 //! | attached | anything | export |
 //! | not attached | a subsystem of this cluster | unexport |
 use crate::error::OpError;
 use crate::names;
 use crate::node::Node;
-use crate::records::{Phase, VolumeRecord};
+use crate::records::{Phase, SnapshotRecord, VolumeRecord};
 use keelblock_api::datapath::{
-    CreateVolumeRequest, ListSubsystemsRequest, ListVolumesRequest, ResizeVolumeRequest, Volume,
+    CreateVolumeRequest, Lane, ListSnapshotsRequest, ListSubsystemsRequest, ListVolumesRequest,
+    ResizeVolumeRequest, Snapshot, Volume,
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 impl Node {
@@ -27,6 +35,7 @@ impl Node {
     pub(super) async fn reconcile(&self) -> Result<(), OpError> {
         let _changing = self.exclusive().await?;
         self.reconcile_volumes().await?;
+        self.reconcile_snapshots().await?;
         self.reconcile_exports().await
     }
 
@@ -80,7 +89,13 @@ impl Node {
         match (record.phase, there) {
             (Phase::Creating, _) => self.finish_create(record).await,
             (Phase::Deleting, _) => self.finish_delete(record).await,
-            (Phase::Ready, Some(there)) => self.reconcile_size(record, there.size_bytes).await,
+            (Phase::Ready, Some(there)) => {
+                if let Some(snapshot) = record.restoring {
+                    return self.finish_restore(record, snapshot, true).await;
+                }
+                self.reconcile_size(record, there.size_bytes).await?;
+                self.set_volume_error(record, &lost_lanes(there)).await
+            }
             (Phase::Ready, None) if self.is_memory(record.pool_id) => {
                 tracing::warn!(
                     volume = record.name,
@@ -119,7 +134,114 @@ impl Node {
         } else if there > record.size_bytes {
             self.record_size(record.volume_id, there).await?;
         }
-        self.set_volume_error(record, "").await
+        Ok(())
+    }
+
+    async fn reconcile_snapshots(&self) -> Result<(), OpError> {
+        let listed = self.link.call("list snapshots", |mut c| async move {
+            c.list_snapshots(ListSnapshotsRequest::default()).await
+        });
+        let listed = match listed.await {
+            Ok(reply) => reply.snapshots,
+            Err(error) if error.is_uncertain() => return Err(error),
+            Err(error) => {
+                tracing::error!(%error, "snapshots cannot be looked at");
+                return Ok(());
+            }
+        };
+        let mut found: HashMap<String, Snapshot> = listed
+            .into_iter()
+            .map(|s| (s.snapshot_id.clone(), s))
+            .collect();
+        let key = self.registry.keys().snapshots();
+        let mut creating: BTreeMap<Uuid, Vec<SnapshotRecord>> = BTreeMap::new();
+        for record in self.registry.list::<SnapshotRecord>(&key).await? {
+            let record = record.record;
+            if record.node_id != self.node_id() {
+                continue;
+            }
+            let there = found.get(&record.snapshot_id.to_string());
+            let done = match record.phase {
+                Phase::Creating => {
+                    creating.entry(record.group).or_default().push(record);
+                    continue;
+                }
+                Phase::Deleting => self.finish_delete_snapshot(&record).await,
+                Phase::Ready => self.reconcile_snapshot(&record, there).await,
+            };
+            found.remove(&record.snapshot_id.to_string());
+            self.go_on(done, &record.name)?;
+        }
+        for group in creating.into_values() {
+            let whole = |r: &SnapshotRecord| {
+                let there = found.get(&r.snapshot_id.to_string());
+                there.is_some_and(|s| s.complete)
+            };
+            let done = match group.iter().all(whole) {
+                true => self.snapshots_ready(&group).await,
+                false => self.undo_snapshots(&group).await,
+            };
+            for record in &group {
+                found.remove(&record.snapshot_id.to_string());
+            }
+            self.go_on(done, &group[0].name)?;
+        }
+        for (id, snapshot) in found {
+            let (Ok(volume), Ok(id)) = (Uuid::try_parse(&snapshot.volume_id), Uuid::try_parse(&id))
+            else {
+                tracing::warn!(id, "the data path has a snapshot whose id is none");
+                continue;
+            };
+            tracing::warn!(%id, %volume, "the data path has a snapshot that the KVDB does not know; it is deleted");
+            let done = self.drop_snapshot(&id.to_string(), volume, id).await;
+            self.go_on(done, &id.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// An error of one thing does not keep the others from being looked at, unless the data path or the KVDB is gone.
+    fn go_on(&self, done: Result<(), OpError>, name: &str) -> Result<(), OpError> {
+        match done {
+            Err(error) if error.is_uncertain() => Err(error),
+            Err(error) => {
+                tracing::error!(name, %error, "a snapshot cannot be brought up to its record");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn undo_snapshots(&self, group: &[SnapshotRecord]) -> Result<(), OpError> {
+        for record in group {
+            tracing::warn!(
+                snapshot = record.name,
+                "taking it was interrupted: it is not there"
+            );
+            self.finish_delete_snapshot(record).await?;
+        }
+        Ok(())
+    }
+
+    async fn reconcile_snapshot(
+        &self,
+        record: &SnapshotRecord,
+        there: Option<&Snapshot>,
+    ) -> Result<(), OpError> {
+        let error = match there {
+            Some(there) if there.complete => String::new(),
+            None if self.is_memory(record.pool_id) => {
+                tracing::warn!(
+                    snapshot = record.name,
+                    "forgotten: it was in memory, which ended with the data path"
+                );
+                return self.forget_snapshot(record).await;
+            }
+            _ => format!(
+                "its data are missing from pool {}: a drive failed, or was lost or replaced",
+                record.pool_id
+            ),
+        };
+        self.set_snapshot_error(record, &error).await
     }
 
     async fn reconcile_exports(&self) -> Result<(), OpError> {
@@ -148,6 +270,24 @@ impl Node {
             }
         }
         Ok(())
+    }
+}
+
+/// What is wrong with a volume's lanes; empty: nothing.
+fn lost_lanes(volume: &Volume) -> String {
+    let bad: Vec<&Lane> = volume
+        .lanes
+        .iter()
+        .filter(|l| !l.error.is_empty())
+        .collect();
+    match bad.first() {
+        None => String::new(),
+        Some(first) => format!(
+            "{} of its {} lanes cannot be used: {}",
+            bad.len(),
+            volume.lanes.len(),
+            first.error
+        ),
     }
 }
 

@@ -1,11 +1,24 @@
-//! This node: what it is, and every change that it can make to volumes (`volumes`) and their exports (`exports`).
+//! This node: what it is, and every change that it can make to volumes (`volumes`), their snapshots (`snapshots`), clones (`clones`) and exports
+//! (`exports`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
 //!
 //! A change is written to the KVDB as an intention where it can be interrupted, then done in the data path, then confirmed; what was
 //! interrupted is completed when the data path or this process is back (`datapath::reconcile`). One change at a time.
 
+mod alerts;
+mod clones;
+mod drives;
 mod exports;
+mod resize;
+mod scans;
+mod snapshots;
 mod volumes;
 
+pub use alerts::AlertFilter;
+pub use drives::Replaced;
+pub use resize::{ResizeFactor, ResizeHow};
+pub use scans::ScanReport;
+pub(crate) use scans::Steer;
+pub use snapshots::SnapshotWish;
 pub use volumes::{VolumeChange, VolumeWish};
 
 use crate::config::{Config, DriveSpec};
@@ -71,6 +84,9 @@ impl PoolSpec {
             records.push(DriveRecord {
                 drive_id,
                 path: drive.path.clone(),
+                added: false,
+                size_bytes: 0,
+                fresh: false,
             });
         }
         let record = PoolRecord {
@@ -79,6 +95,8 @@ impl PoolSpec {
             node_id: node_id.into(),
             memory,
             drives: records,
+            removed: Vec::new(),
+            last_resize: None,
         };
         Ok(Some(Self { record, sizes }))
     }

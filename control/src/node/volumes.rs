@@ -4,7 +4,7 @@ use crate::datapath::create_request;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::names;
-use crate::records::{Phase, Versioned, VolumeRecord, encode, unix_ms};
+use crate::records::{AlertKind, Found, Phase, Severity, Versioned, VolumeRecord, encode, unix_ms};
 use keelblock_api::datapath::{DeleteVolumeRequest, ResizeVolumeRequest};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -58,11 +58,11 @@ fn rounded(size_bytes: u64) -> Result<u64, OpError> {
     }
 }
 
-fn check_name(name: &str) -> Result<(), OpError> {
+pub(super) fn check_name(name: &str) -> Result<(), OpError> {
     if name.is_empty() {
         return Err(OpError::Missing {
             field: "name",
-            hint: "a name that no other volume of the cluster has",
+            hint: "a name that no other volume or snapshot of the cluster has",
         });
     }
     if name.len() > names::VOLUME_NAME_MAX || name.chars().any(char::is_control) {
@@ -75,7 +75,7 @@ fn check_name(name: &str) -> Result<(), OpError> {
     Ok(())
 }
 
-fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), OpError> {
+pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), OpError> {
     let too_long = |text: &String| text.len() > LABEL_BYTES_MAX;
     if labels.len() > LABELS_MAX
         || labels
@@ -90,6 +90,16 @@ fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), OpError> {
     Ok(())
 }
 
+/// Sets labels; an empty value takes one away.
+pub(super) fn merge_labels(
+    labels: &mut BTreeMap<String, String>,
+    change: &BTreeMap<String, String>,
+) -> Result<(), OpError> {
+    labels.extend(change.clone());
+    labels.retain(|_, value| !value.is_empty());
+    check_labels(labels)
+}
+
 impl Node {
     /// Makes a volume; its id. The same wish again gives the same id.
     pub async fn create_volume(&self, wish: VolumeWish) -> Result<Uuid, OpError> {
@@ -102,9 +112,16 @@ impl Node {
         }
         self.link.up()?;
         let record = self.new_record(wish, size_bytes)?;
+        self.make_volume(&record).await?;
+        tracing::info!(volume = record.name, id = %record.volume_id, bytes = record.size_bytes, "volume created");
+        Ok(record.volume_id)
+    }
+
+    /// Writes a new volume's records and makes it.
+    pub(super) async fn make_volume(&self, record: &VolumeRecord) -> Result<(), OpError> {
         let keys = self.registry.keys();
         let made = vec![
-            (keys.volume(record.volume_id), encode(&record)),
+            (keys.volume(record.volume_id), encode(record)),
             (
                 keys.volume_name(&record.name),
                 record.volume_id.to_string().into_bytes(),
@@ -115,20 +132,31 @@ impl Node {
                 what: format!("volume {}", record.name),
             });
         }
-        self.finish_create(&record).await?;
-        tracing::info!(volume = record.name, id = %record.volume_id, bytes = record.size_bytes, "volume created");
-        Ok(record.volume_id)
+        self.finish_create(record).await
     }
 
-    /// The volume of that name, after one that is on its way out has gone.
-    async fn existing(&self, name: &str) -> Result<Option<Versioned<VolumeRecord>>, OpError> {
-        match self.registry.volume_by_name(name).await? {
-            Some(old) if old.record.phase == Phase::Deleting => {
+    /// The volume of that name, after what is on its way out has gone. A snapshot of that name is an error.
+    pub(super) async fn existing(
+        &self,
+        name: &str,
+    ) -> Result<Option<Versioned<VolumeRecord>>, OpError> {
+        match self.registry.by_name(name).await? {
+            Some(Found::Volume(old)) if old.record.phase == Phase::Deleting => {
                 self.link.up()?;
                 self.finish_delete(&old.record).await?;
                 Ok(None)
             }
-            found => Ok(found),
+            Some(Found::Volume(found)) => Ok(Some(found)),
+            Some(Found::Snapshot(old)) if old.record.phase == Phase::Deleting => {
+                self.link.up()?;
+                self.finish_delete_snapshot(&old.record).await?;
+                Ok(None)
+            }
+            Some(Found::Snapshot(found)) => Err(OpError::Exists {
+                name: name.to_owned(),
+                what: format!("as a snapshot of volume {}", found.record.volume_name),
+            }),
+            None => Ok(None),
         }
     }
 
@@ -139,18 +167,18 @@ impl Node {
         block_bytes: u32,
     ) -> Result<Uuid, OpError> {
         let differs = |what: String| OpError::Exists {
-            name: record.name.clone(),
+            name: format!("volume {}", record.name),
             what,
         };
         if record.size_bytes != size_bytes {
             return Err(differs(format!(
-                "a size of {} bytes, not {size_bytes}",
+                "with a size of {} bytes, not {size_bytes}",
                 record.size_bytes
             )));
         }
         if record.block_bytes != block_bytes {
             return Err(differs(format!(
-                "blocks of {} bytes, not {block_bytes}",
+                "with blocks of {} bytes, not {block_bytes}",
                 record.block_bytes
             )));
         }
@@ -183,20 +211,27 @@ impl Node {
             created_unix_ms: unix_ms(),
             detached_unix_ms: 0,
             error: String::new(),
+            source: None,
+            restoring: None,
         })
     }
 
-    /// Takes the space of a volume whose record is there. If it is refused, the record goes; if that is unknown, it stays, and
+    /// Makes a volume whose record is there. If it is refused, the record goes; if that is unknown, it stays, and
     /// this is done again when the data path is back, or when the same volume is asked for again.
     pub(crate) async fn finish_create(&self, record: &VolumeRecord) -> Result<(), OpError> {
-        let request = create_request(record);
-        let what = format!("create volume {}", record.name);
-        match self
-            .link
-            .call(&what, |mut c| async move { c.create_volume(request).await })
-            .await
-        {
-            Ok(_) => {}
+        let made = match &record.source {
+            Some(source) => self.fill_clone(record, source).await,
+            None => {
+                let request = create_request(record);
+                let what = format!("create volume {}", record.name);
+                let made = self
+                    .link
+                    .call(&what, |mut c| async move { c.create_volume(request).await });
+                made.await.map(drop)
+            }
+        };
+        match made {
+            Ok(()) => {}
             Err(error) if error.is_uncertain() => return Err(error),
             Err(refused) => {
                 self.forget(record).await?;
@@ -211,19 +246,13 @@ impl Node {
         .map(drop)
     }
 
-    /// Deletes a volume. One that does not exist is deleted already.
+    /// Deletes a volume or snapshot. What does not exist is deleted already. Snapshots of a volume outlive it.
     pub async fn delete_volume(&self, name: &str) -> Result<(), OpError> {
-        if name.is_empty() {
-            return Err(OpError::Missing {
-                field: "volume_id",
-                hint: "the id or name of a volume",
-            });
-        }
         let _changing = self.exclusive().await?;
-        let record = match self.registry.volume(name).await {
-            Ok(found) => found.record,
-            Err(OpError::NotFound { .. }) => return Ok(()),
-            Err(error) => return Err(error),
+        let record = match self.registry.find("volume_id", name).await? {
+            Some(Found::Volume(found)) => found.record,
+            Some(Found::Snapshot(found)) => return self.delete_snapshot(&found.record).await,
+            None => return Ok(()),
         };
         self.own(&record)?;
         if record.sticky {
@@ -281,10 +310,16 @@ impl Node {
         Ok(())
     }
 
-    /// Changes a volume's size, labels, stickiness.
+    /// Changes a volume's size, labels, stickiness; of a snapshot, the labels.
     pub async fn update_volume(&self, name: &str, change: VolumeChange) -> Result<(), OpError> {
         check_labels(&change.labels)?;
         let _changing = self.exclusive().await?;
+        if let Some(Found::Snapshot(snapshot)) = self.registry.find("volume_id", name).await?
+            && change.size_bytes.is_none()
+            && change.sticky.is_none()
+        {
+            return self.label_snapshot(&snapshot.record, change.labels).await;
+        }
         let record = self.registry.volume(name).await?.record;
         if let Some(size) = change.size_bytes {
             self.grow(&record, rounded(size)?).await?;
@@ -294,9 +329,7 @@ impl Node {
         }
         let apply = |r: &mut VolumeRecord| {
             r.sticky = change.sticky.unwrap_or(r.sticky);
-            r.labels.extend(change.labels.clone());
-            r.labels.retain(|_, value| !value.is_empty());
-            check_labels(&r.labels).map(|()| true)
+            merge_labels(&mut r.labels, &change.labels).map(|()| true)
         };
         self.change_volume(record.volume_id, apply).await.map(drop)
     }
@@ -351,7 +384,17 @@ impl Node {
             r.error = error.to_owned();
             Ok(changes)
         };
-        self.change_volume(record.volume_id, set).await.map(drop)
+        self.change_volume(record.volume_id, set).await?;
+        let id = record.volume_id.to_string();
+        if error.is_empty() {
+            self.clear_alert(AlertKind::VolumeError, &id).await
+        } else if record.error != error {
+            let message = format!("volume {}: {error}", record.name);
+            self.raise_alert(AlertKind::VolumeError, &id, "", Severity::Alarm, message)
+                .await
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) async fn change_volume(
@@ -381,6 +424,12 @@ impl Node {
 
     /// A volume that is whole.
     pub(crate) fn usable(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        if record.restoring.is_some() {
+            return Err(OpError::State(format!(
+                "volume {} was not wholly set back to a snapshot: restore it again, to the same or another one",
+                record.name
+            )));
+        }
         match (record.phase, record.error.as_str()) {
             (Phase::Ready, "") => Ok(()),
             (Phase::Ready, error) => Err(OpError::State(format!(

@@ -60,7 +60,32 @@ impl Keys {
         format!("{}{volume_id}", self.volumes())
     }
 
-    /// The id of the volume of that name.
+    /// All snapshots.
+    pub fn snapshots(&self) -> String {
+        format!("{}snapshots/", self.root)
+    }
+
+    /// A snapshot.
+    pub fn snapshot(&self, snapshot_id: Uuid) -> String {
+        format!("{}{snapshot_id}", self.snapshots())
+    }
+
+    /// Scans of a pool: the schedule, and what the last one found.
+    pub fn scan(&self, pool_id: Uuid) -> String {
+        format!("{}scans/{pool_id}", self.root)
+    }
+
+    /// All alerts.
+    pub fn alerts(&self) -> String {
+        format!("{}alerts/", self.root)
+    }
+
+    /// An alert.
+    pub fn alert(&self, id: i64) -> String {
+        format!("{}{id:016x}", self.alerts())
+    }
+
+    /// The id of the volume or snapshot of that name.
     pub fn volume_name(&self, name: &str) -> String {
         format!("{}volume-names/{name}", self.root)
     }

@@ -1,9 +1,15 @@
 //! What the control plane keeps in the KVDB (`docs/kvdb.md`): the records, their keys, and reading and changing them.
 
+mod alerts;
 mod keys;
 mod registry;
+mod scans;
+mod snapshots;
 mod types;
 
+pub use alerts::{AlertKind, AlertRecord, Resource, Severity};
 pub use keys::Keys;
-pub use registry::{Registry, Versioned, encode};
+pub use registry::{Found, Registry, Versioned, encode};
+pub use scans::{ScanRecord, ScanResult, ScanState, Schedule};
+pub use snapshots::{SnapshotRecord, SourceRecord};
 pub use types::*;

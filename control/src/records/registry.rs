@@ -1,5 +1,8 @@
 //! Reading and changing records. A change compares the revision at which the record was read, and tries again a few times.
-use super::{AttachmentRecord, Keys, NodeRecord, Phase, VolumeRecord};
+use super::{
+    AlertRecord, AttachmentRecord, Keys, NodeRecord, Phase, PoolRecord, SnapshotRecord,
+    VolumeRecord,
+};
 use crate::error::OpError;
 use crate::kvdb::Client;
 use crate::kvdb::client::{Committed, Guard, Revision, Write};
@@ -19,6 +22,15 @@ pub struct Versioned<T> {
     pub record: T,
     /// To compare with when changing it.
     pub revision: Revision,
+}
+
+/// What a name or id stands for where the SDK has one word for both.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// A volume.
+    Volume(Versioned<VolumeRecord>),
+    /// A snapshot.
+    Snapshot(Versioned<SnapshotRecord>),
 }
 
 /// The records of a cluster.
@@ -122,11 +134,16 @@ impl Registry {
         self.get(&self.keys.volume(id)).await
     }
 
-    /// The volume of a name.
-    pub async fn volume_by_name(
+    /// The snapshot of an id.
+    pub async fn snapshot_by_id(
         &self,
-        name: &str,
-    ) -> Result<Option<Versioned<VolumeRecord>>, OpError> {
+        id: Uuid,
+    ) -> Result<Option<Versioned<SnapshotRecord>>, OpError> {
+        self.get(&self.keys.snapshot(id)).await
+    }
+
+    /// The volume or snapshot of a name, whatever phase it is in.
+    pub async fn by_name(&self, name: &str) -> Result<Option<Found>, OpError> {
         let Some(kv) = self.kv.get(self.keys.volume_name(name)).await? else {
             return Ok(None);
         };
@@ -138,27 +155,81 @@ impl Registry {
                 "the KVDB's record of volume name {name} is no volume id"
             ))
         })?;
-        self.volume_by_id(id).await
+        self.by_id(id).await
     }
 
-    /// The volume of an id or name, unless it is being deleted.
-    pub async fn volume(&self, name: &str) -> Result<Versioned<VolumeRecord>, OpError> {
+    async fn by_id(&self, id: Uuid) -> Result<Option<Found>, OpError> {
+        if let Some(volume) = self.volume_by_id(id).await? {
+            return Ok(Some(Found::Volume(volume)));
+        }
+        Ok(self.snapshot_by_id(id).await?.map(Found::Snapshot))
+    }
+
+    /// The volume or snapshot of an id or name, unless it is being deleted. `field` is how the request calls it.
+    pub async fn find(&self, field: &'static str, name: &str) -> Result<Option<Found>, OpError> {
         if name.is_empty() {
             return Err(OpError::Missing {
-                field: "volume_id",
-                hint: "the id or name of a volume",
+                field,
+                hint: "an id or name",
             });
         }
         let mut found = None;
         if let Ok(id) = Uuid::try_parse(name) {
-            found = self.volume_by_id(id).await?;
+            found = self.by_id(id).await?;
         }
         if found.is_none() {
-            found = self.volume_by_name(name).await?;
+            found = self.by_name(name).await?;
         }
-        found
-            .filter(|v| v.record.phase != Phase::Deleting)
-            .ok_or_else(|| OpError::no_volume(name))
+        Ok(found.filter(|found| match found {
+            Found::Volume(v) => v.record.phase != Phase::Deleting,
+            Found::Snapshot(s) => s.record.phase != Phase::Deleting,
+        }))
+    }
+
+    /// The volume of an id or name, unless it is being deleted.
+    pub async fn volume(&self, name: &str) -> Result<Versioned<VolumeRecord>, OpError> {
+        match self.find("volume_id", name).await? {
+            Some(Found::Volume(volume)) => Ok(volume),
+            Some(Found::Snapshot(snapshot)) => Err(OpError::State(format!(
+                "{} is a snapshot of volume {}, and does not change: clone it, and use the clone",
+                snapshot.record.name, snapshot.record.volume_name
+            ))),
+            None => Err(OpError::no_volume(name)),
+        }
+    }
+
+    /// The snapshot of an id or name, unless it is being deleted.
+    pub async fn snapshot(&self, name: &str) -> Result<Versioned<SnapshotRecord>, OpError> {
+        match self.find("snapshot_id", name).await? {
+            Some(Found::Snapshot(snapshot)) => Ok(snapshot),
+            Some(Found::Volume(volume)) => Err(OpError::State(format!(
+                "{} is a volume, not a snapshot",
+                volume.record.name
+            ))),
+            None => Err(OpError::no_snapshot(name)),
+        }
+    }
+
+    /// All snapshots but those being deleted.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotRecord>, OpError> {
+        let all = self.list::<SnapshotRecord>(&self.keys.snapshots()).await?;
+        Ok(all
+            .into_iter()
+            .map(|s| s.record)
+            .filter(|s| s.phase != Phase::Deleting)
+            .collect())
+    }
+
+    /// All pools.
+    pub async fn pools(&self) -> Result<Vec<PoolRecord>, OpError> {
+        let all = self.list(&self.keys.pools()).await?;
+        Ok(all.into_iter().map(|p| p.record).collect())
+    }
+
+    /// All alerts.
+    pub async fn alerts(&self) -> Result<Vec<AlertRecord>, OpError> {
+        let all = self.list(&self.keys.alerts()).await?;
+        Ok(all.into_iter().map(|a| a.record).collect())
     }
 
     /// All volumes but those being deleted.

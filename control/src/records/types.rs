@@ -1,4 +1,5 @@
 //! The records. JSON in the KVDB; an unknown field is an error, since a later version wrote it and would lose it.
+use super::SourceRecord;
 use keelblock_api::datapath::AnaState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -46,6 +47,22 @@ pub struct PoolRecord {
     pub memory: bool,
     /// Its drives.
     pub drives: Vec<DriveRecord>,
+    /// Paths of the command line whose drives have left the pool: they are not opened again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed: Vec<String>,
+    /// The last change of its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_resize: Option<ResizeRecord>,
+}
+
+/// How a change of a pool's size went.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResizeRecord {
+    /// What was asked for.
+    pub wanted_bytes: u64,
+    /// Why it was not done; empty: it was.
+    pub error: String,
 }
 
 /// A drive of a pool.
@@ -56,6 +73,23 @@ pub struct DriveRecord {
     pub drive_id: Uuid,
     /// Its path.
     pub path: String,
+    /// Whether it came by a command, and is not among the process' own drives.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub added: bool,
+    /// For a file that an added drive is to be made as: its size.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub size_bytes: u64,
+    /// It is being added: nothing is on it yet, and it may be formatted.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fresh: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Where a volume is in its life.
@@ -102,6 +136,12 @@ pub struct VolumeRecord {
     pub detached_unix_ms: u64,
     /// What is wrong with it; empty: nothing.
     pub error: String,
+    /// Of a clone: what it was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<SourceRecord>,
+    /// It is being set back to this snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restoring: Option<Uuid>,
 }
 
 /// A node's path to a volume, as hosts see it.

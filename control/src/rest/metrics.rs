@@ -3,7 +3,7 @@
 use crate::sdk::Services;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use keelblock_api::admin::{NodeStatusReply, PoolStatus};
+use keelblock_api::admin::{DriveStatus, NodeStatusReply, PoolStatus};
 use keelblock_api::stats::{
     Histogram, ReactorField, ReactorSnapshot, VolumeSnapshot, bucket_upper_ns,
 };
@@ -331,32 +331,93 @@ fn volume_counters(text: &mut Text, volumes: &[VolumeSnapshot], names: &HashMap<
     }
 }
 
+type Gauge<T> = (&'static str, &'static str, &'static str, fn(&T) -> u64);
+
+const OF_POOLS: [Gauge<PoolStatus>; 6] = [
+    ("pool_total_bytes", "gauge", "Capacity of a pool.", |p| {
+        p.total_bytes
+    }),
+    (
+        "pool_used_bytes",
+        "gauge",
+        "Bytes of a pool in use, metadata included.",
+        |p| p.used_bytes,
+    ),
+    ("pool_free_bytes", "gauge", "What new data may take.", |p| {
+        p.free_bytes
+    }),
+    (
+        "pool_reserved_bytes",
+        "gauge",
+        "Kept so that a full pool can free.",
+        |p| p.reserved_bytes,
+    ),
+    (
+        "pool_metadata_bytes",
+        "gauge",
+        "Of the bytes in use, metadata.",
+        |p| p.metadata_bytes,
+    ),
+    (
+        "pool_provisioned_bytes",
+        "gauge",
+        "Sizes of all volumes.",
+        |p| p.provisioned_bytes,
+    ),
+];
+
+const OF_DRIVES: [Gauge<DriveStatus>; 5] = [
+    (
+        "drive_online",
+        "gauge",
+        "Whether a drive takes writes.",
+        |d| u64::from(d.online),
+    ),
+    (
+        "drive_used_bytes",
+        "gauge",
+        "Bytes of a drive in use.",
+        |d| d.used_bytes,
+    ),
+    (
+        "drive_read_errors_total",
+        "counter",
+        "Reads that a drive failed.",
+        |d| d.read_errors,
+    ),
+    (
+        "drive_write_errors_total",
+        "counter",
+        "Writes and flushes that a drive failed.",
+        |d| d.write_errors,
+    ),
+    (
+        "drive_checksum_errors_total",
+        "counter",
+        "Blocks of a drive that were not what was written.",
+        |d| d.checksum_errors,
+    ),
+];
+
 fn pools(text: &mut Text, pools: &[PoolStatus]) {
-    text.header("pool_total_bytes", "gauge", "Capacity of a pool.");
-    for pool in pools {
-        text.sample(
-            "pool_total_bytes",
-            &[("pool_id", &pool.pool_id)],
-            pool.total_bytes,
-        );
+    for (name, kind, help, value) in OF_POOLS {
+        text.header(name, kind, help);
+        for pool in pools {
+            text.sample(name, &[("pool_id", &pool.pool_id)], value(pool));
+        }
     }
-    text.header("pool_used_bytes", "gauge", "Bytes of a pool in use.");
-    for pool in pools {
-        text.sample(
-            "pool_used_bytes",
-            &[("pool_id", &pool.pool_id)],
-            pool.used_bytes,
-        );
-    }
-    text.header("drive_online", "gauge", "Whether a drive takes writes.");
-    for pool in pools {
-        for drive in &pool.drives {
+    for (name, kind, help, value) in OF_DRIVES {
+        text.header(name, kind, help);
+        for (pool, drive) in pools
+            .iter()
+            .flat_map(|p| p.drives.iter().map(move |d| (p, d)))
+        {
             let labels = [
                 ("pool_id", pool.pool_id.as_str()),
                 ("drive_id", &drive.drive_id),
                 ("path", &drive.path),
             ];
-            text.sample("drive_online", &labels, u8::from(drive.online));
+            text.sample(name, &labels, value(drive));
         }
     }
 }

@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 36] = [
+pub const ROUTES: [Route; 52] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -149,6 +149,9 @@ pub const ROUTES: [Route; 36] = [
     route(Post, "/v1/mountattach/detach", "MountAttach", "Detach"),
     route(Post, "/v1/mountattach/mount", "MountAttach", "Mount"),
     route(Post, "/v1/mountattach/unmount", "MountAttach", "Unmount"),
+    route(Put, "/v1/storagepools/resize/{uuid}", "Pool", "Resize"),
+    route(Post, "/v1/alerts/filters", "Alerts", "EnumerateWithFilters"),
+    route(Post, "/v1/alerts", "Alerts", "Delete"),
     // Of `keelblock.admin.v1.Admin`: what the SDK has no words for.
     route(Get, "/v1/keelblock/node", "Admin", "NodeStatus"),
     route(
@@ -169,6 +172,29 @@ pub const ROUTES: [Route; 36] = [
         "Admin",
         "SetAllowedHosts",
     ),
+    route(Post, "/v1/keelblock/snapshots", "Admin", "CreateSnapshots"),
+    route(Post, "/v1/keelblock/diff", "Admin", "DiffVolume"),
+    route(Post, "/v1/keelblock/drives/add", "Admin", "AddDrive"),
+    route(Post, "/v1/keelblock/drives/grow", "Admin", "GrowDrive"),
+    route(
+        Post,
+        "/v1/keelblock/drives/evacuate",
+        "Admin",
+        "EvacuateDrive",
+    ),
+    route(Post, "/v1/keelblock/drives/remove", "Admin", "RemoveDrive"),
+    route(
+        Post,
+        "/v1/keelblock/drives/replace",
+        "Admin",
+        "ReplaceDrive",
+    ),
+    route(Post, "/v1/keelblock/scans/start", "Admin", "StartScan"),
+    route(Post, "/v1/keelblock/scans/pause", "Admin", "PauseScan"),
+    route(Post, "/v1/keelblock/scans/resume", "Admin", "ResumeScan"),
+    route(Post, "/v1/keelblock/scans/cancel", "Admin", "CancelScan"),
+    route(Get, "/v1/keelblock/scans", "Admin", "GetScan"),
+    route(Put, "/v1/keelblock/scans/schedule", "Admin", "ScheduleScan"),
 ];
 
 impl Route {

@@ -1,11 +1,12 @@
 //! What Keelblock has and the SDK has no words for (`api/proto/keelblock/admin.proto`).
-use super::{Services, answer};
+use super::{Services, answer, storage};
 use crate::error::OpError;
 use crate::names;
+use crate::node::{SnapshotWish as Wish, Steer};
 use crate::records::PathState;
 use keelblock_api::admin::admin_server::Admin;
 use keelblock_api::admin::*;
-use keelblock_api::datapath::{Health, HelloReply, Pool};
+use keelblock_api::datapath::{HelloReply, Pool};
 use keelblock_api::stats::{ReactorField, ReactorSnapshot};
 use tonic::{Request, Response, Status};
 
@@ -37,7 +38,15 @@ impl Services {
         reply.reactors = page
             .map(|p| p.reactors().iter().map(reactor).collect())
             .unwrap_or_default();
-        reply.pools = self.pools().await.into_iter().map(pool).collect();
+        let records = self.node().registry.pools().await.unwrap_or_default();
+        let named = |pool: Pool| {
+            let record = records
+                .iter()
+                .find(|r| r.pool_id.to_string() == pool.pool_id);
+            let name = record.map(|r| r.name.clone()).unwrap_or_default();
+            storage::pool_status(pool, name)
+        };
+        reply.pools = self.pools().await.into_iter().map(named).collect();
     }
 
     async fn status_of_volume(&self, volume: &str) -> Result<VolumeStatusReply, OpError> {
@@ -136,22 +145,6 @@ fn reactor(r: &ReactorSnapshot) -> ReactorStatus {
     }
 }
 
-fn pool(pool: Pool) -> PoolStatus {
-    let drive = |d: keelblock_api::datapath::Drive| DriveStatus {
-        online: d.health() == Health::Online,
-        drive_id: d.drive_id,
-        path: d.path,
-        size_bytes: d.size_bytes,
-        error: d.error,
-    };
-    PoolStatus {
-        pool_id: pool.pool_id,
-        total_bytes: pool.total_bytes,
-        used_bytes: pool.used_bytes,
-        drives: pool.drives.into_iter().map(drive).collect(),
-    }
-}
-
 #[tonic::async_trait]
 impl Admin for Services {
     async fn node_status(
@@ -206,5 +199,146 @@ impl Admin for Services {
                 .await
                 .map(|()| SetPathStateReply {}),
         )
+    }
+
+    async fn create_snapshots(
+        &self,
+        request: Request<CreateSnapshotsRequest>,
+    ) -> Result<Response<CreateSnapshotsReply>, Status> {
+        let wish = |w: SnapshotWish| Wish {
+            volume: w.volume,
+            name: w.name,
+            labels: w.labels.into_iter().collect(),
+        };
+        let wishes = request
+            .into_inner()
+            .snapshots
+            .into_iter()
+            .map(wish)
+            .collect();
+        let taken = self.to_the_end(|node| async move { node.create_snapshots(wishes).await });
+        answer(taken.await.map(|ids| CreateSnapshotsReply {
+            snapshot_ids: ids.iter().map(ToString::to_string).collect(),
+        }))
+    }
+
+    async fn diff_volume(
+        &self,
+        request: Request<DiffVolumeRequest>,
+    ) -> Result<Response<DiffVolumeReply>, Status> {
+        answer(self.diff(request.into_inner()).await)
+    }
+
+    async fn add_drive(
+        &self,
+        request: Request<AddDriveRequest>,
+    ) -> Result<Response<DriveReply>, Status> {
+        let r = request.into_inner();
+        let done =
+            self.to_the_end(|node| async move { node.add_drive(&r.path, r.size_bytes).await });
+        answer(done.await.map(storage::drive_reply))
+    }
+
+    async fn grow_drive(
+        &self,
+        request: Request<GrowDriveRequest>,
+    ) -> Result<Response<DriveReply>, Status> {
+        let r = request.into_inner();
+        let done =
+            self.to_the_end(|node| async move { node.grow_drive(&r.drive, r.size_bytes).await });
+        answer(done.await.map(storage::drive_reply))
+    }
+
+    async fn evacuate_drive(
+        &self,
+        request: Request<EvacuateDriveRequest>,
+    ) -> Result<Response<DriveReply>, Status> {
+        let r = request.into_inner();
+        let done =
+            self.to_the_end(|node| async move { node.evacuate_drive(&r.drive, r.cancel).await });
+        answer(done.await.map(storage::drive_reply))
+    }
+
+    async fn remove_drive(
+        &self,
+        request: Request<RemoveDriveRequest>,
+    ) -> Result<Response<RemoveDriveReply>, Status> {
+        let drive = request.into_inner().drive;
+        let done = self.to_the_end(|node| async move { node.remove_drive(&drive).await });
+        answer(done.await.map(|()| RemoveDriveReply {}))
+    }
+
+    async fn replace_drive(
+        &self,
+        request: Request<ReplaceDriveRequest>,
+    ) -> Result<Response<ReplaceDriveReply>, Status> {
+        let r = request.into_inner();
+        let done = self.to_the_end(|node| async move {
+            node.replace_drive(&r.drive, &r.path, r.size_bytes).await
+        });
+        answer(done.await.map(|done| ReplaceDriveReply {
+            drive: done.drive.map(storage::drive_status),
+            lost_volume_ids: done.lost_volume_ids,
+        }))
+    }
+
+    async fn start_scan(
+        &self,
+        request: Request<StartScanRequest>,
+    ) -> Result<Response<ScanStatus>, Status> {
+        let r = request.into_inner();
+        let done = self
+            .to_the_end(|node| async move { node.start_scan(&r.pool, r.rate_bytes_per_s).await });
+        answer(done.await.map(storage::scan_status))
+    }
+
+    async fn pause_scan(
+        &self,
+        request: Request<ScanRequest>,
+    ) -> Result<Response<ScanStatus>, Status> {
+        let pool = request.into_inner().pool;
+        let done =
+            self.to_the_end(|node| async move { node.steer_scan(&pool, Steer::Pause).await });
+        answer(done.await.map(storage::scan_status))
+    }
+
+    async fn resume_scan(
+        &self,
+        request: Request<ScanRequest>,
+    ) -> Result<Response<ScanStatus>, Status> {
+        let pool = request.into_inner().pool;
+        let done =
+            self.to_the_end(|node| async move { node.steer_scan(&pool, Steer::Resume).await });
+        answer(done.await.map(storage::scan_status))
+    }
+
+    async fn cancel_scan(
+        &self,
+        request: Request<ScanRequest>,
+    ) -> Result<Response<ScanStatus>, Status> {
+        let pool = request.into_inner().pool;
+        let done =
+            self.to_the_end(|node| async move { node.steer_scan(&pool, Steer::Cancel).await });
+        answer(done.await.map(storage::scan_status))
+    }
+
+    async fn get_scan(
+        &self,
+        request: Request<ScanRequest>,
+    ) -> Result<Response<ScanStatus>, Status> {
+        let report = self.node().scan_report(&request.get_ref().pool).await;
+        answer(report.map(storage::scan_status))
+    }
+
+    async fn schedule_scan(
+        &self,
+        request: Request<ScheduleScanRequest>,
+    ) -> Result<Response<ScanStatus>, Status> {
+        let r = request.into_inner();
+        let done = self.to_the_end(|node| async move {
+            node.schedule_scan(&r.pool, r.interval_s, r.rate_bytes_per_s)
+                .await
+        });
+        answer(done.await.map(storage::scan_status))
     }
 }

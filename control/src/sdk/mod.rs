@@ -2,11 +2,15 @@
 //! field that is set and not supported is refused by its name (`spec`), and methods that are not there yet answer UNIMPLEMENTED.
 
 mod admin;
+mod alerts;
 mod identity;
 mod mount_attach;
 mod nodes;
+mod pools;
+mod snapshots;
 mod spec;
 mod stats;
+mod storage;
 mod view;
 mod volumes;
 
@@ -14,10 +18,12 @@ use crate::error::OpError;
 use crate::node::Node;
 use crate::system::Observer;
 use keelblock_api::admin::admin_server::AdminServer;
+use keelblock_api::openstorage::open_storage_alerts_server::OpenStorageAlertsServer;
 use keelblock_api::openstorage::open_storage_cluster_server::OpenStorageClusterServer;
 use keelblock_api::openstorage::open_storage_identity_server::OpenStorageIdentityServer;
 use keelblock_api::openstorage::open_storage_mount_attach_server::OpenStorageMountAttachServer;
 use keelblock_api::openstorage::open_storage_node_server::OpenStorageNodeServer;
+use keelblock_api::openstorage::open_storage_pool_server::OpenStoragePoolServer;
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolumeServer;
 use prost_reflect::DescriptorPool;
 use std::sync::Arc;
@@ -59,6 +65,8 @@ impl Services {
             .add_service(OpenStorageNodeServer::new(self.clone()))
             .add_service(limited(OpenStorageVolumeServer::new(self.clone())))
             .add_service(OpenStorageMountAttachServer::new(self.clone()))
+            .add_service(OpenStoragePoolServer::new(self.clone()))
+            .add_service(OpenStorageAlertsServer::new(self.clone()))
             .add_service(AdminServer::new(self.clone()))
     }
 

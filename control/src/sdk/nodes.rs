@@ -2,7 +2,7 @@
 use super::{Services, answer, not_yet};
 use crate::datapath::LinkState;
 use crate::error::OpError;
-use crate::records::{NodeRecord, PoolRecord};
+use crate::records::{NodeRecord, PoolRecord, ResizeRecord};
 use keelblock_api::datapath::{Drive, Health, ListPoolsRequest, Pool};
 use keelblock_api::openstorage::open_storage_node_server::OpenStorageNode;
 use keelblock_api::openstorage::*;
@@ -57,16 +57,11 @@ impl Services {
         node.mem_used = machine.memory_total.saturating_sub(machine.memory_free);
         node.avg_load = machine.load.round() as i64;
         let pools = self.pools().await;
-        let records = self
-            .node()
-            .registry
-            .list::<PoolRecord>(&self.node().registry.keys().pools())
-            .await?;
+        let records = self.node().registry.pools().await?;
         for (index, pool) in pools.iter().enumerate() {
             let record = records
                 .iter()
-                .find(|r| r.record.pool_id.to_string() == pool.pool_id)
-                .map(|r| &r.record);
+                .find(|r| r.pool_id.to_string() == pool.pool_id);
             node.pools.push(storage_pool(index, pool, record));
             node.disks.extend(
                 pool.drives
@@ -113,7 +108,22 @@ fn storage_pool(index: usize, pool: &Pool, record: Option<&PoolRecord>) -> Stora
         used: pool.used_bytes,
         medium: StorageMedium::Ssd.into(),
         labels,
+        last_operation: record.and_then(|r| r.last_resize.as_ref()).map(operation),
         ..Default::default()
+    }
+}
+
+fn operation(resize: &ResizeRecord) -> StoragePoolOperation {
+    use sdk_storage_pool::{OperationStatus, OperationType};
+    let status = match resize.error.is_empty() {
+        true => OperationStatus::OperationSuccessful,
+        false => OperationStatus::OperationFailed,
+    };
+    StoragePoolOperation {
+        r#type: OperationType::OperationResize.into(),
+        msg: resize.error.clone(),
+        params: HashMap::from([("size".to_owned(), resize.wanted_bytes.to_string())]),
+        status: status.into(),
     }
 }
 
@@ -124,6 +134,7 @@ fn storage_resource(drive: &Drive) -> StorageResource {
         medium: StorageMedium::Ssd.into(),
         online: drive.health() == Health::Online,
         size: drive.size_bytes,
+        used: drive.used_bytes,
         ..Default::default()
     }
 }

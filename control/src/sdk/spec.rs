@@ -145,7 +145,7 @@ fn refuse_unsupported<T: Message>(
             " by this version: make the file system on the host that the volume is connected to"
         }
         "shared" | "sharedv4" | "export_spec" => ": Keelblock serves blocks, not files",
-        "checksummed" => " by this version: blocks are stored without checksums",
+        "checksummed" => ": every block is checksummed anyway",
         _ => " by this version",
     };
     Err(OpError::Unsupported {

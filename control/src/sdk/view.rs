@@ -1,14 +1,14 @@
-//! A volume as the SDK shows it.
+//! A volume as the SDK shows it, and a snapshot, which is a volume that is read-only and has a parent.
 use super::spec::spec;
 use crate::datapath::LinkState;
 use crate::error::OpError;
 use crate::names;
 use crate::node::Node;
-use crate::records::{AttachmentRecord, NodeRecord, Phase, VolumeRecord};
+use crate::records::{AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, VolumeRecord};
 use crate::sdk::nodes::SHOW_TIMEOUT;
-use keelblock_api::datapath::ListVolumesRequest;
+use keelblock_api::datapath::{ListSnapshotsRequest, ListVolumesRequest};
 use keelblock_api::openstorage::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 /// What is looked up once to show any number of volumes.
@@ -46,6 +46,63 @@ impl Viewer {
         self.used.get(&record.volume_id.to_string()).copied()
     }
 
+    /// A volume or snapshot.
+    pub fn found(&self, found: &Found) -> SdkVolumeInspectResponse {
+        match found {
+            Found::Volume(volume) => self.response(&volume.record),
+            Found::Snapshot(snapshot) => self.snapshot(&snapshot.record),
+        }
+    }
+
+    /// A snapshot with its name and labels.
+    pub fn snapshot(&self, record: &SnapshotRecord) -> SdkVolumeInspectResponse {
+        let (name, labels) = (record.name.clone(), record.labels.clone());
+        let usage = self.used.get(&record.snapshot_id.to_string());
+        let mut volume = Volume {
+            id: record.snapshot_id.to_string(),
+            source: Some(Source {
+                parent: record.volume_id.to_string(),
+                seed: String::new(),
+            }),
+            readonly: true,
+            locator: Some(VolumeLocator {
+                name: name.clone(),
+                volume_labels: labels.clone().into_iter().collect(),
+                ..Default::default()
+            }),
+            ctime: Some(timestamp(record.created_unix_ms)),
+            spec: Some(VolumeSpec {
+                size: record.size_bytes,
+                block_size: record.block_bytes.into(),
+                ha_level: 1,
+                aggregation_level: 1,
+                volume_labels: labels.clone().into_iter().collect(),
+                ..Default::default()
+            }),
+            usage: usage.copied().unwrap_or(0),
+            replica_sets: vec![ReplicaSet {
+                nodes: vec![record.node_id.clone()],
+                pool_uuids: vec![record.pool_id.to_string()],
+                id: 0,
+            }],
+            error: record.error.clone(),
+            ..Default::default()
+        };
+        let well = record.error.is_empty();
+        volume.set_status(self.status(record.phase, well, &record.node_id));
+        volume.set_state(match record.phase {
+            Phase::Creating => VolumeState::Pending,
+            Phase::Deleting => VolumeState::Deleted,
+            Phase::Ready if !well => VolumeState::Error,
+            Phase::Ready => VolumeState::Detached,
+        });
+        SdkVolumeInspectResponse {
+            volume: Some(volume),
+            name,
+            labels: labels.into_iter().collect(),
+        }
+    }
+
     /// A volume with its name and labels.
     pub fn response(&self, record: &VolumeRecord) -> SdkVolumeInspectResponse {
         SdkVolumeInspectResponse {
@@ -73,12 +130,18 @@ impl Viewer {
                 id: 0,
             }],
             error: record.error.clone(),
+            source: record.source.as_ref().map(|s| Source {
+                parent: s.parent().to_string(),
+                seed: String::new(),
+            }),
             detach_time: (record.detached_unix_ms > 0).then(|| timestamp(record.detached_unix_ms)),
             ..Default::default()
         };
-        volume.set_status(self.status(record));
+        let well = record.error.is_empty() && record.restoring.is_none();
+        volume.set_status(self.status(record.phase, well, &record.node_id));
         volume.set_state(match (record.phase, attachment) {
             (Phase::Creating, _) => VolumeState::Pending,
+            (Phase::Ready, _) if record.restoring.is_some() => VolumeState::Restore,
             (Phase::Deleting, _) => VolumeState::Deleted,
             (Phase::Ready, _) if !record.error.is_empty() => VolumeState::Error,
             (Phase::Ready, Some(_)) => VolumeState::Attached,
@@ -94,14 +157,12 @@ impl Viewer {
     }
 
     /// UP takes I/O, DOWN does not.
-    fn status(&self, record: &VolumeRecord) -> VolumeStatus {
-        match record.phase {
+    fn status(&self, phase: Phase, well: bool, node_id: &str) -> VolumeStatus {
+        match phase {
             Phase::Creating | Phase::Deleting => VolumeStatus::NotPresent,
-            Phase::Ready if !record.error.is_empty() => VolumeStatus::Down,
+            Phase::Ready if !well => VolumeStatus::Down,
             // What another node's data path does is for that node to say.
-            Phase::Ready if record.node_id == self.this_node && !self.datapath_up => {
-                VolumeStatus::Down
-            }
+            Phase::Ready if node_id == self.this_node && !self.datapath_up => VolumeStatus::Down,
             Phase::Ready => VolumeStatus::Up,
         }
     }
@@ -123,20 +184,35 @@ impl Viewer {
     }
 }
 
+/// Whether all of `wanted` are among `labels`.
+pub fn has_labels(labels: &BTreeMap<String, String>, wanted: &HashMap<String, String>) -> bool {
+    wanted
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// By id of a volume or snapshot.
 async fn used_bytes(node: &Node) -> HashMap<String, u64> {
-    let list = node
+    let volumes = node
         .link
         .call_within(SHOW_TIMEOUT, "list volumes", |mut c| async move {
             c.list_volumes(ListVolumesRequest {}).await
         });
-    let volumes = list.await.map(|reply| reply.volumes).unwrap_or_default();
-    volumes
-        .into_iter()
-        .map(|v| (v.volume_id, v.used_bytes))
-        .collect()
+    let snapshots = node
+        .link
+        .call_within(SHOW_TIMEOUT, "list snapshots", |mut c| async move {
+            c.list_snapshots(ListSnapshotsRequest::default()).await
+        });
+    let (volumes, snapshots) = tokio::join!(volumes, snapshots);
+    let volumes = volumes.map(|reply| reply.volumes).unwrap_or_default();
+    let snapshots = snapshots.map(|reply| reply.snapshots).unwrap_or_default();
+    let of_volumes = volumes.into_iter().map(|v| (v.volume_id, v.used_bytes));
+    let of_snapshots = snapshots.into_iter().map(|s| (s.snapshot_id, s.used_bytes));
+    of_volumes.chain(of_snapshots).collect()
 }
 
-fn timestamp(unix_ms: u64) -> prost_types::Timestamp {
+/// A time of the SDK.
+pub fn timestamp(unix_ms: u64) -> prost_types::Timestamp {
     prost_types::Timestamp {
         seconds: (unix_ms / 1000) as i64,
         nanos: (unix_ms % 1000 * 1_000_000) as i32,

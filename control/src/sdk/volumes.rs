@@ -1,12 +1,12 @@
 //! Volume.
-use super::view::Viewer;
+use super::view::{Viewer, has_labels};
 use super::{Services, answer, not_yet, stats};
 use crate::error::OpError;
-use crate::records::{VolumeRecord, unix_ms};
+use crate::records::{SnapshotRecord, VolumeRecord, unix_ms};
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolume;
 use keelblock_api::openstorage::*;
 use keelblock_api::stats::VolumeSnapshot;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use tonic::{Request, Response, Status as Refusal};
 use uuid::Uuid;
 
@@ -38,21 +38,34 @@ impl Selection {
         })
     }
 
-    fn selects(&self, record: &VolumeRecord) -> bool {
+    fn selects(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
         !self.none
-            && (self.name.is_empty() || record.name == self.name)
-            && self
-                .labels
-                .iter()
-                .all(|(key, value)| record.labels.get(key) == Some(value))
+            && (self.name.is_empty() || name == self.name)
+            && has_labels(labels, &self.labels)
+    }
+}
+
+/// Volumes and snapshots.
+struct Selected {
+    volumes: Vec<VolumeRecord>,
+    snapshots: Vec<SnapshotRecord>,
+}
+
+impl Selected {
+    fn ids(&self) -> Vec<String> {
+        let volumes = self.volumes.iter().map(|v| v.volume_id.to_string());
+        let snapshots = self.snapshots.iter().map(|s| s.snapshot_id.to_string());
+        volumes.chain(snapshots).collect()
     }
 }
 
 impl Services {
-    async fn select(&self, selection: Selection) -> Result<Vec<VolumeRecord>, OpError> {
+    async fn select(&self, selection: Selection) -> Result<Selected, OpError> {
         let mut volumes = self.node().registry.volumes().await?;
-        volumes.retain(|record| selection.selects(record));
-        Ok(volumes)
+        volumes.retain(|record| selection.selects(&record.name, &record.labels));
+        let mut snapshots = self.node().registry.snapshots().await?;
+        snapshots.retain(|record| selection.selects(&record.name, &record.labels));
+        Ok(Selected { volumes, snapshots })
     }
 
     /// Names by id; empty while the KVDB does not answer.
@@ -91,24 +104,6 @@ impl Services {
             uptime_ms,
         ))
     }
-
-    async fn capacity(&self, volume: &str) -> Result<CapacityUsageInfo, OpError> {
-        let record = self.node().registry.volume(volume).await?.record;
-        self.node().link.up()?;
-        let used = Viewer::new(self.node()).await?.used(&record);
-        let unknown = || {
-            OpError::Unavailable(format!(
-                "the data path does not say how much volume {} uses: try again",
-                record.name
-            ))
-        };
-        let used = used.ok_or_else(unknown)?.min(i64::MAX as u64) as i64;
-        Ok(CapacityUsageInfo {
-            exclusive_bytes: used,
-            shared_bytes: 0,
-            total_bytes: used,
-        })
-    }
 }
 
 #[tonic::async_trait]
@@ -141,17 +136,11 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeInspectRequest>,
     ) -> Result<Response<SdkVolumeInspectResponse>, Refusal> {
-        let record = self
-            .node()
-            .registry
-            .volume(&request.get_ref().volume_id)
-            .await?
-            .record;
-        answer(
-            Viewer::new(self.node())
-                .await
-                .map(|viewer| viewer.response(&record)),
-        )
+        let name = &request.get_ref().volume_id;
+        let found = self.node().registry.find("volume_id", name).await?;
+        let found = found.ok_or_else(|| OpError::no_volume(name))?;
+        let viewer = Viewer::new(self.node()).await;
+        answer(viewer.map(|viewer| viewer.found(&found)))
     }
 
     async fn inspect_with_filters(
@@ -163,10 +152,9 @@ impl OpenStorageVolume for Services {
             .select(Selection::new(r.name, r.labels, r.ownership, r.group)?)
             .await?;
         let viewer = Viewer::new(self.node()).await?;
-        let volumes = selected
-            .iter()
-            .map(|record| viewer.response(record))
-            .collect();
+        let volumes = selected.volumes.iter().map(|r| viewer.response(r));
+        let snapshots = selected.snapshots.iter().map(|r| viewer.snapshot(r));
+        let volumes = volumes.chain(snapshots).collect();
         Ok(Response::new(SdkVolumeInspectWithFiltersResponse {
             volumes,
         }))
@@ -176,9 +164,10 @@ impl OpenStorageVolume for Services {
         &self,
         _: Request<SdkVolumeEnumerateRequest>,
     ) -> Result<Response<SdkVolumeEnumerateResponse>, Refusal> {
-        let volumes = self.node().registry.volumes().await;
-        answer(volumes.map(|all| SdkVolumeEnumerateResponse {
-            volume_ids: ids(&all),
+        let all = Selection::new(String::new(), HashMap::new(), None, None)?;
+        let selected = self.select(all).await;
+        answer(selected.map(|all| SdkVolumeEnumerateResponse {
+            volume_ids: all.ids(),
         }))
     }
 
@@ -191,7 +180,7 @@ impl OpenStorageVolume for Services {
             .select(Selection::new(r.name, r.labels, r.ownership, r.group)?)
             .await;
         answer(selected.map(|all| SdkVolumeEnumerateWithFiltersResponse {
-            volume_ids: ids(&all),
+            volume_ids: all.ids(),
         }))
     }
 
@@ -229,37 +218,67 @@ impl OpenStorageVolume for Services {
 
     async fn clone(
         &self,
-        _: Request<SdkVolumeCloneRequest>,
+        request: Request<SdkVolumeCloneRequest>,
     ) -> Result<Response<SdkVolumeCloneResponse>, Refusal> {
-        not_yet("OpenStorageVolume.Clone")
+        let SdkVolumeCloneRequest {
+            name,
+            parent_id,
+            additional_labels,
+        } = request.into_inner();
+        let labels = additional_labels.into_iter().collect();
+        let cloned = self
+            .to_the_end(|node| async move { node.clone_volume(name, &parent_id, labels).await });
+        answer(cloned.await.map(|id| SdkVolumeCloneResponse {
+            volume_id: id.to_string(),
+        }))
     }
 
     async fn snapshot_create(
         &self,
-        _: Request<SdkVolumeSnapshotCreateRequest>,
+        request: Request<SdkVolumeSnapshotCreateRequest>,
     ) -> Result<Response<SdkVolumeSnapshotCreateResponse>, Refusal> {
-        not_yet("OpenStorageVolume.SnapshotCreate")
+        let taken = self.take_snapshot(request.into_inner()).await;
+        answer(taken.map(|id| SdkVolumeSnapshotCreateResponse {
+            snapshot_id: id.to_string(),
+        }))
     }
 
     async fn snapshot_restore(
         &self,
-        _: Request<SdkVolumeSnapshotRestoreRequest>,
+        request: Request<SdkVolumeSnapshotRestoreRequest>,
     ) -> Result<Response<SdkVolumeSnapshotRestoreResponse>, Refusal> {
-        not_yet("OpenStorageVolume.SnapshotRestore")
+        let SdkVolumeSnapshotRestoreRequest {
+            volume_id,
+            snapshot_id,
+        } = request.into_inner();
+        let restored = self
+            .to_the_end(|node| async move { node.restore_volume(&volume_id, &snapshot_id).await });
+        answer(restored.await.map(|()| SdkVolumeSnapshotRestoreResponse {}))
     }
 
     async fn snapshot_enumerate(
         &self,
-        _: Request<SdkVolumeSnapshotEnumerateRequest>,
+        request: Request<SdkVolumeSnapshotEnumerateRequest>,
     ) -> Result<Response<SdkVolumeSnapshotEnumerateResponse>, Refusal> {
-        not_yet("OpenStorageVolume.SnapshotEnumerate")
+        let found = self
+            .snapshots_of(&request.get_ref().volume_id, &HashMap::new())
+            .await;
+        answer(found.map(|found| SdkVolumeSnapshotEnumerateResponse {
+            volume_snapshot_ids: snapshot_ids(&found),
+        }))
     }
 
     async fn snapshot_enumerate_with_filters(
         &self,
-        _: Request<SdkVolumeSnapshotEnumerateWithFiltersRequest>,
+        request: Request<SdkVolumeSnapshotEnumerateWithFiltersRequest>,
     ) -> Result<Response<SdkVolumeSnapshotEnumerateWithFiltersResponse>, Refusal> {
-        not_yet("OpenStorageVolume.SnapshotEnumerateWithFilters")
+        let r = request.get_ref();
+        let found = self.snapshots_of(&r.volume_id, &r.labels).await;
+        answer(
+            found.map(|found| SdkVolumeSnapshotEnumerateWithFiltersResponse {
+                volume_snapshot_ids: snapshot_ids(&found),
+            }),
+        )
     }
 
     async fn snapshot_schedule_update(
@@ -277,6 +296,9 @@ impl OpenStorageVolume for Services {
     }
 }
 
-fn ids(volumes: &[VolumeRecord]) -> Vec<String> {
-    volumes.iter().map(|v| v.volume_id.to_string()).collect()
+fn snapshot_ids(snapshots: &[SnapshotRecord]) -> Vec<String> {
+    snapshots
+        .iter()
+        .map(|s| s.snapshot_id.to_string())
+        .collect()
 }

@@ -1,8 +1,10 @@
 //! A control process in the test's own process, with a fake data path, and its clients.
 use crate::fake::Fake;
 use keelblock_api::admin::admin_client::AdminClient;
+use keelblock_api::openstorage::open_storage_alerts_client::OpenStorageAlertsClient;
 use keelblock_api::openstorage::open_storage_mount_attach_client::OpenStorageMountAttachClient;
 use keelblock_api::openstorage::open_storage_node_client::OpenStorageNodeClient;
+use keelblock_api::openstorage::open_storage_pool_client::OpenStoragePoolClient;
 use keelblock_api::openstorage::open_storage_volume_client::OpenStorageVolumeClient;
 use keelblock_api::openstorage::*;
 use keelblock_control::config::Config;
@@ -202,6 +204,49 @@ impl Bench {
             .detach(request)
             .await
             .map(drop)
+    }
+
+    pub fn pools(&self) -> OpenStoragePoolClient<Channel> {
+        OpenStoragePoolClient::new(self.channel.clone())
+    }
+
+    pub fn alerts(&self) -> OpenStorageAlertsClient<Channel> {
+        OpenStorageAlertsClient::new(self.channel.clone())
+    }
+
+    pub async fn snapshot(&self, volume: &str, name: &str) -> Result<String, Status> {
+        let request = SdkVolumeSnapshotCreateRequest {
+            volume_id: volume.into(),
+            name: name.into(),
+            ..Default::default()
+        };
+        let reply = self.volumes().snapshot_create(request).await?;
+        Ok(reply.into_inner().snapshot_id)
+    }
+
+    pub async fn clone_of(&self, parent: &str, name: &str) -> Result<String, Status> {
+        let request = SdkVolumeCloneRequest {
+            name: name.into(),
+            parent_id: parent.into(),
+            ..Default::default()
+        };
+        let reply = OpenStorageVolumeClient::clone(&mut self.volumes(), request).await?;
+        Ok(reply.into_inner().volume_id)
+    }
+
+    pub async fn restore(&self, volume: &str, snapshot: &str) -> Result<(), Status> {
+        let request = SdkVolumeSnapshotRestoreRequest {
+            volume_id: volume.into(),
+            snapshot_id: snapshot.into(),
+        };
+        self.volumes().snapshot_restore(request).await.map(drop)
+    }
+
+    /// The only pool, as the node shows it.
+    pub async fn pool(&self) -> keelblock_api::admin::PoolStatus {
+        let request = keelblock_api::admin::NodeStatusRequest {};
+        let node = self.admin().node_status(request).await.unwrap();
+        node.into_inner().pools.remove(0)
     }
 
     pub async fn delete(&self, volume: &str) -> Result<(), Status> {

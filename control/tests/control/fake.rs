@@ -21,6 +21,18 @@ const EVENTS: usize = 64;
 pub struct Memory {
     /// Volumes by id.
     pub volumes: BTreeMap<String, Volume>,
+    /// Snapshots by id.
+    pub snapshots: BTreeMap<String, Snapshot>,
+    /// The last scrub of each pool; gone when it ends.
+    pub scrubs: BTreeMap<String, ScrubStatus>,
+    /// Drives that are not as large as the pool.
+    pub sizes: HashMap<String, u64>,
+    /// Drives that are not just in use.
+    pub states: HashMap<String, DriveState>,
+    /// Drives that do not work.
+    pub failed: Vec<String>,
+    /// When scrubs start, in ms.
+    pub clock: u64,
     /// Exports by NQN.
     pub exports: BTreeMap<String, ExportRequest>,
     /// Pools as they were last opened, and whether a format was allowed.
@@ -81,6 +93,7 @@ impl Fake {
         memory.slots.clear();
         memory.exports.clear();
         memory.pools.clear();
+        memory.scrubs.clear();
         memory.cluster = None;
     }
 
@@ -173,15 +186,31 @@ fn pool(request: &OpenPoolRequest, memory: &Memory) -> Pool {
     let drive = |d: &DriveSpec| Drive {
         drive_id: d.drive_id.clone(),
         path: d.path.clone(),
-        size_bytes: memory.capacity,
-        health: Health::Online.into(),
-        error: String::new(),
+        size_bytes: *memory.sizes.get(&d.drive_id).unwrap_or(&memory.capacity),
+        health: match memory.failed.contains(&d.drive_id) {
+            true => Health::Failed.into(),
+            false => Health::Online.into(),
+        },
+        error: match memory.failed.contains(&d.drive_id) {
+            true => "it does not answer".into(),
+            false => String::new(),
+        },
+        state: (*memory
+            .states
+            .get(&d.drive_id)
+            .unwrap_or(&DriveState::DriveInUse))
+        .into(),
+        used_bytes: 4096,
         ..Default::default()
     };
     Pool {
         pool_id: request.pool_id.clone(),
         drives: request.drives.iter().map(drive).collect(),
-        total_bytes: memory.capacity,
+        total_bytes: request
+            .drives
+            .iter()
+            .map(|d| memory.sizes.get(&d.drive_id).unwrap_or(&memory.capacity))
+            .sum(),
         used_bytes: memory.volumes.values().map(|v| v.used_bytes).sum(),
         ..Default::default()
     }
@@ -227,7 +256,8 @@ impl Datapath for Service {
         let mut memory = self.begin("open_pool").await?;
         let request = request.into_inner();
         for drive in &request.drives {
-            if !memory.formatted.contains(&drive.drive_id) {
+            let failed = memory.failed.contains(&drive.drive_id) && request.allow_missing;
+            if !failed && !memory.formatted.contains(&drive.drive_id) {
                 if !request.format {
                     return Err(Status::failed_precondition(format!(
                         "drive {} has no superblock",
@@ -399,117 +429,300 @@ impl Datapath for Service {
             .push(request.into_inner());
         Ok(Response::new(CommitReservationReply {}))
     }
-    async fn add_drive(&self, _: Request<AddDriveRequest>) -> Result<Response<Pool>, Status> {
-        Err(Status::unimplemented("add_drive"))
+
+    async fn add_drive(&self, request: Request<AddDriveRequest>) -> Result<Response<Pool>, Status> {
+        let mut memory = self.begin("add_drive").await?;
+        let request = request.into_inner();
+        let drive = request.drive.unwrap_or_default();
+        if !memory.formatted.contains(&drive.drive_id) {
+            memory.formatted.push(drive.drive_id.clone());
+        }
+        let opened = memory.pool_mut(&request.pool_id)?;
+        if !opened.drives.contains(&drive) {
+            opened.drives.push(drive);
+        }
+        let opened = opened.clone();
+        Ok(Response::new(pool(&opened, &memory)))
     }
 
-    async fn grow_drive(&self, _: Request<GrowDriveRequest>) -> Result<Response<Drive>, Status> {
-        Err(Status::unimplemented("grow_drive"))
+    async fn grow_drive(
+        &self,
+        request: Request<GrowDriveRequest>,
+    ) -> Result<Response<Drive>, Status> {
+        let mut memory = self.begin("grow_drive").await?;
+        let r = request.into_inner();
+        let now = memory.capacity;
+        let size = memory.sizes.entry(r.drive_id.clone()).or_insert(now);
+        *size = r.size_bytes.max(*size);
+        memory.drive(&r.pool_id, &r.drive_id).map(Response::new)
     }
 
     async fn evacuate_drive(
         &self,
-        _: Request<EvacuateDriveRequest>,
+        request: Request<EvacuateDriveRequest>,
     ) -> Result<Response<Drive>, Status> {
-        Err(Status::unimplemented("evacuate_drive"))
+        let mut memory = self.begin("evacuate_drive").await?;
+        let r = request.into_inner();
+        let state = DriveState::DriveEvacuating;
+        memory.states.entry(r.drive_id.clone()).or_insert(state);
+        memory.drive(&r.pool_id, &r.drive_id).map(Response::new)
     }
 
     async fn cancel_evacuation(
         &self,
-        _: Request<CancelEvacuationRequest>,
+        request: Request<CancelEvacuationRequest>,
     ) -> Result<Response<Drive>, Status> {
-        Err(Status::unimplemented("cancel_evacuation"))
+        let mut memory = self.begin("cancel_evacuation").await?;
+        let r = request.into_inner();
+        memory.states.remove(&r.drive_id);
+        memory.drive(&r.pool_id, &r.drive_id).map(Response::new)
     }
 
-    async fn remove_drive(&self, _: Request<RemoveDriveRequest>) -> Result<Response<Pool>, Status> {
-        Err(Status::unimplemented("remove_drive"))
+    async fn remove_drive(
+        &self,
+        request: Request<RemoveDriveRequest>,
+    ) -> Result<Response<Pool>, Status> {
+        let mut memory = self.begin("remove_drive").await?;
+        let r = request.into_inner();
+        if memory.states.get(&r.drive_id) != Some(&DriveState::DriveEvacuated) {
+            return Err(Status::failed_precondition("the drive holds lanes"));
+        }
+        let opened = memory.pool_mut(&r.pool_id)?;
+        opened.drives.retain(|d| d.drive_id != r.drive_id);
+        let opened = opened.clone();
+        Ok(Response::new(pool(&opened, &memory)))
     }
 
     async fn replace_drive(
         &self,
-        _: Request<ReplaceDriveRequest>,
+        request: Request<ReplaceDriveRequest>,
     ) -> Result<Response<ReplaceDriveReply>, Status> {
-        Err(Status::unimplemented("replace_drive"))
+        let mut memory = self.begin("replace_drive").await?;
+        let r = request.into_inner();
+        if !memory.failed.contains(&r.drive_id) {
+            return Err(Status::failed_precondition("the drive works"));
+        }
+        let opened = memory.pool_mut(&r.pool_id)?;
+        opened.drives.retain(|d| d.drive_id != r.drive_id);
+        opened.drives.extend(r.replacement.clone());
+        let opened = opened.clone();
+        memory.formatted.extend(r.replacement.map(|d| d.drive_id));
+        let lost_volume_ids = memory.volumes.keys().cloned().collect();
+        Ok(Response::new(ReplaceDriveReply {
+            pool: Some(pool(&opened, &memory)),
+            lost_volume_ids,
+        }))
     }
 
     async fn create_snapshots(
         &self,
-        _: Request<CreateSnapshotsRequest>,
+        request: Request<CreateSnapshotsRequest>,
     ) -> Result<Response<CreateSnapshotsReply>, Status> {
-        Err(Status::unimplemented("create_snapshots"))
+        let mut memory = self.begin("create_snapshots").await?;
+        let mut taken = Vec::new();
+        for new in request.into_inner().snapshots {
+            let volume = memory
+                .volumes
+                .get(&new.volume_id)
+                .ok_or_else(|| Status::not_found("no such volume"))?;
+            let snapshot = Snapshot {
+                snapshot_id: new.snapshot_id,
+                volume_id: new.volume_id,
+                pool_id: volume.pool_id.clone(),
+                size_bytes: volume.size_bytes,
+                used_bytes: volume.used_bytes,
+                complete: true,
+            };
+            taken.push(snapshot);
+        }
+        for snapshot in &taken {
+            let id = snapshot.snapshot_id.clone();
+            memory.snapshots.insert(id, snapshot.clone());
+        }
+        Ok(Response::new(CreateSnapshotsReply { snapshots: taken }))
     }
 
     async fn list_snapshots(
         &self,
         _: Request<ListSnapshotsRequest>,
     ) -> Result<Response<ListSnapshotsReply>, Status> {
-        Err(Status::unimplemented("list_snapshots"))
+        let memory = self.begin("list_snapshots").await?;
+        Ok(Response::new(ListSnapshotsReply {
+            snapshots: memory.snapshots.values().cloned().collect(),
+        }))
     }
 
     async fn delete_snapshot(
         &self,
-        _: Request<DeleteSnapshotRequest>,
+        request: Request<DeleteSnapshotRequest>,
     ) -> Result<Response<DeleteSnapshotReply>, Status> {
-        Err(Status::unimplemented("delete_snapshot"))
+        let mut memory = self.begin("delete_snapshot").await?;
+        memory.snapshots.remove(&request.into_inner().snapshot_id);
+        Ok(Response::new(DeleteSnapshotReply {}))
     }
 
     async fn restore_volume(
         &self,
-        _: Request<RestoreVolumeRequest>,
+        request: Request<RestoreVolumeRequest>,
     ) -> Result<Response<Volume>, Status> {
-        Err(Status::unimplemented("restore_volume"))
+        let mut memory = self.begin("restore_volume").await?;
+        let r = request.into_inner();
+        let snapshot = memory.snapshot(&r.volume_id, &r.snapshot_id)?;
+        let volume = memory
+            .volumes
+            .get_mut(&r.volume_id)
+            .ok_or_else(|| Status::not_found("no such volume"))?;
+        volume.size_bytes = snapshot.size_bytes;
+        volume.used_bytes = snapshot.used_bytes;
+        Ok(Response::new(volume.clone()))
     }
 
     async fn clone_volume(
         &self,
-        _: Request<CloneVolumeRequest>,
+        request: Request<CloneVolumeRequest>,
     ) -> Result<Response<Volume>, Status> {
-        Err(Status::unimplemented("clone_volume"))
+        let mut memory = self.begin("clone_volume").await?;
+        let r = request.into_inner();
+        let snapshot = memory.snapshot(&r.source_volume_id, &r.snapshot_id)?;
+        let volume = Volume {
+            volume_id: r.volume_id.clone(),
+            pool_id: snapshot.pool_id,
+            size_bytes: snapshot.size_bytes,
+            used_bytes: snapshot.used_bytes,
+            stats_slot: -1,
+            ..Default::default()
+        };
+        let volume = memory.volumes.entry(r.volume_id).or_insert(volume);
+        Ok(Response::new(volume.clone()))
     }
 
     async fn space_usage(
         &self,
-        _: Request<SpaceUsageRequest>,
+        request: Request<SpaceUsageRequest>,
     ) -> Result<Response<SpaceUsageReply>, Status> {
-        Err(Status::unimplemented("space_usage"))
+        let memory = self.begin("space_usage").await?;
+        let r = request.into_inner();
+        let used_bytes = match r.snapshot_id.as_str() {
+            "" => memory.volumes[&r.volume_id].used_bytes,
+            id => memory.snapshot(&r.volume_id, id)?.used_bytes,
+        };
+        Ok(Response::new(SpaceUsageReply {
+            used_bytes,
+            unique_bytes: used_bytes / 4,
+        }))
     }
 
+    /// One range per call: data in the first half, nothing in the second.
     async fn diff_snapshots(
         &self,
-        _: Request<DiffSnapshotsRequest>,
+        request: Request<DiffSnapshotsRequest>,
     ) -> Result<Response<DiffSnapshotsReply>, Status> {
-        Err(Status::unimplemented("diff_snapshots"))
+        let memory = self.begin("diff_snapshots").await?;
+        let r = request.into_inner();
+        for id in [&r.from_snapshot_id, &r.to_snapshot_id] {
+            if !id.is_empty() {
+                memory.snapshot(&r.volume_id, id)?;
+            }
+        }
+        let (range, next_offset) = match r.start_offset {
+            0 => ((0, true), Some(4096)),
+            offset => ((offset, false), None),
+        };
+        Ok(Response::new(DiffSnapshotsReply {
+            ranges: vec![DiffRange {
+                offset: range.0,
+                length: 4096,
+                data: range.1,
+            }],
+            next_offset,
+        }))
     }
 
     async fn start_scrub(
         &self,
-        _: Request<StartScrubRequest>,
+        request: Request<StartScrubRequest>,
     ) -> Result<Response<ScrubStatus>, Status> {
-        Err(Status::unimplemented("start_scrub"))
+        let mut memory = self.begin("start_scrub").await?;
+        let r = request.into_inner();
+        memory.clock += 1000;
+        let status = ScrubStatus {
+            pool_id: r.pool_id.clone(),
+            scrub_id: r.scrub_id,
+            state: ScrubState::ScrubRunning.into(),
+            rate_bytes_per_s: r.rate_bytes_per_s,
+            total_bytes: 1 << 20,
+            started_unix_ms: memory.clock,
+            ..Default::default()
+        };
+        memory.scrubs.insert(r.pool_id, status.clone());
+        Ok(Response::new(status))
     }
 
-    async fn pause_scrub(&self, _: Request<ScrubRequest>) -> Result<Response<ScrubStatus>, Status> {
-        Err(Status::unimplemented("pause_scrub"))
+    async fn pause_scrub(
+        &self,
+        request: Request<ScrubRequest>,
+    ) -> Result<Response<ScrubStatus>, Status> {
+        let memory = self.begin("pause_scrub").await?;
+        steer(memory, request.into_inner(), ScrubState::ScrubPaused)
     }
 
     async fn resume_scrub(
         &self,
-        _: Request<ScrubRequest>,
+        request: Request<ScrubRequest>,
     ) -> Result<Response<ScrubStatus>, Status> {
-        Err(Status::unimplemented("resume_scrub"))
+        let memory = self.begin("resume_scrub").await?;
+        steer(memory, request.into_inner(), ScrubState::ScrubRunning)
     }
 
     async fn cancel_scrub(
         &self,
-        _: Request<ScrubRequest>,
+        request: Request<ScrubRequest>,
     ) -> Result<Response<ScrubStatus>, Status> {
-        Err(Status::unimplemented("cancel_scrub"))
+        let memory = self.begin("cancel_scrub").await?;
+        steer(memory, request.into_inner(), ScrubState::ScrubCancelled)
     }
 
     async fn list_scrubs(
         &self,
         _: Request<ListScrubsRequest>,
     ) -> Result<Response<ListScrubsReply>, Status> {
-        Err(Status::unimplemented("list_scrubs"))
+        let memory = self.begin("list_scrubs").await?;
+        Ok(Response::new(ListScrubsReply {
+            scrubs: memory.scrubs.values().cloned().collect(),
+        }))
+    }
+}
+
+fn steer(
+    mut memory: MutexGuard<'_, Memory>,
+    request: ScrubRequest,
+    state: ScrubState,
+) -> Result<Response<ScrubStatus>, Status> {
+    let status = memory.scrubs.get_mut(&request.pool_id);
+    let status = status.filter(|s| s.scrub_id == request.scrub_id);
+    let status = status.ok_or_else(|| Status::not_found("no such scrub"))?;
+    status.set_state(state);
+    Ok(Response::new(status.clone()))
+}
+
+impl Memory {
+    fn pool_mut(&mut self, id: &str) -> Result<&mut OpenPoolRequest, Status> {
+        let pool = self.pools.get_mut(id);
+        pool.ok_or_else(|| Status::not_found("no such pool"))
+    }
+
+    fn drive(&self, pool_id: &str, id: &str) -> Result<Drive, Status> {
+        let opened = self.pools.get(pool_id);
+        let opened = opened.ok_or_else(|| Status::not_found("no such pool"))?;
+        let mut drives = pool(opened, self).drives.into_iter();
+        let drive = drives.find(|d| d.drive_id == id);
+        drive.ok_or_else(|| Status::not_found("no such drive"))
+    }
+
+    fn snapshot(&self, volume_id: &str, id: &str) -> Result<Snapshot, Status> {
+        let found = self.snapshots.get(id).filter(|s| s.volume_id == volume_id);
+        found
+            .cloned()
+            .ok_or_else(|| Status::not_found("no such snapshot"))
     }
 }

@@ -1,10 +1,14 @@
 //! The control process with a fake data path over the real channel: what its doors answer, and that it and the data path may each be
 //! killed at any time.
 
+mod alerts;
 mod bench;
+mod drives;
 mod exports;
 mod fake;
 mod program;
 mod recovery;
 mod rest;
+mod scans;
+mod snapshots;
 mod volumes;

@@ -160,8 +160,8 @@ async fn errors_have_the_sdks_form() {
         ("GET", "/v1/nodes/inspect/none", Value::Null, 404, 5),
         (
             "POST",
-            "/v1/volumes/clone",
-            json!({"name": "c", "parent_id": "v"}),
+            "/v1/volumes/snapshot/schedules/v",
+            json!({}),
             501,
             12,
         ),
@@ -184,6 +184,43 @@ async fn errors_have_the_sdks_form() {
         rest(&b, "DELETE", "/v1/volumes/none", Value::Null).await,
         (200, json!({}))
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_pools_and_alerts_over_rest() {
+    let b = Bench::new(Drive::File).await;
+    let id = b.create("v", 1 << 20).await;
+    let make = json!({"volume_id": "v", "name": "s", "labels": {"a": "b"}});
+    let (status, made) = rest(&b, "POST", "/v1/volumes/snapshots", make).await;
+    assert_eq!(status, 200, "{made}");
+    let snapshot = made["snapshot_id"].as_str().unwrap().to_owned();
+    let (_, listed) = rest(&b, "GET", "/v1/volumes/snapshots?volume_id=v", Value::Null).await;
+    assert_eq!(listed, json!({"volume_snapshot_ids": [snapshot]}));
+    let filter = json!({"labels": {"a": "c"}});
+    let (_, none) = rest(&b, "POST", "/v1/volumes/snapshots/filters/v", filter).await;
+    assert_eq!(none, json!({}));
+    let path = format!("/v1/volumes/inspect/{snapshot}");
+    let (_, shown) = rest(&b, "GET", &path, Value::Null).await;
+    assert_eq!(shown["volume"]["readonly"], true);
+    assert_eq!(shown["volume"]["source"]["parent"], id.as_str());
+    let clone = json!({"name": "c", "parent_id": snapshot});
+    assert_eq!(rest(&b, "POST", "/v1/volumes/clone", clone).await.0, 200);
+    let restore = json!({"volume_id": "v", "snapshot_id": "s"});
+    let path = "/v1/volumes/snapshots/restore";
+    assert_eq!(rest(&b, "POST", path, restore).await, (200, json!({})));
+    let path = "/v1/storagepools/resize/no-pool";
+    let (status, error) = rest(&b, "PUT", path, json!({"size": "1"})).await;
+    assert_eq!((status, error["code"].as_i64()), (404, Some(5)), "{error}");
+    let query =
+        json!({"queries": [{"resource_type_query": {"resource_type": "RESOURCE_TYPE_DRIVE"}}]});
+    let found = rest(&b, "POST", "/v1/alerts/filters", query.clone()).await;
+    assert_eq!(found, (200, json!({})));
+    assert_eq!(
+        rest(&b, "POST", "/v1/alerts", query).await,
+        (200, json!({}))
+    );
+    let (status, scan) = rest(&b, "GET", "/v1/keelblock/scans", Value::Null).await;
+    assert_eq!((status, scan["state"].as_str()), (200, Some("none")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

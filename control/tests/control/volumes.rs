@@ -196,13 +196,13 @@ async fn what_is_missing_or_not_supported_is_named() {
     );
     let clone =
         OpenStorageVolumeClient::clone(&mut b.volumes(), SdkVolumeCloneRequest::default()).await;
-    refused(clone, Code::Unimplemented, "Clone");
+    refused(clone, Code::InvalidArgument, "name");
     refused(
         b.volumes()
-            .snapshot_create(SdkVolumeSnapshotCreateRequest::default())
+            .snapshot_schedule_update(SdkVolumeSnapshotScheduleUpdateRequest::default())
             .await,
         Code::Unimplemented,
-        "SnapshotCreate",
+        "SnapshotScheduleUpdate",
     );
 }
 
@@ -213,7 +213,7 @@ async fn a_full_pool_refuses_and_leaves_nothing_behind() {
     refused(
         b.try_create("big", sized(11 * MIB)).await,
         Code::ResourceExhausted,
-        "full",
+        "keelctl service drive add",
     );
     refused(b.inspect("big").await, Code::NotFound, "big");
     let id = b.create("big", 9 * MIB).await;
@@ -396,13 +396,14 @@ async fn stats_and_capacity_are_counted() {
         .capacity_usage(SdkVolumeCapacityUsageRequest { volume_id: id })
         .await
         .unwrap();
+    let capacity = capacity.into_inner().capacity_usage_info.unwrap();
     assert_eq!(
-        capacity
-            .into_inner()
-            .capacity_usage_info
-            .unwrap()
-            .total_bytes,
-        4 * MIB as i64
+        (
+            capacity.total_bytes,
+            capacity.exclusive_bytes,
+            capacity.shared_bytes
+        ),
+        (4 * MIB as i64, MIB as i64, 3 * MIB as i64)
     );
 }
 
