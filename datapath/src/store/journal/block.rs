@@ -10,6 +10,9 @@ pub const HEADER_BYTES: usize = 64;
 /// Bytes of records that a block can hold.
 pub const RECORDS_BYTES: usize = BLOCK_BYTES - HEADER_BYTES;
 
+/// No journal gets there.
+const SEQUENCE_MAX: u64 = 1 << 56;
+
 const MAGIC: [u8; 4] = *b"KJB1";
 const CRC: usize = 4;
 const DRIVE: usize = 8;
@@ -84,6 +87,13 @@ impl BlockHeader {
         put32(block, CRC, crc.0);
     }
 
+    /// Drive, mount and sequence that a block, whole or not, seems to have.
+    pub fn identity(block: &[u8]) -> (DriveId, MountGeneration, u64) {
+        let drive = DriveId(std::array::from_fn(|i| block[DRIVE + i]));
+        let generation = MountGeneration(get64(block, GENERATION));
+        (drive, generation, get64(block, SEQUENCE))
+    }
+
     /// The header of a block that is whole.
     ///
     /// # Panics
@@ -99,10 +109,11 @@ impl BlockHeader {
             return Err(BlockError::Crc);
         }
         let count = |at: usize| usize::from(u16::from_le_bytes([block[at], block[at + 1]]));
+        let (drive, generation, sequence) = Self::identity(block);
         let header = Self {
-            drive: DriveId(std::array::from_fn(|i| block[DRIVE + i])),
-            generation: MountGeneration(get64(block, GENERATION)),
-            sequence: get64(block, SEQUENCE),
+            drive,
+            generation,
+            sequence,
             watermark: get64(block, WATERMARK),
             tail: get64(block, TAIL),
             bytes: count(BYTES),
@@ -111,6 +122,9 @@ impl BlockHeader {
         let field = |field| Err(BlockError::Field { field });
         if header.bytes > RECORDS_BYTES || header.continued > header.bytes {
             return field("counts");
+        }
+        if header.sequence > SEQUENCE_MAX {
+            return field("a sequence");
         }
         if header.watermark >= header.sequence || header.tail > header.sequence {
             return field("a watermark or tail");

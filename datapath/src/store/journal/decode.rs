@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::super::bytes::{get32, get64, is_zero};
+use super::super::group::Run;
 use super::super::types::{
     BLOCKS_MAX, CatalogueHandle, CheckpointNumber, Crc, Generation, LaneBlock, LaneSequence,
     PhysicalBlock, SnapshotId, Stamp,
@@ -11,7 +12,7 @@ use super::record::{
     BLOCKS, BYTES, CRC_BYTES, EPOCH, FIRST, FLAG_AGAIN, FLAG_SEALED, FLAGS, GENERATION, HANDLE,
     KIND_PUT, KIND_SNAPSHOT, KIND_TOMBSTONE, KIND_WRITE, LANE_SEQUENCE, LIVE_GENERATION,
     NEXT_GENERATION, NEXT_HANDLE, PUT_BYTES, PUT_CHECKPOINT, PUT_RECORD, Put, RECORD_BYTES_MAX,
-    RUN_BYTES, RUNS, Record, Run, SEQ, SNAPSHOT_BYTES, SNAPSHOT_HANDLE, SNAPSHOT_ID, Snapshot,
+    RUN_BYTES, RUNS, Record, SEQ, SNAPSHOT_BYTES, SNAPSHOT_HANDLE, SNAPSHOT_ID, Snapshot,
     TAG_BYTES, TOMBSTONE_BLOCKS, TOMBSTONE_BYTES, Tombstone, WRITE_BLOCKS_MAX, WRITE_BYTES, Write,
 };
 

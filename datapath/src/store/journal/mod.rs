@@ -4,6 +4,10 @@
 //!   one without copying, and [`Record`] is one that owns what it says.
 //! - [`BlockHeader`]: `encode` finishes a block whose records are in place, `decode` checks one.
 //! - [`Packer`]: `append…` takes records, `seal` puts all that wait, and no more than fits, into a run of blocks.
+//! - [`Ring`]: what is written, durable, and reusable. `seal` (through it) → the device's write → `written`; `data_begun` and `data_done` for
+//!   records with data; `durable_candidate` → FLUSH → `flushed(candidate)`; `checkpointed(tail)` when the superblock is flushed.
+//! - [`Scanner`]: at opening, `next_read` → read → `feed` until there is nothing to read, then `finish` → [`Scan`] with [`Records`].
+//! - [`select`]: which of these count, after testing what may be torn.
 
 mod block;
 mod decode;
@@ -11,11 +15,25 @@ mod pack;
 mod record;
 #[cfg(test)]
 mod record_tests;
+mod records;
+mod ring;
+#[cfg(test)]
+mod ring_tests;
+mod scan;
+#[cfg(test)]
+mod scan_tests;
+mod select;
+#[cfg(test)]
+mod select_tests;
 
 pub use block::{BlockError, BlockHeader, HEADER_BYTES, RECORDS_BYTES};
 pub use decode::{RecordError, RecordRef, WriteRef};
 pub use pack::{Packer, RUN_BLOCKS_MAX, Seal, SealedRun};
 pub use record::{
-    PUT_RECORD_BYTES, Put, RECORD_BYTES_MAX, Record, Run, Snapshot, TAG_BYTES, Tombstone,
+    PUT_RECORD_BYTES, Put, RECORD_BYTES_MAX, Record, Snapshot, TAG_BYTES, Tombstone,
     WRITE_BLOCKS_MAX, WRITE_RUNS_MAX, Write, WriteFields,
 };
+pub use records::Records;
+pub use ring::{FIRST_SEQUENCE, Ring};
+pub use scan::{Scan, ScanError, Scanner};
+pub use select::{TEST_BLOCKS, select};

@@ -206,7 +206,7 @@ mod tests {
         CatalogueHandle, Crc, Generation, LaneBlock, LaneSequence, PhysicalBlock, Stamp,
     };
 
-    use super::super::record::Run;
+    use crate::store::group::Run;
 
     fn seal(first: u64, blocks_max: u64) -> Seal {
         Seal {

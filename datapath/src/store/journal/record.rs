@@ -3,20 +3,12 @@
 //! All records begin with kind, flags, their own length and a catalogue handle, so that who only moves them needs no more.
 
 use super::super::bytes::{put32, put64};
+use super::super::group::Run;
 use super::super::types::{
     BLOCKS_MAX, CatalogueHandle, CheckpointNumber, Crc, Generation, LaneBlock, LaneSequence,
-    PhysicalBlock, SnapshotId, Stamp,
+    SnapshotId, Stamp,
 };
 use super::decode::{RecordError, RecordRef};
-
-/// Blocks that follow one another on the drive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// The first.
-    pub first: PhysicalBlock,
-    /// How many, at least 1.
-    pub blocks: u32,
-}
 
 /// Most blocks of a write: 1 MiB.
 pub const WRITE_BLOCKS_MAX: usize = 256;

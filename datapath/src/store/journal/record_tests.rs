@@ -2,11 +2,12 @@
 
 use proptest::prelude::*;
 
+use super::super::group::Run;
 use super::super::types::{
     CatalogueHandle, CheckpointNumber, Crc, Generation, LaneBlock, LaneSequence, PhysicalBlock,
     SnapshotId, Stamp,
 };
-use super::{Put, Record, RecordError, RecordRef, Run, Snapshot, Tombstone, Write};
+use super::{Put, Record, RecordError, RecordRef, Snapshot, Tombstone, Write};
 
 fn stamp() -> impl Strategy<Value = Stamp> {
     (any::<u32>(), 0..u64::MAX - 300).prop_map(|(epoch, seq)| Stamp { epoch, seq })
