@@ -1,8 +1,10 @@
 //! Simulated disks: a volatile cache over media, in sectors of 512 bytes.
 //!
-//! A write that completed is read back, but is on media only after a flush that was issued later, or with FUA. Until then each sector
-//! keeps the versions it has had since the last flush, and a power cut leaves any one of them, or what was on media: so writes are
-//! lost, torn and reordered in every way that sectors allow. A write under way at a power cut may or may not have reached each sector.
+//! A write that completed is read back, but is on media only after a flush that was issued later, or with FUA. Until then a power cut
+//! keeps it, loses it or tears it between sectors, whatever becomes of writes before and after it; so does it with writes that are under way.
+//! A flush that says that it is done and is not is no fault that a store can survive, so there is none here.
+//!
+//! A disk can also stop the world between any two of its operations ([`SimDiskState::halt_after`]): then a test decides what fails.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -19,13 +21,12 @@ use keelblock_hugepages::Buffer;
 use super::super::disk::DiskSpec;
 use super::super::error::DiskError;
 use super::super::handle::Core;
-use super::{Event, World};
+use super::media::{BLOCK, Block, Blocks, Cut, Versions};
+use super::{Event, NodeId, World};
 
 /// Bytes that a disk writes whole.
 pub const SECTOR: u64 = 512;
-const BLOCK_BYTES: u32 = 4096;
-
-type Sector = [u8; SECTOR as usize];
+const BLOCK_BYTES: u32 = BLOCK as u32;
 
 /// Faults that are on now.
 #[derive(Debug, Clone, Default)]
@@ -52,14 +53,18 @@ pub struct SimDiskState {
     /// Whether writes need a flush. If not, they are on media once completed.
     pub volatile_cache: bool,
     bytes: u64,
-    media: BTreeMap<u64, Sector>,
-    /// Versions of a sector since it was last flushed, oldest first, each with the number of its write.
-    cached: BTreeMap<u64, Vec<(u64, Sector)>>,
+    /// What is read.
+    now: Blocks,
+    /// Blocks of which something else may be on media.
+    cached: BTreeMap<u64, Versions>,
     writes: u64,
     /// Bytes written so far.
     pub bytes_written: u64,
     /// Flushes completed so far.
     pub flushes: u64,
+    /// Operations that were begun, and those that were completed, so far, added up.
+    pub events: u64,
+    halt_at: u64,
 }
 
 /// A disk on its place, and shared with those who have it open.
@@ -75,11 +80,13 @@ impl Shelf {
             latency: (Duration::from_micros(20), Duration::from_micros(200)),
             volatile_cache: true,
             bytes,
-            media: BTreeMap::new(),
+            now: Blocks::default(),
             cached: BTreeMap::new(),
             writes: 0,
             bytes_written: 0,
             flushes: 0,
+            events: 0,
+            halt_at: u64::MAX,
         };
         Shelf {
             state: Rc::new(RefCell::new(state)),
@@ -95,68 +102,132 @@ impl SimDiskState {
 
     /// What a read would return now, without its faults.
     pub fn peek(&self, offset: u64, into: &mut [u8]) {
-        for (i, byte) in into.iter_mut().enumerate() {
-            let at = offset + i as u64;
-            *byte = self.sector(at / SECTOR)[(at % SECTOR) as usize];
+        let mut at = offset;
+        let mut rest = into;
+        while !rest.is_empty() {
+            let (block, skip) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
+            let len = rest.len().min(BLOCK - skip);
+            let (part, after) = rest.split_at_mut(len);
+            part.copy_from_slice(&self.now.bytes(block)[skip..skip + len]);
+            (at, rest) = (at + len as u64, after);
+        }
+    }
+
+    /// Overwrites bytes, in cache and on media, as a disk does that puts them in a wrong place, or a test that knows better.
+    pub fn poke(&mut self, offset: u64, bytes: &[u8]) {
+        for (at, byte) in (offset..).zip(bytes) {
+            self.change(at, |b| *b = *byte);
         }
     }
 
     /// Flips one bit of what is stored, in cache and on media.
     pub fn rot(&mut self, offset: u64, bit: u8) {
-        let (index, at) = (offset / SECTOR, (offset % SECTOR) as usize);
-        self.media.entry(index).or_insert([0; SECTOR as usize])[at] ^= 1 << (bit % 8);
-        for (_, version) in self.cached.get_mut(&index).into_iter().flatten() {
-            version[at] ^= 1 << (bit % 8);
+        self.change(offset, |b| *b ^= 1 << (bit % 8));
+    }
+
+    fn change(&mut self, offset: u64, change: impl Fn(&mut u8)) {
+        let (block, at) = (offset / BLOCK as u64, (offset % BLOCK as u64) as usize);
+        let changed = |was: Option<&Rc<Block>>| {
+            let mut bytes = was.map_or([0; BLOCK], |b| **b);
+            change(&mut bytes[at]);
+            Some(Rc::new(bytes))
+        };
+        let now = changed(self.now.get(block));
+        self.now.set(block, now);
+        if let Some(versions) = self.cached.get_mut(&block) {
+            versions.media = changed(versions.media.as_ref());
+            for (_, version) in &mut versions.later {
+                *version = changed(version.as_ref());
+            }
         }
     }
 
-    fn sector(&self, index: u64) -> Sector {
-        let newest = self
-            .cached
-            .get(&index)
-            .and_then(|versions| versions.last())
-            .map(|v| v.1);
-        newest
-            .or_else(|| self.media.get(&index).copied())
-            .unwrap_or([0; SECTOR as usize])
+    /// Stops the world when so many more operations have begun or completed: [`super::Sim::run`] then ends without a result, and
+    /// nothing that is asked of the disk afterwards happens. Ends with the process ([`super::Sim::kill`], [`super::Sim::power_cut`]).
+    pub fn halt_after(&mut self, events: u64) {
+        self.halt_at = self.events + events;
+    }
+
+    /// Ends a halt, or the plan for one.
+    pub fn go_on(&mut self) {
+        self.halt_at = u64::MAX;
+    }
+
+    /// Whether the world stands still.
+    pub fn halted(&self) -> bool {
+        self.events >= self.halt_at
+    }
+
+    /// What the disk holds, to begin from there again; costs little. Faults, and what a power cut would undo, are not part of it.
+    pub fn image(&self) -> DiskImage {
+        DiskImage(self.now.clone())
+    }
+
+    /// Makes the disk hold, on media, what it held then.
+    pub fn restore(&mut self, image: &DiskImage) {
+        self.now = image.0.clone();
+        self.cached.clear();
     }
 
     /// Stores sectors; `data` is `None` for zeroes.
     fn store(&mut self, offset: u64, len: u64, data: Option<&[u8]>, durable: bool) {
         self.writes += 1;
         self.bytes_written += len;
-        for i in 0..len / SECTOR {
-            let index = offset / SECTOR + i;
-            let mut sector = [0; SECTOR as usize];
-            if let Some(data) = data {
-                let from = (i * SECTOR) as usize;
-                sector.copy_from_slice(&data[from..from + SECTOR as usize]);
-            }
-            if durable {
-                self.cached.remove(&index);
-                self.media.insert(index, sector);
+        let mut done = 0;
+        while done < len {
+            let at = offset + done;
+            let (block, skip) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
+            let part = (BLOCK - skip).min((len - done) as usize);
+            let from = data.map(|d| &d[done as usize..done as usize + part]);
+            let old = self.now.get(block).cloned();
+            let new = if part == BLOCK {
+                from.map(|bytes| Rc::new(bytes.try_into().expect("a block")))
             } else {
-                self.cached
-                    .entry(index)
-                    .or_default()
-                    .push((self.writes, sector));
+                let mut bytes = old.as_deref().map_or([0; BLOCK], |b| *b);
+                match from {
+                    Some(from) => bytes[skip..skip + part].copy_from_slice(from),
+                    None => bytes[skip..skip + part].fill(0),
+                }
+                Some(Rc::new(bytes))
+            };
+            if !durable {
+                let versions = self.cached.entry(block).or_insert_with(|| Versions {
+                    media: old,
+                    later: Vec::new(),
+                });
+                versions.later.push((self.writes, new.clone()));
+            } else if part == BLOCK {
+                self.cached.remove(&block);
+            } else if let Some(versions) = self.cached.get_mut(&block) {
+                // The other sectors keep what may become of them.
+                versions.media.clone_from(&new);
+                versions.later.clear();
             }
+            self.now.set(block, new);
+            done += part as u64;
         }
     }
 
     /// Brings versions of writes up to `write` to media.
     fn flush(&mut self, write: u64) {
         self.flushes += 1;
-        let media = &mut self.media;
-        self.cached.retain(|index, versions| {
-            if let Some(newest) = versions.iter().rev().find(|v| v.0 <= write) {
-                media.insert(*index, newest.1);
+        if write == self.writes {
+            self.cached.clear();
+            return;
+        }
+        self.cached.retain(|_, versions| {
+            let stable = versions.later.partition_point(|v| v.0 <= write);
+            if let Some((_, newest)) = versions.later.drain(..stable).next_back() {
+                versions.media = newest;
             }
-            versions.retain(|v| v.0 > write);
-            !versions.is_empty()
+            !versions.later.is_empty()
         });
     }
 }
+
+/// What a disk held at a moment.
+#[derive(Debug, Clone)]
+pub struct DiskImage(Blocks);
 
 /// What an operation does when its time has come.
 enum Action {
@@ -170,6 +241,7 @@ enum Action {
 /// An operation with the disk; owns its buffer until it is done.
 struct Op {
     disk: Rc<RefCell<SimDiskState>>,
+    node: NodeId,
     what: &'static str,
     offset: u64,
     action: Action,
@@ -192,42 +264,65 @@ impl World {
         let result = op.perform(self);
         self.trace(4, id, u64::from(result.is_ok()));
         op.result = Some(result);
+        let disk = op.disk.clone();
         if let Some(waker) = op.waker.take() {
             waker.wake();
         }
         if op.abandoned {
             ops.0.remove(&id);
         }
+        self.disk_event(&disk);
     }
 
-    /// The power fails: of each sector any version since its last flush stays, also of writes under way.
+    /// An operation was begun or completed.
+    fn disk_event(&self, disk: &RefCell<SimDiskState>) {
+        let mut disk = disk.borrow_mut();
+        disk.events += 1;
+        if disk.halted() {
+            self.halted.set(true);
+        }
+    }
+
+    fn take_ops(&self, which: impl Fn(&Op) -> bool) -> Vec<Op> {
+        let mut ops = self.disk_ops.borrow_mut();
+        let ids: Vec<u64> = ops
+            .0
+            .iter()
+            .filter(|(_, op)| op.result.is_none() && which(op))
+            .map(|(id, _)| *id)
+            .collect();
+        ids.iter().filter_map(|id| ops.0.remove(id)).collect()
+    }
+
+    /// A process ends: the kernel has done each of its operations, or will not.
+    pub(super) fn disk_ops_end(&self, node: NodeId) {
+        for mut op in self.take_ops(|op| op.node == node) {
+            if self.below(2) == 0 {
+                let _ = op.perform(self);
+            }
+        }
+    }
+
+    /// The power fails: of each write since the last flush all, nothing or some sectors stay, also of those under way.
     pub(super) fn disk_power_cut(&self, name: &Path) {
         let Some(shelf) = self.disks.borrow().get(name).cloned() else {
             return;
         };
-        let mut ops = self.disk_ops.borrow_mut();
-        let under_way: Vec<u64> = ops
-            .0
-            .iter()
-            .filter(|(_, op)| Rc::ptr_eq(&op.disk, &shelf.state) && op.result.is_none())
-            .map(|(id, _)| *id)
-            .collect();
-        for id in under_way {
-            let Some(op) = ops.0.remove(&id) else {
-                continue;
-            };
-            if let (Action::Write { len, .. }, Some(buffer)) = (&op.action, &op.buffer) {
-                let mut disk = shelf.state.borrow_mut();
-                disk.store(op.offset, *len as u64, Some(&buffer[..*len]), false);
+        let under_way = self.take_ops(|op| Rc::ptr_eq(&op.disk, &shelf.state));
+        let mut disk = shelf.state.borrow_mut();
+        for op in under_way {
+            match (&op.action, &op.buffer) {
+                (Action::Write { len, .. }, Some(buffer)) => {
+                    disk.store(op.offset, *len as u64, Some(&buffer[..*len]), false);
+                }
+                (Action::Zero { len }, _) => disk.store(op.offset, *len, None, false),
+                _ => {}
             }
         }
-        let mut disk = shelf.state.borrow_mut();
-        for (index, versions) in std::mem::take(&mut disk.cached) {
-            // 0 is what was on media.
-            let kept = self.below(versions.len() as u64 + 1) as usize;
-            if let Some((_, sector)) = kept.checked_sub(1).map(|k| versions[k]) {
-                disk.media.insert(index, sector);
-            }
+        let cut = Cut::new(self.random());
+        for (block, versions) in std::mem::take(&mut disk.cached) {
+            let left = cut.leaves(block, &versions);
+            disk.now.set(block, left);
         }
     }
 }
@@ -263,9 +358,7 @@ impl Op {
                 {
                     return Err(failed(*len as u64));
                 }
-                for (i, part) in buffer[..*len].chunks_exact_mut(SECTOR as usize).enumerate() {
-                    part.copy_from_slice(&disk.sector(self.offset / SECTOR + i as u64));
-                }
+                disk.peek(self.offset, &mut buffer[..*len]);
             }
             (Action::Write { len, fua }, Some(buffer)) => {
                 let len = *len as u64;
@@ -317,6 +410,7 @@ impl Drop for Pending {
 /// A reactor's handle of a simulated disk.
 pub(crate) struct SimDisk {
     world: Rc<World>,
+    node: NodeId,
     state: Rc<RefCell<SimDiskState>>,
 }
 
@@ -327,6 +421,7 @@ impl SimDisk {
         match shelf {
             Some(shelf) => Ok(SimDisk {
                 world,
+                node: core.sim().node,
                 state: shelf.state,
             }),
             None => Err(DiskError::Open {
@@ -437,6 +532,10 @@ impl SimDisk {
         buffer: Option<Buffer>,
     ) -> (Option<Buffer>, Result<(), DiskError>) {
         let world = self.world.clone();
+        if self.state.borrow().halted() {
+            // It never began: the world ends before.
+            return std::future::pending().await;
+        }
         let id = world.fresh();
         let (from, to) = self.state.borrow().latency;
         let disk = self.state.clone();
@@ -444,6 +543,7 @@ impl SimDisk {
             id,
             Op {
                 disk,
+                node: self.node,
                 what,
                 offset,
                 action,
@@ -454,6 +554,7 @@ impl SimDisk {
             },
         );
         world.after(world.delay(from, to), Event::Disk(id));
+        world.disk_event(&self.state);
         let pending = Pending { world, id };
         poll_fn(|cx| {
             let mut ops = pending.world.disk_ops.borrow_mut();

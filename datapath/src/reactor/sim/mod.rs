@@ -8,6 +8,7 @@
 //! are closed) or lose power (unflushed writes are lost in any subset of sectors, sockets vanish without a word).
 
 pub mod disk;
+mod media;
 pub mod net;
 #[cfg(test)]
 mod tests;
@@ -29,7 +30,7 @@ use super::stats::ReactorStats;
 use super::timer::Timers;
 use super::wake::Wakes;
 use super::{Nanos, ReactorId};
-pub use disk::{DiskFaults, SimDiskState};
+pub use disk::{DiskFaults, DiskImage, SimDiskState};
 pub use net::NetFaults;
 
 /// A passing of virtual time that a task spends on its own work in a pass, so that time never stands still.
@@ -61,6 +62,8 @@ pub(crate) struct World {
     now: Cell<u64>,
     random: Cell<u64>,
     trace: Cell<u64>,
+    /// A disk stopped the world.
+    halted: Cell<bool>,
     next_event: Cell<u64>,
     next_node: Cell<u32>,
     events: RefCell<BinaryHeap<Reverse<(u64, u64, Event)>>>,
@@ -151,6 +154,7 @@ impl Sim {
             now: Cell::new(1_000_000_000),
             random: Cell::new(seed),
             trace: Cell::new(0),
+            halted: Cell::new(false),
             next_event: Cell::new(0),
             next_node: Cell::new(0),
             events: RefCell::default(),
@@ -192,6 +196,7 @@ impl Sim {
     /// Ends a process at once. Its writes reached the kernel or not as a whole operation; its peers see their connections closed.
     pub fn kill(&self, node: NodeId) {
         self.end(node);
+        self.world.disk_ops_end(node);
         self.world.net_killed(node);
         self.world.trace(1, u64::from(node.0), 0);
     }
@@ -209,6 +214,10 @@ impl Sim {
     }
 
     fn end(&self, node: NodeId) {
+        self.world.halted.set(false);
+        for shelf in self.world.disks.borrow().values() {
+            shelf.state.borrow_mut().go_on();
+        }
         let (ended, rest): (Vec<_>, Vec<_>) = self
             .world
             .members
@@ -293,18 +302,30 @@ impl Sim {
         self.world.now.set(self.world.now.get().max(deadline.0));
     }
 
+    /// A reactor with work.
+    fn choose(&self) -> Option<Rc<Core>> {
+        let world = &self.world;
+        let members = world.members.borrow();
+        let ready = || {
+            let cores = members.iter().map(|m| &m.core);
+            cores.filter(|c| c.has_work(world.now()))
+        };
+        let count = ready().count();
+        let chosen = if count == 0 {
+            0
+        } else {
+            world.below(count as u64)
+        };
+        ready().nth(chosen as usize).cloned()
+    }
+
     /// One pass of one reactor, chosen at random among those with work, or one event; false if nothing is left before `deadline`.
     fn step(&self, deadline: Nanos) -> bool {
         let world = &self.world;
-        let ready: Vec<Rc<Core>> = world
-            .members
-            .borrow()
-            .iter()
-            .map(|m| m.core.clone())
-            .filter(|c| c.has_work(world.now()))
-            .collect();
-        if !ready.is_empty() {
-            let chosen = &ready[world.below(ready.len() as u64) as usize];
+        if world.halted.get() {
+            return false;
+        }
+        if let Some(chosen) = self.choose() {
             chosen.simulated_pass(world);
             world
                 .now
