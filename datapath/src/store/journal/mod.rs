@@ -5,10 +5,12 @@
 //! - [`BlockHeader`]: `encode` finishes a block whose records are in place, `decode` checks one.
 //! - [`Packer`]: `append…` takes records, `seal` puts all that wait, and no more than fits, into a run of blocks.
 //! - [`Ring`]: what is written, durable, and reusable. `seal` (through it) → the device's write → `written`; `data_begun` and `data_done` for
-//!   records with data; `durable_candidate` → FLUSH → `flushed(candidate)`; `checkpointed(tail)` when the superblock is flushed.
+//!   records with data; `durable_candidate` → FLUSH → `flushed(candidate)`; `checkpointed(tail)` when the superblock is flushed. From half
+//!   full on it logs live records again by itself; `wants_flush` and `wants_checkpoint` say what would move the tail.
 //! - [`Scanner`]: at opening, `next_read` → read → `feed` until there is nothing to read, then `finish` → [`Scan`] with [`Records`].
 //! - [`select`]: which of these count, after testing what may be torn.
 
+mod again;
 mod block;
 mod decode;
 mod pack;

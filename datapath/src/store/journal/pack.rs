@@ -5,7 +5,7 @@
 
 use super::super::types::{BLOCK_BYTES, DriveId, MountGeneration};
 use super::block::{BlockHeader, HEADER_BYTES, RECORDS_BYTES};
-use super::record::{BYTES, Put, Snapshot, Tombstone, WriteFields};
+use super::record::{BYTES, FLAG_AGAIN, FLAGS, Put, Snapshot, Tombstone, WriteFields};
 
 /// Most blocks of one journal write.
 pub const RUN_BLOCKS_MAX: u64 = 64;
@@ -110,6 +110,19 @@ impl Packer {
     pub fn append_encoded(&mut self, record: &[u8]) {
         debug_assert_eq!(super::decode::record_bytes(record), Ok(record.len()));
         self.pending.extend_from_slice(record);
+        self.appended += 1;
+    }
+
+    /// A copy of a write or tombstone that is durable, its bytes in two parts.
+    ///
+    /// # Panics
+    /// If that is no record.
+    pub(super) fn append_again(&mut self, first: &[u8], second: &[u8]) {
+        let at = self.pending.len();
+        self.pending.extend_from_slice(first);
+        self.pending.extend_from_slice(second);
+        self.pending[at + FLAGS] |= FLAG_AGAIN;
+        assert!(self.length(at) == first.len() + second.len(), "a record");
         self.appended += 1;
     }
 

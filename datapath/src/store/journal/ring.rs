@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 
 use super::super::types::{DriveId, MountGeneration};
+use super::again::LiveRecords;
 use super::pack::{Packer, RUN_BLOCKS_MAX, Seal, SealedRun};
 
 /// Sequences begin here: a watermark of 0 says that nothing is durable.
@@ -44,6 +45,7 @@ pub struct Ring {
     last_with_records: u64,
     /// Records in written blocks.
     records_done: u64,
+    live: LiveRecords,
 }
 
 impl Ring {
@@ -77,6 +79,7 @@ impl Ring {
             told_watermark: first - 1,
             last_with_records: first - 1,
             records_done: 0,
+            live: LiveRecords::default(),
         }
     }
 
@@ -148,31 +151,53 @@ impl Ring {
         self.used() as f64 / self.blocks as f64
     }
 
+    /// Bytes of records that are kept to be logged again.
+    pub fn live_bytes(&self) -> usize {
+        self.live.bytes()
+    }
+
     /// Of the ring.
     pub fn blocks(&self) -> u64 {
         self.blocks
     }
 
-    /// More than half is used: live records should be logged again.
-    pub fn half_full(&self) -> bool {
-        self.used() > self.blocks / 2
+    /// More than half is needed: live records are logged again.
+    fn half_full(&self) -> bool {
+        self.next - self.tail > self.blocks / 2
     }
 
-    /// More than three quarters are used: a checkpoint should move the tail.
+    /// More than three quarters are needed: a checkpoint should move the tail.
     pub fn wants_checkpoint(&self) -> bool {
-        self.used() > self.blocks / 4 * 3
+        self.next - self.tail > self.blocks / 4 * 3
+    }
+
+    /// A flush that is issued now brings the tail, or what may be overwritten or logged again, an eighth of the ring further.
+    pub fn wants_flush(&self) -> bool {
+        let candidate = self.durable_candidate();
+        if self.half_full() && candidate - self.watermark >= self.blocks / 8 {
+            return true;
+        }
+        let mut told = self.told_tails.iter().rev();
+        let told = told.find(|t| t.0 <= candidate).map(|t| t.1);
+        let tail = self.live.tail_after(candidate).max(told);
+        tail.is_some_and(|tail| tail.saturating_sub(self.reusable) >= self.blocks / 8)
     }
 
     /// Seals what waits, as far as there is room and up to the ring's end, into `into`; with nothing waiting, one block that carries the
-    /// watermark. `None` if there is no room. `each` as with [`Packer::seal`].
+    /// watermark. `None` if there is no room. From half full on, what room the last block has left takes old records along.
     ///
     /// # Panics
     /// If a run is in flight, or `into` is shorter than a longest run.
-    pub fn seal(
+    pub fn seal(&mut self, packer: &mut Packer, into: &mut [u8]) -> Option<SealedRun> {
+        self.seal_each(packer, into, |_, _| ())
+    }
+
+    /// The same, for who wants to see the records and where they end.
+    pub(super) fn seal_each(
         &mut self,
         packer: &mut Packer,
         into: &mut [u8],
-        each: impl FnMut(u64, &[u8]),
+        mut each: impl FnMut(u64, &[u8]),
     ) -> Option<SealedRun> {
         assert!(self.in_flight.is_none(), "one write at a time");
         let to_end = self.blocks - self.next % self.blocks;
@@ -188,7 +213,16 @@ impl Ring {
             watermark: self.watermark,
             tail: self.tail,
         };
-        let run = packer.seal(&seal, into, each);
+        let waits = packer.pending_blocks();
+        if self.half_full() && waits > 0 && waits <= blocks_max {
+            let open = self.next + waits - 1;
+            self.live.log_again(packer, self.watermark, open);
+        }
+        let live = &mut self.live;
+        let run = packer.seal(&seal, into, |sequence, record| {
+            live.add(sequence, record);
+            each(sequence, record);
+        });
         self.next += run.blocks;
         self.told_watermark = self.watermark;
         if self.tail > self.told_tails.back().map_or(self.reusable, |t| t.1) {
@@ -259,6 +293,11 @@ impl Ring {
             self.told_tails.pop_front();
             self.reusable = self.reusable.max(tail);
         }
+        // Live records below have durable copies: headers say so from now on.
+        if let Some(tail) = self.live.durable(self.watermark) {
+            self.tail = self.tail.max(tail);
+            self.live.drop_below(self.tail);
+        }
     }
 
     /// Blocks at or below it are durable, with the data of their records.
@@ -289,23 +328,6 @@ impl Ring {
         assert!(tail <= self.next, "a checkpoint covers what was sealed");
         self.tail = self.tail.max(tail);
         self.reusable = self.reusable.max(tail);
-    }
-
-    /// Live records below `tail` were logged again, and the copies are durable: headers say so from now on.
-    ///
-    /// # Panics
-    /// If the copies cannot be durable.
-    pub fn logged_again(&mut self, tail: u64) {
-        assert!(
-            tail <= self.watermark + 1,
-            "only what is durable is logged again"
-        );
-        self.tail = self.tail.max(tail);
-    }
-
-    /// A flush, and then another block, would make room: a tail that is an eighth of the ring further is told, and not reusable yet.
-    pub fn tail_wants_flush(&self) -> bool {
-        let told = self.told_tails.back().map_or(self.reusable, |t| t.1);
-        told - self.reusable >= self.blocks / 8
+        self.live.drop_below(self.tail);
     }
 }

@@ -1,8 +1,13 @@
 //! What is durable, and what may be overwritten, and when.
 
-use super::super::types::MountGeneration;
-use super::super::types::{BLOCK_BYTES, CatalogueHandle, CheckpointNumber, DriveId, Generation};
-use super::{BlockHeader, Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, Ring, SealedRun};
+use super::super::group::Run;
+use super::super::types::{
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Crc, DriveId, Generation, LaneBlock,
+    LaneSequence, MountGeneration, PhysicalBlock, Stamp,
+};
+use super::{
+    BlockHeader, Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, Ring, SealedRun, WriteFields,
+};
 
 struct World {
     ring: Ring,
@@ -36,8 +41,23 @@ impl World {
         self.ring.ends_in(&self.packer)
     }
 
+    fn append_write(&mut self, n: u64) {
+        self.packer.append_write(&WriteFields {
+            handle: CatalogueHandle(1),
+            lane_sequence: LaneSequence(n + 1),
+            generation: Generation(1),
+            stamp: Stamp { epoch: 1, seq: n },
+            first: LaneBlock(n),
+            runs: &[Run {
+                first: PhysicalBlock(1000 + n),
+                blocks: 1,
+            }],
+            crcs: &[Crc(5)],
+        });
+    }
+
     fn seal(&mut self) -> Option<SealedRun> {
-        self.ring.seal(&mut self.packer, &mut self.into, |_, _| ())
+        self.ring.seal(&mut self.packer, &mut self.into)
     }
 
     fn write(&mut self) -> SealedRun {
@@ -149,26 +169,78 @@ fn a_run_ends_at_the_end_of_the_ring_and_before_the_tail() {
 }
 
 #[test]
+fn writes_at_depth_1_do_not_fill_a_ring_that_logs_again() {
+    for volatile in [true, false] {
+        let mut w = World::new(64, 1, volatile);
+        let mut flushes = 0;
+        for n in 0..2000 {
+            w.append_write(n);
+            w.write();
+            // Much fewer flushes than writes, and one where it helps.
+            if n % 50 == 0 || w.ring.wants_flush() {
+                w.flush();
+                flushes += 1;
+            }
+            assert!(!w.ring.wants_checkpoint(), "after {n} writes");
+            assert!(w.ring.room() > 4, "after {n} writes");
+            // Each record once, and those whose copies are not durable twice.
+            assert!(w.ring.live_bytes() <= 2 * 52 * (n as usize + 1));
+        }
+        assert!(!volatile || flushes < 500, "{flushes} flushes");
+    }
+}
+
+#[test]
 fn a_tail_that_only_headers_say_is_reusable_when_one_of_them_is_durable() {
-    let mut w = World::new(8, 1, true);
-    for _ in 0..5 {
-        w.append();
+    let mut w = World::new(16, 1, true);
+    for n in 0..9 {
+        w.append_write(n);
         w.write();
     }
     w.flush();
-    w.ring.logged_again(4);
-    assert_eq!((w.ring.tail(), w.ring.room()), (4, 3));
-    // This flush comes before a block says so.
+    assert_eq!((w.ring.tail(), w.ring.room()), (1, 7));
+    // This block takes the nine before along.
+    w.append_write(9);
+    w.write();
+    assert_eq!((w.header().bytes, w.header().tail), (520, 1));
+    assert!(w.ring.wants_flush());
+    assert_eq!(w.ring.tail(), 1);
     w.flush();
-    assert_eq!(w.ring.room(), 3);
+    assert_eq!((w.ring.tail(), w.ring.room()), (9, 6));
+    // No block says so yet.
+    w.flush();
+    assert_eq!(w.ring.room(), 6);
+    w.append_write(10);
+    w.write();
+    assert_eq!((w.header().bytes, w.header().tail), (52, 9));
+    assert_eq!(w.ring.room(), 5);
+    assert!(w.ring.wants_flush());
+    w.flush();
+    assert_eq!(w.ring.room(), 13);
+    assert!(!w.ring.wants_flush());
+}
+
+#[test]
+fn only_a_checkpoint_moves_the_tail_over_a_put() {
+    let mut w = World::new(16, 1, true);
+    w.append_write(1);
+    w.write();
     w.append();
     w.write();
-    assert_eq!(w.header().tail, 4);
-    assert!(w.ring.tail_wants_flush());
-    assert_eq!(w.ring.room(), 2);
-    w.flush();
-    assert_eq!(w.ring.room(), 5);
-    assert!(!w.ring.tail_wants_flush());
+    for n in 0..10 {
+        w.append_write(n);
+        w.write();
+        w.flush();
+    }
+    assert_eq!(w.ring.tail(), 1);
+    assert!(!w.ring.wants_checkpoint());
+    w.append_write(11);
+    w.write();
+    w.append_write(12);
+    w.write();
+    assert!(w.ring.wants_checkpoint());
+    w.ring.checkpointed(w.ring.next_sequence());
+    assert_eq!((w.ring.room(), w.ring.live_bytes()), (16, 0));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::super::types::{BLOCK_BYTES, DriveId, MountGeneration};
 use super::record_tests::record;
 use super::{
     BlockHeader, FIRST_SEQUENCE, HEADER_BYTES, Packer, RUN_BLOCKS_MAX, Record, Ring, Scan,
-    ScanError, Scanner, Seal,
+    ScanError, Scanner, Seal, Tombstone,
 };
 
 const DRIVE: DriveId = DriveId([3; 16]);
@@ -112,6 +112,8 @@ struct World {
     records: Vec<(u64, Record)>,
     sent: Vec<Sent>,
     superblock_first: u64,
+    /// Records that the superblock's checkpoint covers.
+    covered: usize,
 }
 
 impl World {
@@ -123,6 +125,7 @@ impl World {
             records: Vec::new(),
             sent: Vec::new(),
             superblock_first: first,
+            covered: 0,
         }
     }
 
@@ -130,9 +133,11 @@ impl World {
         let mut into = vec![0xee; RUN_BLOCKS_MAX as usize * BLOCK_BYTES];
         let (watermark, tail) = (self.ring.watermark(), self.ring.tail());
         let records = &mut self.records;
-        let run = self.ring.seal(&mut self.packer, &mut into, |block, bytes| {
-            records.push((block, Record::decode(bytes).unwrap()));
-        });
+        let run = self
+            .ring
+            .seal_each(&mut self.packer, &mut into, |block, bytes| {
+                records.push((block, Record::decode(bytes).unwrap()));
+            });
         let Some(run) = run else { return };
         for n in 0..run.blocks {
             let bytes = into[n as usize * BLOCK_BYTES..][..BLOCK_BYTES].to_vec();
@@ -170,6 +175,7 @@ impl World {
                 self.ring.flushed(candidate);
                 self.ring.checkpointed(cut);
                 self.superblock_first = cut;
+                self.covered = self.packer.records() as usize;
             }
         }
     }
@@ -180,26 +186,43 @@ impl World {
         BlockHeader::decode(&sent.unwrap().bytes).unwrap().continued > 0
     }
 
+    /// Every record that was durable and is in no checkpoint is there, or a copy of it.
+    fn check_nothing_is_lost(&self, found: &[(u64, Record)]) {
+        let original = |r: &Record| match r.clone() {
+            Record::Write(w) => Record::Write(super::Write { again: false, ..w }),
+            Record::Tombstone(t) => Record::Tombstone(Tombstone { again: false, ..t }),
+            r => r,
+        };
+        let found: Vec<Record> = found.iter().map(|(_, r)| original(r)).collect();
+        for (block, record) in self.records.iter().skip(self.covered) {
+            let durable = *block <= self.ring.watermark();
+            assert!(
+                !durable || found.contains(&original(record)),
+                "{block}: {record:?}"
+            );
+        }
+    }
+
     /// The power goes: blocks above the watermark have one of these fates. The answer is what replay should find.
     fn crash(&mut self, fates: &[Fate]) -> (u64, u64, Vec<(u64, Record)>) {
         let durable = self.ring.watermark();
-        let mut whole = Vec::new();
         let mut fates = fates.iter().cycle();
-        for sent in &self.sent {
+        for sent in self.sent.iter().filter(|s| s.sequence > durable) {
+            let fate = fates.next().copied().unwrap_or(Fate::Kept);
             let block = self.image.block(sent.sequence);
-            if sent.sequence > durable {
-                let fate = fates.next().copied().unwrap_or(Fate::Kept);
-                for (n, sector) in block.chunks_exact_mut(512).enumerate() {
-                    let keep = match fate {
-                        Fate::Kept => true,
-                        Fate::Lost => false,
-                        Fate::Torn(sectors) => sectors & (1 << n) != 0,
-                    };
-                    let from = if keep { &sent.bytes } else { &sent.before };
-                    sector.copy_from_slice(&from[n * 512..(n + 1) * 512]);
-                }
+            for (n, sector) in block.chunks_exact_mut(512).enumerate() {
+                let keep = match fate {
+                    Fate::Kept => true,
+                    Fate::Lost => false,
+                    Fate::Torn(sectors) => sectors & (1 << n) != 0,
+                };
+                let from = if keep { &sent.bytes } else { &sent.before };
+                sector.copy_from_slice(&from[n * 512..(n + 1) * 512]);
             }
-            if *block == *sent.bytes {
+        }
+        let mut whole = Vec::new();
+        for sent in &self.sent {
+            if *self.image.block(sent.sequence) == *sent.bytes {
                 whole.push(sent);
             }
         }
@@ -356,7 +379,8 @@ proptest! {
         let scan = world.image.scan(world.superblock_first, most).unwrap();
         prop_assert_eq!(scan.end, end);
         prop_assert_eq!(scan.watermark, watermark);
-        prop_assert_eq!(found(&scan), expected);
+        prop_assert_eq!(found(&scan), expected.clone());
+        world.check_nothing_is_lost(&expected);
     }
 
     #[test]
