@@ -2,9 +2,11 @@
 use crate::failure::{Failure, Result};
 use keelblock_api::admin::{self, admin_client::AdminClient};
 use keelblock_api::openstorage as sdk;
+use sdk::open_storage_alerts_client::OpenStorageAlertsClient;
 use sdk::open_storage_cluster_client::OpenStorageClusterClient;
 use sdk::open_storage_mount_attach_client::OpenStorageMountAttachClient;
 use sdk::open_storage_node_client::OpenStorageNodeClient;
+use sdk::open_storage_pool_client::OpenStoragePoolClient;
 use sdk::open_storage_volume_client::OpenStorageVolumeClient;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
@@ -28,6 +30,10 @@ pub struct Client {
     pub nodes: OpenStorageNodeClient<Channel>,
     /// OpenStorage cluster.
     pub cluster: OpenStorageClusterClient<Channel>,
+    /// OpenStorage pools.
+    pub pools: OpenStoragePoolClient<Channel>,
+    /// OpenStorage alerts.
+    pub alerts: OpenStorageAlertsClient<Channel>,
 }
 
 /// A volume as its node describes it, with its name at hand.
@@ -62,6 +68,11 @@ impl Volume {
         self.inner.spec.clone().unwrap_or_default()
     }
 
+    /// Whether it is a snapshot, which the SDK shows as a volume.
+    pub fn is_snapshot(&self) -> bool {
+        self.inner.readonly
+    }
+
     /// Whether a host can connect to it now.
     pub fn attached(&self) -> bool {
         self.inner.state() == sdk::VolumeState::Attached
@@ -91,17 +102,22 @@ impl Client {
             volumes: OpenStorageVolumeClient::new(channel.clone()),
             attach: OpenStorageMountAttachClient::new(channel.clone()),
             nodes: OpenStorageNodeClient::new(channel.clone()),
-            cluster: OpenStorageClusterClient::new(channel),
+            cluster: OpenStorageClusterClient::new(channel.clone()),
+            pools: OpenStoragePoolClient::new(channel.clone()),
+            alerts: OpenStorageAlertsClient::new(channel),
         })
     }
 
-    /// All volumes, by name.
+    /// All volumes, by name; no snapshots.
     pub async fn list(&mut self) -> Result<Vec<Volume>> {
-        self.find(sdk::SdkVolumeInspectWithFiltersRequest::default())
-            .await
+        let mut all = self
+            .find(sdk::SdkVolumeInspectWithFiltersRequest::default())
+            .await?;
+        all.retain(|v| !v.is_snapshot());
+        Ok(all)
     }
 
-    /// The volumes that a filter selects, by name.
+    /// The volumes and snapshots that a filter selects, by name.
     pub async fn find(
         &mut self,
         filter: sdk::SdkVolumeInspectWithFiltersRequest,
@@ -115,7 +131,7 @@ impl Client {
         Ok(volumes)
     }
 
-    /// The volume of that name or id.
+    /// The volume or snapshot of that name or id.
     pub async fn volume(&mut self, name: &str) -> Result<Volume> {
         let filter = sdk::SdkVolumeInspectWithFiltersRequest {
             name: name.into(),
@@ -147,6 +163,16 @@ impl Client {
                 &status,
             )),
         }
+    }
+
+    /// Bytes that only this volume or snapshot refers to; not known while that cannot be counted.
+    pub async fn unique_bytes(&mut self, volume: &str) -> Option<u64> {
+        let request = sdk::SdkVolumeCapacityUsageRequest {
+            volume_id: volume.into(),
+        };
+        let reply = self.volumes.capacity_usage(request).await.ok()?;
+        let usage = reply.into_inner().capacity_usage_info?;
+        u64::try_from(usage.exclusive_bytes).ok()
     }
 
     /// Makes a volume and returns its id. The same request again returns the same id.

@@ -9,4 +9,5 @@ pub mod keelctl;
 pub mod rates;
 pub mod render;
 pub mod size;
+pub mod time;
 pub mod up;

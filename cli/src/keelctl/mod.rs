@@ -1,10 +1,14 @@
 //! `keelctl`: what an operator asks of a cluster, one module per group of commands. Each command is a function from the
 //! connection and its arguments to an [`Answer`]; printing and exit codes are done once, here.
+mod alerts;
 mod cluster;
 mod host;
 mod hosts;
 mod node;
+mod progress;
 mod service;
+mod snapshot;
+mod stats;
 mod status;
 mod view;
 mod volume;
@@ -48,7 +52,7 @@ Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 no such thing; 4 the c
 enum Command {
     /// The node, its reactors, pools and volumes at a glance.
     Status,
-    /// Volumes: create, list, inspect, update, delete, statistics, allowed hosts, how to connect.
+    /// Volumes: create, list, inspect, update, delete, snapshot, clone, restore, statistics, allowed hosts, how to connect.
     #[command(subcommand)]
     Volume(volume::Command),
     /// Attach a volume, so that hosts can connect to it, and detach it.
@@ -60,9 +64,12 @@ enum Command {
     /// Nodes.
     #[command(subcommand)]
     Node(node::Command),
-    /// Pools and drives.
+    /// Pools, drives, scans.
     #[command(subcommand)]
     Service(service::Command),
+    /// What went wrong, or is worth knowing.
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     /// Completions for a shell, on standard output.
     Completions {
         /// The shell.
@@ -95,6 +102,7 @@ async fn answer(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Cluster(command) => cluster::run(client, command).await,
         Command::Node(command) => node::run(client, command).await,
         Command::Service(command) => service::run(client, command).await,
+        Command::Alerts(command) => alerts::run(client, command).await,
         Command::Completions { .. } => unreachable!("answered before connecting"),
     }
 }
@@ -132,6 +140,38 @@ mod tests {
             "node inspect",
             "service pool show",
             "service drive show",
+            "volume snapshot create db --name s --label k=v",
+            "volume snapshot create db log",
+            "volume snapshot list",
+            "volume snapshot list db --label k=v",
+            "volume snapshot delete s t",
+            "volume clone s --name c --no-attach --label k=v",
+            "volume restore db --snapshot s",
+            "volume diff db",
+            "volume diff --from s --to t",
+            "service pool list",
+            "service pool show default",
+            "service pool expand --size 10T",
+            "service pool expand default --percent 50 --operation add-disk",
+            "service drive list",
+            "service drive show /dev/sdb",
+            "service drive add /dev/sdb",
+            "service drive add /a/file --size 10G",
+            "service drive grow /a/file --size 20G",
+            "service drive evacuate /dev/sdb --wait",
+            "service drive evacuate /dev/sdb --cancel",
+            "service drive remove /dev/sdb",
+            "service drive replace /dev/sdb --with /dev/sdc --accept-loss",
+            "service scan start --rate 100M --wait",
+            "service scan pause",
+            "service scan resume --pool default",
+            "service scan cancel",
+            "service scan status --wait",
+            "service scan schedule --every 7d --rate 50M",
+            "service scan schedule --off",
+            "alerts show --all --severity warning",
+            "alerts delete --resource drive --id x",
+            "alerts delete --cleared",
             "--endpoint 127.0.0.1:1 --timeout 3 status",
             "completions bash",
         ] {
@@ -152,6 +192,18 @@ mod tests {
             "volume path db --state sideways",
             "volume hosts allow db",
             "volume hosts allow db --any nqn.x",
+            "volume snapshot create",
+            "volume clone s",
+            "volume restore db",
+            "volume diff",
+            "service pool expand",
+            "service pool expand --size 1T --percent 5",
+            "service drive add",
+            "service drive evacuate x --cancel --wait",
+            "service drive replace x --size 1G",
+            "service scan schedule --every never",
+            "service scan schedule --every 7d --off",
+            "alerts show --id x",
         ] {
             let words = std::iter::once("keelctl").chain(line.split(' ').filter(|w| !w.is_empty()));
             assert!(Args::try_parse_from(words).is_err(), "keelctl {line}");

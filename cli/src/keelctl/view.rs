@@ -25,6 +25,12 @@ pub struct VolumeView {
     pub attached_on: String,
     pub used_bytes: u64,
     pub labels: BTreeMap<String, String>,
+    /// It is a snapshot.
+    pub snapshot: bool,
+    /// Of a snapshot, its volume; of a clone, what it was made from.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub parent: String,
+    pub created_unix_ms: u64,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub error: String,
 }
@@ -49,6 +55,16 @@ impl VolumeView {
             attached_on: volume.inner.attached_on.clone(),
             used_bytes: volume.inner.usage,
             labels: labels.into_iter().collect(),
+            snapshot: volume.is_snapshot(),
+            parent: volume
+                .inner
+                .source
+                .as_ref()
+                .map(|s| s.parent.clone())
+                .unwrap_or_default(),
+            created_unix_ms: volume.inner.ctime.as_ref().map_or(0, |t| {
+                u64::try_from(t.seconds * 1000 + i64::from(t.nanos) / 1_000_000).unwrap_or(0)
+            }),
             error: volume.inner.error.clone(),
         }
     }

@@ -1,15 +1,14 @@
 //! `keelctl volume …`.
-use super::hosts;
 use super::view::VolumeView;
+use super::{hosts, snapshot, stats};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
-use crate::rates::{Interval, show_latency};
 use crate::render::{Answer, facts, table};
 use crate::size::{parse_size, show_size};
+use crate::time::show_time;
 use clap::{Args, Subcommand, ValueEnum};
 use keelblock_api::admin;
 use keelblock_api::openstorage as sdk;
-use keelblock_api::stats::bucket_upper_ns;
 use serde_json::json;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -51,6 +50,15 @@ pub enum Command {
         #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
         interval: u64,
     },
+    /// Snapshots: create, list, delete.
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
+    /// Make a writable volume of a snapshot, or of a volume as it is now; at once, and sharing its space.
+    Clone(snapshot::Clone),
+    /// Set a detached volume back to a snapshot of it.
+    Restore(snapshot::Restore),
+    /// Where two states of a volume differ.
+    Diff(snapshot::Diff),
     /// The hosts that may connect to a volume.
     #[command(subcommand)]
     Hosts(hosts::Command),
@@ -122,7 +130,7 @@ pub enum PathState {
 }
 
 /// Reads `key=value`.
-fn parse_label(text: &str) -> std::result::Result<(String, String), String> {
+pub fn parse_label(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err(format!("`{text}` is not a label: write KEY=VALUE")),
@@ -141,8 +149,12 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
             yes: _,
         } => delete(client, &volume, force).await,
         Command::Stats { volume, interval } => {
-            stats(client, &volume, Duration::from_secs(interval)).await
+            stats::stats(client, &volume, Duration::from_secs(interval)).await
         }
+        Command::Snapshot(command) => snapshot::run(client, command).await,
+        Command::Clone(args) => snapshot::clone(client, args).await,
+        Command::Restore(args) => snapshot::restore(client, args).await,
+        Command::Diff(args) => snapshot::diff(client, args).await,
         Command::Hosts(command) => hosts::run(client, command).await,
         Command::ConnectInfo { volume } => connect_info(client, &volume).await,
         Command::Path { volume, state } => path(client, &volume, state).await,
@@ -160,6 +172,7 @@ async fn create(client: &mut Client, args: Create) -> Result<Answer> {
         ..Default::default()
     };
     let labels: HashMap<_, _> = args.label.into_iter().collect();
+    let name = args.name.clone();
     let id = client
         .create(sdk::SdkVolumeCreateRequest {
             name: args.name,
@@ -167,22 +180,24 @@ async fn create(client: &mut Client, args: Create) -> Result<Answer> {
             labels,
         })
         .await?;
-    let mut volume = client.volume(&id).await?;
-    if !args.no_attach && !volume.attached() {
+    let head = format!("Volume {name} created, id {id}.");
+    ready(client, &id, args.no_attach, &head).await
+}
+
+/// Attaches a new volume, unless that is not wanted, and says how to connect; `head` says what was made.
+pub async fn ready(client: &mut Client, id: &str, no_attach: bool, head: &str) -> Result<Answer> {
+    let mut volume = client.volume(id).await?;
+    if !no_attach && !volume.attached() {
         client.attach(&volume, None).await?;
-        volume = client.volume(&id).await?;
+        volume = client.volume(id).await?;
     }
     let text = if volume.attached() {
-        let info = client.connection(&id).await?;
-        format!(
-            "Volume {} created, id {id}. To connect a host:\n{}",
-            volume.name,
-            connect_lines(&info)
-        )
+        let info = client.connection(id).await?;
+        format!("{head} To connect a host:\n{}", connect_lines(&info))
     } else {
         format!(
-            "Volume {} created, id {id}. `keelctl host attach {}` lets hosts connect.",
-            volume.name, volume.name
+            "{head} `keelctl host attach {}` lets hosts connect.",
+            volume.name
         )
     };
     Ok(Answer::new(VolumeView::new(&volume), text))
@@ -197,6 +212,7 @@ async fn list(client: &mut Client, labels: Vec<(String, String)>) -> Result<Answ
         .find(filter)
         .await?
         .iter()
+        .filter(|v| !v.is_snapshot())
         .map(VolumeView::new)
         .collect();
     let rows = views.iter().map(|v| {
@@ -242,9 +258,11 @@ async fn inspect(client: &mut Client, names: &[String]) -> Result<Answer> {
         } else {
             None
         };
-        text += &described(&view, info.as_ref());
+        let unique = client.unique_bytes(&volume.id).await;
+        text += &described(&view, unique, info.as_ref());
         text += "\n";
         let mut value = json!(view);
+        value["unique_bytes"] = json!(unique);
         if let Some(info) = info {
             value["connection"] = connection_json(&info);
         }
@@ -254,12 +272,27 @@ async fn inspect(client: &mut Client, names: &[String]) -> Result<Answer> {
 }
 
 /// A volume's facts, with how to connect to it when it is attached.
-fn described(view: &VolumeView, info: Option<&admin::ConnectionInfoReply>) -> String {
+fn described(
+    view: &VolumeView,
+    unique: Option<u64>,
+    info: Option<&admin::ConnectionInfoReply>,
+) -> String {
+    let kind = if view.snapshot { "Snapshot" } else { "Volume" };
     let mut text = facts(&[
-        ("Volume", view.name.clone()),
+        (kind, view.name.clone()),
         ("Id", view.id.clone()),
-        ("Size", show_size(view.size_bytes)),
+        (
+            if view.snapshot {
+                "Of volume"
+            } else {
+                "Cloned from"
+            },
+            view.parent.clone(),
+        ),
+        ("Created", show_time(view.created_unix_ms)),
+        ("Provisioned", show_size(view.size_bytes)),
         ("Used", show_size(view.used_bytes)),
+        ("Unique", unique.map(show_size).unwrap_or_default()),
         ("Block size", format!("{} B", view.block_size)),
         ("Replicas", view.replicas.to_string()),
         ("Status", view.status.clone()),
@@ -353,59 +386,6 @@ async fn delete(client: &mut Client, name: &str, force: bool) -> Result<Answer> 
         json!({ "id": volume.id, "deleted": true }),
         format!("Volume {} deleted.", volume.name),
     ))
-}
-
-async fn stats(client: &mut Client, name: &str, interval: Duration) -> Result<Answer> {
-    let volume = client.volume(name).await?;
-    let before = if interval.is_zero() {
-        None
-    } else {
-        Some(client.volume_status(&volume.id).await?)
-    };
-    tokio::time::sleep(interval).await;
-    let now = client.volume_status(&volume.id).await?;
-    let i = Interval::between(before.as_ref(), &now);
-    let seconds = interval.as_secs_f64();
-    let (p50, p99) = (
-        i.percentile_ns(0.5, bucket_upper_ns),
-        i.percentile_ns(0.99, bucket_upper_ns),
-    );
-    let mut rows = vec![("Volume", volume.name.clone())];
-    if interval.is_zero() {
-        rows.push(("Commands", i.commands.to_string()));
-        rows.push(("Bytes", show_size(i.bytes)));
-    } else {
-        rows.push(("IOPS", format!("{:.0}", i.commands as f64 / seconds)));
-        rows.push((
-            "Bandwidth",
-            format!("{:.1} MB/s", i.bytes as f64 / seconds / 1e6),
-        ));
-    }
-    rows.extend([
-        ("Latency p50", show_latency(p50)),
-        ("Latency p99", show_latency(p99)),
-    ]);
-    rows.extend([
-        (
-            "Reads",
-            format!("{} ({})", now.reads, show_size(now.read_bytes)),
-        ),
-        (
-            "Writes",
-            format!("{} ({})", now.writes, show_size(now.write_bytes)),
-        ),
-        ("Others", now.others.to_string()),
-        ("Errors", now.errors.to_string()),
-        ("Connections", now.connections.to_string()),
-    ]);
-    let data = json!({
-        "id": volume.id, "name": volume.name, "interval_s": interval.as_secs(),
-        "interval": { "commands": i.commands, "bytes": i.bytes, "latency_p50_ns": p50, "latency_p99_ns": p99 },
-        "total": { "reads": now.reads, "writes": now.writes, "others": now.others, "errors": now.errors,
-                   "read_bytes": now.read_bytes, "write_bytes": now.write_bytes },
-        "connections": now.connections,
-    });
-    Ok(Answer::new(data, facts(&rows)))
 }
 
 async fn connect_info(client: &mut Client, name: &str) -> Result<Answer> {

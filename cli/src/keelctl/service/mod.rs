@@ -1,0 +1,45 @@
+//! `keelctl service …`: pools and drives of the node that answers, and scans of them.
+mod drive;
+mod pool;
+mod scan;
+
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use crate::render::Answer;
+use clap::Subcommand;
+use keelblock_api::admin::PoolStatus;
+
+pub use pool::{pool_json, pool_table};
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Pools: list, show, expand.
+    #[command(subcommand)]
+    Pool(pool::Command),
+    /// Drives: list, show, add, grow, evacuate, remove, replace.
+    #[command(subcommand)]
+    Drive(drive::Command),
+    /// Scans: reading everything in a pool and comparing it with its checksums.
+    #[command(subcommand)]
+    Scan(scan::Command),
+}
+
+pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
+    match command {
+        Command::Pool(command) => pool::run(client, command).await,
+        Command::Drive(command) => drive::run(client, command).await,
+        Command::Scan(command) => scan::run(client, command).await,
+    }
+}
+
+/// The node's pools. None at all while the data path is away is said, instead of being shown as if there were none.
+async fn pools(client: &mut Client) -> Result<Vec<PoolStatus>> {
+    let node = client.node_status().await?;
+    if !node.datapath_up {
+        return Err(Failure::Unavailable {
+            what: "look at the pools".into(),
+            why: "the data path does not answer".into(),
+        });
+    }
+    Ok(node.pools)
+}
