@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 
+use super::inspect::Inspect;
 use crate::reactor::{Poll, run::REACTORS_MAX};
 
 /// DMA memory of a process unless told otherwise.
@@ -15,11 +16,20 @@ const MEMORY_PER_REACTOR_MIN: u64 = 16 << 20;
 
 /// The polled data path of a Keelblock node: serves volumes over NVMe/TCP and takes commands from its control process.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "keelblock-datapath", version)]
+#[command(
+    name = "keelblock-datapath",
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
 pub struct Args {
+    /// Look at drives instead of serving them
+    #[command(subcommand)]
+    pub inspect: Option<Inspect>,
+
     /// Unix socket on which the control process connects
-    #[arg(long, value_name = "PATH")]
-    pub socket: PathBuf,
+    #[arg(long, value_name = "PATH", required = true)]
+    pub socket: Option<PathBuf>,
 
     /// Where hosts connect with NVMe/TCP
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4420")]

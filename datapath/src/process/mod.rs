@@ -5,6 +5,7 @@
 //! reactors stopped.
 
 mod args;
+mod inspect;
 mod start;
 mod stats;
 
@@ -19,6 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
 pub use args::{Args, CpuList, PollMode};
+pub use inspect::{CheckArgs, DumpArgs, Inspect};
 
 use crate::command::{Events, Facts, Service, event_channel};
 use crate::reactor::{NetError, Reactors, StartError};
@@ -68,6 +70,9 @@ pub enum ProcessError {
 
 /// Runs the data path until it is told to stop. Exit codes: 0 stopped by a signal, 1 an error (which is logged), 2 a wrong command line.
 pub fn run(args: &Args) -> ExitCode {
+    if let Some(inspect) = &args.inspect {
+        return inspect::run(inspect);
+    }
     let filter = match tracing_subscriber::EnvFilter::try_new(&args.log) {
         Ok(filter) => filter,
         Err(e) => {
@@ -116,7 +121,9 @@ async fn until_told(
     signals: &mut Signals,
     events: Events,
 ) -> Result<(), ProcessError> {
-    let listener = Listener::bind(&args.socket, running.stats.clone()).await?;
+    let socket = args.socket.as_ref();
+    let socket = socket.ok_or_else(|| ProcessError::Argument("--socket is needed".to_owned()))?;
+    let listener = Listener::bind(socket, running.stats.clone()).await?;
     let service = Service::new(running.facts.clone(), running.jobs.clone(), events);
     let (end, ended) = oneshot::channel::<()>();
     let server = tonic::transport::Server::builder()

@@ -4,6 +4,7 @@
 //! of `docs/store-format.md`: `superblock` (§2), `group` (§3, space), `journal` (§4), `map` (§6 and 7), over the words in `types`.
 
 mod bytes;
+pub mod check;
 pub mod engine;
 pub mod group;
 pub mod journal;

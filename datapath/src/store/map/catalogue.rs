@@ -261,7 +261,7 @@ fn record_bytes(page: &Page, n: usize) -> [u8; RECORD_BYTES] {
 }
 
 /// Record `n` of a checked leaf.
-pub(super) fn record(page: &Page, n: usize) -> Option<CatalogueRecord> {
+pub(in crate::store) fn record(page: &Page, n: usize) -> Option<CatalogueRecord> {
     CatalogueRecord::decode(&record_bytes(page, n))
         .ok()
         .flatten()

@@ -28,7 +28,7 @@ pub(super) const NO_STAMP: Stamp = Stamp { epoch: 0, seq: 0 };
 
 /// What a page's parent says of what is beneath it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Beneath {
+pub(in crate::store) struct Beneath {
     /// Present children, or entries that are not absent.
     pub entries: u16,
     /// Data blocks.
@@ -159,7 +159,7 @@ pub(super) fn set_child(page: &mut Page, n: u64, entry: &ChildEntry) {
 }
 
 /// What the parent's entry says of an interior page.
-pub(super) fn beneath(page: &Page) -> Beneath {
+pub(in crate::store) fn beneath(page: &Page) -> Beneath {
     let mut beneath = Beneath::NOTHING;
     let mut summaries = [0; 4 * FANOUT as usize];
     for n in 0..FANOUT {

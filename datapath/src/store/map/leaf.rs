@@ -131,7 +131,7 @@ impl LeafShape {
     }
 
     /// What the parent's entry says of a leaf.
-    pub(super) fn beneath(self, page: &Page, leaf: u64) -> Beneath {
+    pub(in crate::store) fn beneath(self, page: &Page, leaf: u64) -> Beneath {
         let mut beneath = Beneath::NOTHING;
         let mut summed = [0; LEAF_ENTRIES * SUMMARY_BYTES];
         let mut at = 0;
