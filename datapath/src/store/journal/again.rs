@@ -1,8 +1,8 @@
 //! Logging live records again (`docs/store-format.md` §9): a journal that is half full takes old records along in the room that its blocks
 //! have left, so that the tail moves without further writes.
 //!
-//! The records of the blocks between tail and end are kept as they were written: no more bytes than the ring has, and with records of single
-//! writes, which is when this matters, 52 bytes for each block of 4096. Only what is durable is logged again, oldest first; when the copies of
+//! The records of the blocks between tail and end are kept as they were written, up to a bound. With single writes, which is when this matters,
+//! that is 52 bytes for each block of 4096; a journal that has so many more is dense already, and a checkpoint moves its tail. Only what is durable is logged again, oldest first; when the copies of
 //! all records of a block are durable, the tail is at that block. Snapshots and puts take effect by their place in the journal, so they are
 //! not logged again: at one of them, only a checkpoint moves the tail.
 
@@ -25,9 +25,14 @@ struct Copied {
     copies_in: u64,
 }
 
+/// Most bytes that are kept: of a full-sized journal that is half full, 1 KiB for each block.
+pub const LIVE_BYTES_MAX: usize = 16 << 20;
+
 /// See the module's text.
-#[derive(Debug, Default)]
 pub struct LiveRecords {
+    bytes_max: usize,
+    /// The last block whose records, and those of all blocks before it, were too many to keep.
+    not_kept: Option<u64>,
     bytes: VecDeque<u8>,
     /// Place of the first of the bytes.
     base: u64,
@@ -39,9 +44,44 @@ pub struct LiveRecords {
     copied: VecDeque<Copied>,
 }
 
+impl std::fmt::Debug for LiveRecords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LiveRecords")
+            .field("bytes", &self.bytes.len())
+            .field("blocks", &self.blocks.len())
+            .field("not_kept", &self.not_kept)
+            .finish_non_exhaustive()
+    }
+}
+
 impl LiveRecords {
+    /// None yet, and never more than so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            not_kept: None,
+            bytes: VecDeque::new(),
+            base: 0,
+            cursor: 0,
+            blocks: VecDeque::new(),
+            blocks_copied: 0,
+            copied: VecDeque::new(),
+        }
+    }
+
     /// A record that ends in this block, which is the newest, was sealed.
     pub fn add(&mut self, sequence: u64, record: &[u8]) {
+        if self.bytes.len() + record.len() > self.bytes_max {
+            self.base += self.bytes.len() as u64;
+            self.cursor = self.base;
+            self.bytes.clear();
+            self.blocks.clear();
+            self.blocks_copied = 0;
+            self.not_kept = Some(sequence);
+        }
+        if self.not_kept == Some(sequence) {
+            return;
+        }
         self.bytes.extend(record);
         let end = self.base + self.bytes.len() as u64;
         match self.blocks.back_mut() {
@@ -52,6 +92,9 @@ impl LiveRecords {
 
     /// Fills the room that the open block has left with copies of records at or below the watermark. It will be block `open`.
     pub fn log_again(&mut self, packer: &mut Packer, watermark: u64, open: u64) {
+        if self.not_kept.is_some() {
+            return;
+        }
         while let Some(block) = self.blocks.get(self.blocks_copied)
             && block.sequence <= watermark
         {
@@ -107,6 +150,9 @@ impl LiveRecords {
             end = block.end;
             self.blocks.pop_front();
             self.blocks_copied = self.blocks_copied.saturating_sub(1);
+        }
+        if self.not_kept.is_some_and(|sequence| sequence < tail) {
+            self.not_kept = None;
         }
         self.bytes.drain(..(end - self.base) as usize);
         self.base = end;

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 
 use super::super::types::{DriveId, MountGeneration};
-use super::again::LiveRecords;
+use super::again::{LIVE_BYTES_MAX, LiveRecords};
 use super::pack::{Packer, RUN_BLOCKS_MAX, Seal, SealedRun};
 
 /// Sequences begin here: a watermark of 0 says that nothing is durable.
@@ -79,8 +79,15 @@ impl Ring {
             told_watermark: first - 1,
             last_with_records: first - 1,
             records_done: 0,
-            live: LiveRecords::default(),
+            live: LiveRecords::new(LIVE_BYTES_MAX),
         }
+    }
+
+    /// Keeps fewer records.
+    #[cfg(test)]
+    pub(super) fn keep_at_most(mut self, bytes: usize) -> Self {
+        self.live = LiveRecords::new(bytes);
+        self
     }
 
     /// Goes on behind what opening found, `[first, end)`, which is kept until a checkpoint moves the tail.

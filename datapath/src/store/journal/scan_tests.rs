@@ -364,8 +364,10 @@ proptest! {
         fates in proptest::collection::vec(fate(), 1..30),
         stale in 0u8..4,
         most in 1u32..30,
+        kept in prop_oneof![Just(1 << 20), 0usize..20_000],
     ) {
         let mut world = World::new(blocks, first);
+        world.ring = world.ring.keep_at_most(kept);
         match stale {
             0 => {}
             1 => world.image.fill(DRIVE, MountGeneration(8), first),
