@@ -66,6 +66,8 @@ impl Failure {
     pub fn from_status(what: impl Into<String>, status: &tonic::Status) -> Failure {
         let what = what.into();
         let said = status.message().trim();
+        // The other side often begins with the same words.
+        let said = said.strip_prefix(&format!("{what}: ")).unwrap_or(said);
         let why = if said.is_empty() {
             status.code().description().to_owned()
         } else {
@@ -124,6 +126,13 @@ mod tests {
             assert_eq!(failure.exit_code(), exit, "{code:?}");
             assert!(failure.to_string().contains("because"), "{failure}");
         }
+    }
+
+    #[test]
+    fn what_was_tried_is_said_once() {
+        let status = tonic::Status::new(Code::Internal, "delete volume v: because");
+        let failure = Failure::from_status("delete volume v", &status);
+        assert_eq!(failure.to_string(), "delete volume v: because");
     }
 
     #[test]

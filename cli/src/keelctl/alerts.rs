@@ -211,7 +211,7 @@ fn alert_json(alert: &sdk::Alert) -> Value {
         .as_ref()
         .map_or(0, |t| unix_ms(t.seconds, t.nanos));
     json!({
-        "id": alert.id, "severity": severity(alert), "resource": resource(alert), "resource_id": alert.resource_id,
+        "id": alert.id.to_string(), "severity": severity(alert), "resource": resource(alert), "resource_id": alert.resource_id,
         "type": alert.alert_type, "tag": alert.unique_tag, "count": alert.count, "cleared": alert.cleared,
         "first_seen_unix_ms": first, "last_seen_unix_ms": last_seen(alert), "message": alert.message,
     })

@@ -178,7 +178,7 @@ async fn list(
             show_time(s.created_unix_ms),
             show_size(s.size_bytes),
             show_size(s.used_bytes),
-            s.state.clone(),
+            s.status.clone(),
             s.labels_shown(),
             s.id.clone(),
         ]
@@ -187,7 +187,7 @@ async fn list(
         true => "No snapshots. `keelctl volume snapshot create VOLUME` takes one.".to_owned(),
         false => table(
             &[
-                "NAME", "VOLUME", "TAKEN", "SIZE>", "USED>", "STATE", "LABELS", "ID",
+                "NAME", "VOLUME", "TAKEN", "SIZE>", "USED>", "STATUS", "LABELS", "ID",
             ],
             rows,
         ),

@@ -107,6 +107,8 @@ impl Node {
                         c.create_volume(request).await
                     })
                     .await?;
+                self.change_volume(record.volume_id, |r| Ok(r.restoring.take().is_some()))
+                    .await?;
                 self.set_volume_error(record, "").await
             }
             (Phase::Ready, None) => {

@@ -163,9 +163,9 @@ impl Node {
             return Ok(());
         };
         let pool_id = pool.record.pool_id;
-        if self.link.up().is_err()
-            || self.scan_record(pool_id).await?.record == ScanRecord::default()
-        {
+        // Without a schedule the data path is left in peace.
+        let scheduled = self.scan_record(pool_id).await?.record.schedule.is_some();
+        if !scheduled || self.link.up().is_err() {
             return Ok(());
         }
         let _changing = self.exclusive().await?;
