@@ -1,5 +1,6 @@
 //! A reactor's disk as a drive: errors made small, the failure latched, and zeroes where the disk cannot make them itself.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -68,6 +69,8 @@ pub struct Disk {
     disk: Rc<reactor::Disk>,
     handle: Handle,
     latch: Latch,
+    /// Bytes written through this handle and its clones.
+    written: Rc<Cell<u64>>,
     /// Keeps the drive locked for this process.
     _source: DeviceSource,
 }
@@ -95,6 +98,7 @@ impl Disk {
             disk: Rc::new(disk),
             handle: handle.clone(),
             latch: latch.clone(),
+            written: Rc::default(),
             _source: source.clone(),
         })
     }
@@ -107,6 +111,11 @@ impl Disk {
     /// Whether completed writes may be lost with power until a flush.
     pub fn volatile_cache(&self) -> bool {
         self.disk.volatile_cache()
+    }
+
+    /// Bytes written through this handle so far.
+    pub fn written_bytes(&self) -> u64 {
+        self.written.get()
     }
 
     /// Whether a write has failed.
@@ -149,6 +158,7 @@ impl Disk {
         if self.latch.failed() {
             return (from, Err(IoError::Failed));
         }
+        self.written.set(self.written.get() + len as u64);
         let (buffer, result) = self.disk.write(offset, from, len, fua).await;
         (buffer, result.map_err(|e| self.write_error(&e)))
     }

@@ -184,6 +184,14 @@ impl Device {
         }
     }
 
+    /// Bytes written to a disk through this reactor's handle so far; 0 for memory.
+    pub fn written_bytes(&self) -> u64 {
+        match self {
+            Self::Memory(_) => 0,
+            Self::Disk(d) => d.written_bytes(),
+        }
+    }
+
     /// Bytes to send from, if this drive has them in memory and they are inside of it.
     #[inline]
     pub fn view(&self, offset: u64, len: usize) -> Option<View> {

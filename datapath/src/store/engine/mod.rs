@@ -2,18 +2,60 @@
 //!
 //! A [`Store`] lives on the reactor that owns the drive. Its lanes are [`StoreLane`]s.
 
-mod error;
+//!
+//! A write enters by the `writer` (space, data, record), and its entries the `lane`'s delta (`layer`); a `read` asks delta and map; `flush`
+//! makes durable, `reclaim` says when a block may be used again, `checkpoint` brings the delta into the map, `open` finds everything
+//! again, and `roots` has lanes, snapshots and clones. `journal`, `pages` and `cache` are their ways to the drive.
 
+mod buffers;
+mod cache;
+mod catalogue;
+mod checkpoint;
+mod error;
+mod flush;
+mod join;
+mod journal;
+mod lane;
+mod layer;
+mod open;
+mod pages;
+mod read;
+mod reclaim;
+mod roots;
+mod space;
+#[cfg(test)]
+mod tests;
+mod ticket;
+mod writer;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
+use tokio::sync::Mutex;
 
+pub use super::map::DiffRange;
 pub use error::{OpenError, StoreError};
 
-use super::types::{DriveId, LaneBlock, SnapshotId};
+use super::group::Space as Groups;
+use super::map::RecordKind;
+use super::superblock::Superblock;
+use super::types::{CatalogueHandle, DriveId, LaneBlock, SnapshotId};
 use super::{Name, VolumeId};
 use crate::device::{Device, View};
-use crate::reactor::Handle;
+use crate::reactor::{Handle, Notify};
+use buffers::BufferSet;
+use cache::BlockCache;
+use catalogue::Catalogue;
+use checkpoint::Checkpointer;
+use flush::Flusher;
+use journal::Journal;
+use lane::LaneState;
+use pages::DrivePages;
+use reclaim::Reclaim;
+use writer::Writer;
 
 /// What a store may use.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +92,8 @@ pub struct LaneInfo {
     pub size_bytes: u64,
     /// Data blocks in use, the delta's included.
     pub used_blocks: u64,
+    /// The snapshot that it descends from, if any: of another volume if it is a clone.
+    pub origin: Option<(VolumeId, SnapshotId)>,
 }
 
 /// A snapshot of a lane.
@@ -63,34 +107,27 @@ pub struct SnapshotInfo {
     pub snapshot: SnapshotId,
     /// Deleted, and kept for clones.
     pub hidden: bool,
+    /// How many lanes the volume has.
+    pub lanes: u8,
+    /// Size of the volume then.
+    pub size_bytes: u64,
+    /// Data blocks in use; exact after a checkpoint.
+    pub used_blocks: u64,
 }
 
-/// Blocks of a drive, exactly: `total = fixed + pages + data + free`.
+/// Blocks of a drive, exactly: `total = fixed + used + free`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
     /// Of the drive.
     pub total: u64,
     /// Superblocks, group table, journal, and two blocks of each group.
     pub fixed: u64,
-    /// Map and catalogue.
-    pub pages: u64,
-    /// Data, referred to by any root or the delta, or freed and not reusable yet.
-    pub data: u64,
+    /// Pages of map and catalogue, and data that any root or the delta refers to, or that is freed and not reusable yet.
+    pub used: u64,
     /// Free, the reserve included.
     pub free: u64,
     /// What new data may not use.
     pub reserve: u64,
-}
-
-/// A range in which two roots differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DiffRange {
-    /// First block of the lane.
-    pub first: LaneBlock,
-    /// How many.
-    pub blocks: u64,
-    /// False: the newer one has nothing there.
-    pub data: bool,
 }
 
 /// A root of a lane: its live one, or a snapshot.
@@ -104,59 +141,228 @@ pub enum RootOf {
 
 /// One drive's store. Cheap to clone; lives on one reactor.
 #[derive(Clone, Debug)]
-pub struct Store;
+pub struct Store(Rc<Inner>);
 
 /// A live lane of a store. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct StoreLane;
+pub struct StoreLane {
+    store: Rc<Inner>,
+    lane: Rc<LaneState>,
+}
 
-#[allow(unused_variables, missing_docs, clippy::todo, clippy::unused_async)]
+/// What happened since the drive was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Blocks that did not match their checksum.
+    pub checksum_errors: u64,
+    /// Reads of one block that were answered from the cache.
+    pub cache_hits: u64,
+    /// Checkpoints.
+    pub checkpoints: u64,
+    /// Flushes of the drive.
+    pub flushes: u64,
+    /// Blocks of the journal written.
+    pub journal_blocks: u64,
+    /// Pages written.
+    pub pages: u64,
+}
+
+struct Inner {
+    handle: Handle,
+    device: Device,
+    /// Whether what is written needs a flush.
+    volatile: bool,
+    superblock: RefCell<Superblock>,
+    superblock_buffer: BufferSet,
+    read_buffers: BufferSet,
+    space: Rc<RefCell<Groups>>,
+    cache: Rc<BlockCache>,
+    pages: Rc<DrivePages>,
+    reclaim: Rc<Reclaim>,
+    journal: Journal,
+    writer: Writer,
+    flusher: Flusher,
+    checkpointer: Checkpointer,
+    catalogue: RefCell<Catalogue>,
+    /// Live lanes, and deleted ones whose delta is not in the map yet.
+    lanes: RefCell<BTreeMap<CatalogueHandle, Rc<LaneState>>>,
+    names: RefCell<BTreeMap<(VolumeId, u8), CatalogueHandle>>,
+    /// Snapshots whose root is not on the drive yet.
+    unmerged: RefCell<BTreeSet<CatalogueHandle>>,
+    /// One change of the catalogue at a time.
+    changing: Mutex<()>,
+    /// Entries of all deltas, and how many there may be.
+    delta_entries: Cell<usize>,
+    delta_max: u64,
+    /// Layers of the lane that has most.
+    deepest: Cell<usize>,
+    /// Writes completed.
+    completed: Notify,
+    /// Groups in memory may run low.
+    low_on_groups: Notify,
+    /// There may be room for writes again.
+    room: Notify,
+    checksum_errors: Cell<u64>,
+    cache_hits: Cell<u64>,
+    /// Takes no more operations.
+    closed: Cell<bool>,
+    /// The next checkpoint marks the drive clean.
+    closing: Cell<bool>,
+    /// Its tasks end.
+    stopped: Cell<bool>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("drive", &self.superblock.borrow().drive)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn in_memory(&self) -> bool {
+        matches!(self.device, Device::Memory(_))
+    }
+
+    /// Whether nothing is written any more.
+    fn failed(&self) -> bool {
+        self.device.failed() || self.checkpointer.failed.get().is_some()
+    }
+
+    fn delta_grew(&self, by: isize) {
+        let entries = self.delta_entries.get().checked_add_signed(by);
+        self.delta_entries
+            .set(entries.expect("entries are counted once"));
+    }
+}
+
 impl Store {
-    /// Writes an empty store to a blank drive.
-    pub async fn format(
-        handle: &Handle,
-        device: &Device,
-        drive: &Name,
-        pool: &Name,
-    ) -> Result<(), OpenError> {
-        todo!()
-    }
-    /// Opens a drive, after a crash too: when this succeeds, it serves. `OpenError::Blank` if there is nothing.
-    pub async fn open(
-        handle: &Handle,
-        device: &Device,
-        config: &StoreConfig,
-    ) -> Result<Self, OpenError> {
-        todo!()
-    }
     /// Finishes what is under way, checkpoints, and marks the drive clean. Nothing is served afterwards.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the drive is then opened as after a crash.
     pub async fn close(&self) -> Result<(), StoreError> {
-        todo!()
-    }
-    pub fn identity(&self) -> Identity {
-        todo!()
-    }
-    /// Tells the drive how many members its pool has.
-    pub async fn set_members(&self, members: u32) -> Result<(), StoreError> {
-        todo!()
-    }
-    pub fn device(&self) -> &Device {
-        todo!()
-    }
-    pub fn space(&self) -> Space {
-        todo!()
+        let inner = &self.0;
+        inner.closed.set(true);
+        while !inner.writer.idle() {
+            inner.writer.queued.notify();
+            let step = std::time::Duration::from_micros(100);
+            inner.handle.sleep(step).await;
+        }
+        inner.closing.set(true);
+        let done = inner.checkpoint().await;
+        inner.stop();
+        done
     }
 
+    /// What the drive says of itself.
+    pub fn identity(&self) -> Identity {
+        let superblock = self.0.superblock.borrow();
+        Identity {
+            id: superblock.drive_id,
+            drive: superblock.drive.clone(),
+            pool: superblock.pool.clone(),
+            members: superblock.members,
+        }
+    }
+
+    /// Tells the drive how many members its pool has.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn set_members(&self, members: u32) -> Result<(), StoreError> {
+        if self.0.superblock.borrow().members == members {
+            return Ok(());
+        }
+        self.0.superblock.borrow_mut().members = members;
+        self.0.checkpoint().await
+    }
+
+    /// Where its bytes are.
+    pub fn device(&self) -> &Device {
+        &self.0.device
+    }
+
+    /// Whether it takes writes: not after a write or a checkpoint failed.
+    pub fn failed(&self) -> bool {
+        self.0.failed()
+    }
+
+    /// Its blocks.
+    pub fn space(&self) -> Space {
+        self.0.space_now()
+    }
+
+    /// What happened since it was opened.
+    pub fn counters(&self) -> Counters {
+        let inner = &self.0;
+        Counters {
+            checksum_errors: inner.checksum_errors.get(),
+            cache_hits: inner.cache_hits.get(),
+            checkpoints: inner.checkpointer.count.get(),
+            flushes: inner.flusher.count.get(),
+            journal_blocks: inner.journal.blocks_written(),
+            pages: inner.pages.written.get(),
+        }
+    }
+
+    /// Its live lanes. Used blocks are exact after a checkpoint; before, blocks of the delta count as new ones.
     pub fn lanes(&self) -> Vec<LaneInfo> {
-        todo!()
+        let inner = &self.0;
+        let catalogue = inner.catalogue.borrow();
+        let lanes = inner.lanes.borrow();
+        let live = lanes.values().filter(|l| !l.void.get());
+        let infos = live.filter_map(|lane| {
+            let record = catalogue.get(lane.handle)?;
+            Some(LaneInfo {
+                volume: lane.volume,
+                lane: lane.lane,
+                lanes: record.lanes,
+                incarnation: record.incarnation,
+                size_bytes: record.size_bytes,
+                used_blocks: lane.root.get().child.used + lane.entries() as u64,
+                origin: catalogue.get(record.parent).map(|p| (p.volume, p.snapshot)),
+            })
+        });
+        infos.collect()
     }
+
+    /// Its snapshots, one for each lane.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
-        todo!()
+        let catalogue = self.0.catalogue.borrow();
+        let all = catalogue.iter().filter_map(|(_, r)| {
+            let hidden = match r.kind {
+                RecordKind::Snapshot => false,
+                RecordKind::Hidden => true,
+                _ => return None,
+            };
+            Some(SnapshotInfo {
+                volume: r.volume,
+                lane: r.lane,
+                snapshot: r.snapshot,
+                hidden,
+                lanes: r.lanes,
+                size_bytes: r.size_bytes,
+                used_blocks: r.map.used,
+            })
+        });
+        all.collect()
     }
+
+    /// A live lane.
     pub fn lane(&self, volume: VolumeId, lane: u8) -> Option<StoreLane> {
-        todo!()
+        let lane = self.0.lane_named(volume, lane)?;
+        Some(StoreLane {
+            store: self.0.clone(),
+            lane,
+        })
     }
+
     /// Makes lanes of a volume, durably; those that exist stay as they are.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn create_lanes(
         &self,
         volume: VolumeId,
@@ -164,42 +370,70 @@ impl Store {
         of: u8,
         size_bytes: u64,
     ) -> Result<(), StoreError> {
-        todo!()
+        self.0.create_lanes(volume, lanes, of, size_bytes).await
     }
+
     /// Tells all lanes of a volume its size, durably.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn resize(&self, volume: VolumeId, size_bytes: u64) -> Result<(), StoreError> {
-        todo!()
+        self.0.resize(volume, size_bytes).await
     }
+
     /// Deletes a volume's live lanes, durably; its snapshots stay. Space comes back in the background.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn delete_lanes(&self, volume: VolumeId) -> Result<(), StoreError> {
-        todo!()
+        self.0.delete_lanes(volume).await
     }
+
     /// Snapshots of all lanes here of these volumes, at one moment, durably. A snapshot that exists stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn snapshot(&self, volumes: &[(VolumeId, SnapshotId)]) -> Result<(), StoreError> {
-        todo!()
+        self.0.snapshot(volumes).await
     }
+
     /// Deletes a snapshot of all lanes here, durably; unknown succeeds. Space comes back in the background, or when the last clone goes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn delete_snapshot(
         &self,
         volume: VolumeId,
         snapshot: SnapshotId,
     ) -> Result<(), StoreError> {
-        todo!()
+        self.0.delete_snapshot(volume, snapshot).await
     }
-    /// New lanes of `to`, writable, with what the snapshot of `from` has; durably.
+
+    /// New lanes of `to`, writable, with what the snapshot of `from` has; durably. Lanes that exist stay as they are.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] without the snapshot, and others.
     pub async fn clone_lanes(
         &self,
         from: VolumeId,
         snapshot: SnapshotId,
         to: VolumeId,
     ) -> Result<(), StoreError> {
-        todo!()
+        self.0.clone_lanes(from, snapshot, to).await
     }
+
     /// The volume's live lanes become what the snapshot has, durably. The volume must not be used meanwhile; `StoreLane`s of it are void.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] without the snapshot, and others.
     pub async fn restore(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), StoreError> {
-        todo!()
+        self.0.restore(volume, snapshot).await
     }
+
     /// Where two roots of a lane differ, from a block on; `None` as `older`: everything that `newer` has. The second is where to go on.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`] without one of them, and others.
     pub async fn diff(
         &self,
         volume: VolumeId,
@@ -209,61 +443,122 @@ impl Store {
         from: LaneBlock,
         ranges_max: usize,
     ) -> Result<(Vec<DiffRange>, Option<LaneBlock>), StoreError> {
-        todo!()
+        self.0
+            .diff(volume, lane, older, newer, from, ranges_max)
+            .await
     }
-    /// Blocks that deleting a snapshot would free, on all lanes here.
-    pub async fn unique_blocks(
-        &self,
-        volume: VolumeId,
-        snapshot: SnapshotId,
-    ) -> Result<u64, StoreError> {
-        todo!()
+
+    /// Blocks that deleting a volume's live lanes, or a snapshot, would free here; none while several descendants share them.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unique_blocks(&self, volume: VolumeId, of: RootOf) -> Result<u64, StoreError> {
+        self.0.unique_blocks(volume, of).await
     }
 
     /// Brings everything that completed before to stable media.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn flush(&self) -> Result<(), StoreError> {
-        todo!()
+        self.0.flush().await
     }
-    /// Brings the delta into the map now. For tests, `close`, and what needs a root.
+
+    /// Brings the delta into the map now.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn checkpoint(&self) -> Result<(), StoreError> {
-        todo!()
+        self.0.checkpoint().await
     }
-    /// The drive has become larger.
+
+    /// The drive has become larger: its new space is used from now on.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn grow(&self) -> Result<(), StoreError> {
-        todo!()
+        self.0.grow().await
     }
-    /// Panics if what is in memory contradicts itself. For tests.
+
+    /// Whether deletions have given back all of their space.
+    pub fn settled(&self) -> bool {
+        let catalogue = self.0.catalogue.borrow();
+        !catalogue
+            .iter()
+            .any(|(_, r)| r.kind == RecordKind::Deleting)
+    }
+
+    /// For tests.
+    ///
+    /// # Panics
+    /// If what is in memory contradicts itself.
     pub fn check(&self) {
-        todo!()
+        self.0.check();
     }
 }
 
-#[allow(unused_variables, missing_docs, clippy::todo, clippy::unused_async)]
 impl StoreLane {
     /// Reads from a memory drive without waiting and without a copy. `None`: use [`StoreLane::read`].
+    #[inline]
     pub fn read_now(
         &self,
         blocks: Range<u64>,
         skip: usize,
         len: usize,
     ) -> Option<Result<View, StoreError>> {
-        todo!()
+        if !self.store.in_memory() || self.lane.void.get() || self.store.closed.get() {
+            return None;
+        }
+        self.store.read_now(&self.lane, blocks, skip, len)
     }
+
     /// Reads `blocks` (at most 256 of them) into the beginning of `into`. Blocks that were never written are zeroes.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn read(&self, blocks: Range<u64>, into: Buffer) -> (Buffer, Result<(), StoreError>) {
-        todo!()
+        if self.lane.void.get() {
+            return (into, Err(StoreError::Unknown));
+        }
+        self.store.read(&self.lane, blocks, into).await
     }
+
     /// Writes `blocks` (1 to 256) from the beginning of `from`: all or, after a crash, nothing. With `fua`, on stable media when it is done.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn write(
         &self,
         blocks: Range<u64>,
         from: Buffer,
         fua: bool,
     ) -> (Buffer, Result<(), StoreError>) {
-        todo!()
+        let count = blocks.end - blocks.start;
+        assert!((1..=writer::WRITE_BLOCKS_MAX).contains(&count));
+        if self.store.closed.get() {
+            return (from, Err(StoreError::Closed));
+        }
+        let ticket = self.store.writer.tickets.issue();
+        self.store
+            .submit(&self.lane, &blocks, from, ticket.number());
+        let (buffer, mut result) = ticket.wait().await;
+        if fua && result.is_ok() {
+            result = self.store.flush().await;
+        }
+        (buffer, result)
     }
+
     /// Makes blocks, any number, read as zeroes and gives their space back. The caller sees to it that no write of them is under way.
+    ///
+    /// # Errors
+    /// [`StoreError`].
     pub async fn erase(&self, blocks: Range<u64>) -> Result<(), StoreError> {
-        todo!()
+        if self.store.closed.get() {
+            return Err(StoreError::Closed);
+        }
+        if self.lane.void.get() {
+            return Err(StoreError::Unknown);
+        }
+        self.store.erase(&self.lane, blocks).await
     }
 }

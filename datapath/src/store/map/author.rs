@@ -36,7 +36,7 @@ impl<P: Pages> Author<'_, P> {
         };
         header.encode(Rc::make_mut(&mut page));
         let entry = ChildEntry {
-            block: self.pages.allocate()?,
+            block: self.pages.allocate().await?,
             crc: Crc::of(&page[..]),
             generation: self.generation,
             used: beneath.used,

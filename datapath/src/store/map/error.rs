@@ -28,6 +28,12 @@ pub enum MapError {
         /// What is wrong with it.
         why: PageError,
     },
+    /// Map and bitmaps, or a bitmap and the group table, contradict each other.
+    #[error("block {at:?} of the drive: map and bitmaps contradict each other")]
+    Contradiction {
+        /// Of the drive.
+        at: PhysicalBlock,
+    },
     /// No catalogue is that deep.
     #[error("a catalogue of depth {depth}")]
     Depth {

@@ -170,7 +170,7 @@ impl Pages for FakePages {
         Ok(pages)
     }
 
-    fn allocate(&self) -> Result<PhysicalBlock, MapError> {
+    async fn allocate(&self) -> Result<PhysicalBlock, MapError> {
         if let Some(room) = self.room.get() {
             self.room
                 .set(Some(room.checked_sub(1).ok_or(MapError::NoSpace)?));

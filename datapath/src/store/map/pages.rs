@@ -25,7 +25,7 @@ pub trait Pages {
     ///
     /// # Errors
     /// [`MapError::NoSpace`].
-    fn allocate(&self) -> Result<PhysicalBlock, MapError>;
+    async fn allocate(&self) -> Result<PhysicalBlock, MapError>;
 
     /// Writes a new page (waits for room only); the tree does not wait for it to be on the drive.
     async fn write(&self, at: PhysicalBlock, page: Rc<Page>) -> Result<(), MapError>;

@@ -1,6 +1,6 @@
 //! Reading and committing superblocks.
 
-use keelblock_hugepages::BufferPool;
+use keelblock_hugepages::{Buffer, BufferPool};
 
 use super::{COPIES, COPY_BYTES, CopyError, Superblock};
 use crate::device::{Device, IoError};
@@ -88,7 +88,7 @@ fn further(before: Option<CopyError>, now: CopyError) -> CopyError {
 
 /// Makes `superblock` what the drive says, under the next sequence: both copies of the pair that the present one is not in, then FLUSH.
 /// The caller has flushed what it refers to. When this succeeds, a crash does not undo it; when it fails, the state before is still
-/// there, or the new one was reached.
+/// there, or the new one was reached. The buffer, of a copy's size, is the caller's: the pool may be held by those who wait for this commit.
 ///
 /// # Errors
 /// [`IoError`]; the sequence is as it was.
@@ -98,22 +98,21 @@ fn further(before: Option<CopyError>, now: CopyError) -> CopyError {
 pub async fn commit(
     device: &Device,
     superblock: &mut Superblock,
-    buffers: &BufferPool,
-) -> Result<(), IoError> {
+    buffer: Buffer,
+) -> (Buffer, Result<(), IoError>) {
     superblock.sequence += 1;
-    let done = write_pair(device, superblock, buffers).await;
+    let (buffer, done) = write_pair(device, superblock, buffer).await;
     if done.is_err() {
         superblock.sequence -= 1;
     }
-    done
+    (buffer, done)
 }
 
 async fn write_pair(
     device: &Device,
     superblock: &Superblock,
-    buffers: &BufferPool,
-) -> Result<(), IoError> {
-    let mut buffer = buffers.take(COPY_BYTES).await;
+    mut buffer: Buffer,
+) -> (Buffer, Result<(), IoError>) {
     superblock.encode(&mut buffer[..COPY_BYTES]);
     let pair = Superblock::pair(superblock.sequence);
     #[cfg(planted)]
@@ -129,8 +128,10 @@ async fn write_pair(
         let at = (copy * COPY_BYTES) as u64;
         let written;
         (buffer, written) = device.write(at, buffer, COPY_BYTES, false).await;
-        written?;
+        if written.is_err() {
+            return (buffer, written);
+        }
     }
     // Only now: whoever acts on the new state (reuses space, answers) must not be ahead of the media.
-    device.flush().await
+    (buffer, device.flush().await)
 }

@@ -52,7 +52,8 @@ fn a_commit_writes_the_pair_that_is_not_present() {
             let present = Superblock::pair(s.sequence).map(|c| c * COPY_BYTES);
             let mut before = [0; 4096];
             assert!(memory.load(present[0] as u64, &mut before));
-            commit(&device, &mut s, handle.buffers()).await.unwrap();
+            let buffer = handle.buffers().take(COPY_BYTES).await;
+            commit(&device, &mut s, buffer).await.1.unwrap();
             let mut after = [0; 4096];
             assert!(memory.load(present[0] as u64, &mut after));
             assert_eq!(before, after);
@@ -69,7 +70,8 @@ fn each_copy_stands_for_its_twin_and_each_pair_for_the_other() {
         let device = Device::Memory(memory.clone());
         let mut s = sample();
         for _ in 0..2 {
-            commit(&device, &mut s, handle.buffers()).await.unwrap();
+            let buffer = handle.buffers().take(COPY_BYTES).await;
+            commit(&device, &mut s, buffer).await.1.unwrap();
         }
         let newest = s.sequence;
         let rot = |copy: usize| assert!(memory.store((copy * COPY_BYTES + 5000) as u64, &[1]));

@@ -6,7 +6,7 @@
 //! - `Layout::for_drive(bytes)`, `.grown(bytes)`; `.table_page(page, copy)`, `.journal_block(sequence)`, `.group_start(group)`,
 //!   `.group_blocks(group)`, `.place(block)`, `.usable_blocks()`, `.fixed_blocks()`.
 //! - `Superblock::new(layout, id, drive, pool)` of a drive that is formatted; `encode`, `decode`.
-//! - `find(device, buffers)` → `Found::{Present, Blank, Corrupt}`; `commit(device, &mut superblock, buffers)`. The caller flushes before a
+//! - `find(device, buffers)` → `Found::{Present, Blank, Corrupt}`; `commit(device, &mut superblock, buffer)`. The caller flushes before a
 //!   commit: what was found may only be in the drive's cache, and what the new state refers to must be stable.
 
 mod copy;

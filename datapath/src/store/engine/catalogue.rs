@@ -1,0 +1,167 @@
+//! The catalogue in memory: every record of lanes and snapshots, and how they descend from each other (`docs/store-format.md` §7 and 8).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::VolumeId;
+use super::super::map::{CATALOGUE_LEAF_RECORDS, CatalogueRecord, RecordKind};
+use super::super::types::{CatalogueHandle, Generation, SnapshotId};
+
+/// No record: what has no parent has this one.
+pub const NONE: CatalogueHandle = CatalogueHandle(0);
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Catalogue {
+    records: BTreeMap<CatalogueHandle, CatalogueRecord>,
+    /// Leaves with records that changed since a checkpoint wrote them.
+    dirty: BTreeSet<u64>,
+    next_handle: u32,
+    next_generation: u32,
+}
+
+impl Catalogue {
+    /// Empty, with counters as the superblock has them.
+    pub fn new(next_handle: u32, next_generation: u32) -> Self {
+        Self {
+            records: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            next_handle,
+            next_generation,
+        }
+    }
+
+    /// The next handle that was never used.
+    pub fn next_handle(&self) -> u32 {
+        self.next_handle
+    }
+
+    /// The next generation that was never used.
+    pub fn next_generation(&self) -> u32 {
+        self.next_generation
+    }
+
+    /// Counters as a record of the journal has them.
+    pub fn raise(&mut self, next_handle: u32, next_generation: u32) {
+        self.next_handle = self.next_handle.max(next_handle);
+        self.next_generation = self.next_generation.max(next_generation);
+    }
+
+    /// A new handle.
+    pub fn new_handle(&mut self) -> CatalogueHandle {
+        self.next_handle += 1;
+        CatalogueHandle(self.next_handle - 1)
+    }
+
+    /// A new generation.
+    pub fn new_generation(&mut self) -> Generation {
+        self.next_generation += 1;
+        Generation(self.next_generation - 1)
+    }
+
+    /// A record, as it was read from the drive: not a change.
+    pub fn load(&mut self, handle: CatalogueHandle, record: CatalogueRecord) {
+        self.records.insert(handle, record);
+    }
+
+    /// A record.
+    pub fn get(&self, handle: CatalogueHandle) -> Option<&CatalogueRecord> {
+        self.records.get(&handle)
+    }
+
+    /// Changes or adds a record.
+    pub fn put(&mut self, handle: CatalogueHandle, record: CatalogueRecord) {
+        self.dirty.insert(leaf_of_handle(handle));
+        self.records.insert(handle, record);
+    }
+
+    /// Changes a record that is there.
+    pub fn change(&mut self, handle: CatalogueHandle, change: impl FnOnce(&mut CatalogueRecord)) {
+        if let Some(record) = self.records.get_mut(&handle) {
+            change(record);
+            self.dirty.insert(leaf_of_handle(handle));
+        }
+    }
+
+    /// Removes a record; what descends from it descends from its parent now.
+    pub fn remove(&mut self, handle: CatalogueHandle) {
+        let Some(record) = self.records.remove(&handle) else {
+            return;
+        };
+        self.dirty.insert(leaf_of_handle(handle));
+        for child in self.children(handle) {
+            self.change(child, |r| r.parent = record.parent);
+        }
+    }
+
+    /// All records.
+    pub fn iter(&self) -> impl Iterator<Item = (CatalogueHandle, &CatalogueRecord)> {
+        self.records.iter().map(|(h, r)| (*h, r))
+    }
+
+    /// What descends directly from a record.
+    pub fn children(&self, of: CatalogueHandle) -> Vec<CatalogueHandle> {
+        let children = self.records.iter().filter(|(_, r)| r.parent == of);
+        children.map(|(h, _)| *h).collect()
+    }
+
+    /// The generation that a record's parent closed: above it, entries at a leaf are the record's own. A parent that is being deleted gave up
+    /// the leaves below its `walked` already.
+    pub fn bound(&self, handle: CatalogueHandle, last_leaf: u64) -> Generation {
+        let Some(parent) = self.records.get(&handle).map(|r| r.parent) else {
+            return Generation(0);
+        };
+        match self.records.get(&parent) {
+            None => Generation(0),
+            Some(p) if p.kind == RecordKind::Deleting && last_leaf < p.walked => {
+                let older = self.records.get(&p.parent);
+                older.map_or(Generation(0), |r| r.generation)
+            }
+            Some(p) => p.generation,
+        }
+    }
+
+    /// A volume's snapshots with an id, one for each lane here.
+    pub fn snapshots(&self, volume: VolumeId, id: SnapshotId) -> Vec<CatalogueHandle> {
+        let of_it = self.records.iter().filter(|(_, r)| {
+            r.volume == volume && r.snapshot == id && r.kind == RecordKind::Snapshot
+        });
+        of_it.map(|(h, _)| *h).collect()
+    }
+
+    /// A snapshot of one lane.
+    pub fn snapshot_of(
+        &self,
+        volume: VolumeId,
+        lane: u8,
+        id: SnapshotId,
+    ) -> Option<CatalogueHandle> {
+        let of_it = self.snapshots(volume, id);
+        of_it.into_iter().find(|h| self.records[h].lane == lane)
+    }
+
+    /// The leaves that changed, with their records (none: the leaf goes), and forgets that they did.
+    pub fn take_dirty(&mut self) -> BTreeMap<u64, Vec<(CatalogueHandle, CatalogueRecord)>> {
+        let dirty = std::mem::take(&mut self.dirty);
+        let leaves = dirty.into_iter().map(|leaf| {
+            let first = leaf as u32 * CATALOGUE_LEAF_RECORDS as u32;
+            let range =
+                CatalogueHandle(first)..CatalogueHandle(first + CATALOGUE_LEAF_RECORDS as u32);
+            let records = self.records.range(range).map(|(h, r)| (*h, r.clone()));
+            (leaf, records.collect())
+        });
+        leaves.collect()
+    }
+
+    /// A checkpoint wrote `record`: root, sequence and walk are taken over, the rest may have changed since its freeze. What was
+    /// removed meanwhile stays removed.
+    pub fn take_over(&mut self, handle: CatalogueHandle, record: &CatalogueRecord) {
+        if let Some(present) = self.records.get_mut(&handle) {
+            present.keep_of(record);
+        }
+    }
+}
+
+/// The catalogue leaf that a handle's record is in.
+pub fn leaf_of_handle(handle: CatalogueHandle) -> u64 {
+    u64::from(handle.0) / CATALOGUE_LEAF_RECORDS as u64
+}

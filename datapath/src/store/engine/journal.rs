@@ -1,0 +1,311 @@
+//! The journal's way to the drive: records are appended, and everything that waits goes out with one write at a time (`docs/store-format.md` §4).
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::super::journal::{
+    Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, Ring, SealedRun, Snapshot, Tombstone, WriteFields,
+};
+use super::super::map::CatalogueRecord;
+use super::super::superblock::{Layout, Superblock};
+use super::super::types::{
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneBlock, LaneSequence, SnapshotId,
+};
+use super::buffers::BufferSet;
+use super::lane::Admitted;
+use super::{Inner, StoreError};
+use crate::device::IoError;
+use crate::reactor::{Handle, Notify};
+
+/// Bytes of one journal write at most.
+const RUN_BYTES: usize = RUN_BLOCKS_MAX as usize * BLOCK_BYTES;
+/// Of a write's record: what is not for its blocks.
+const RECORD_BYTES: u64 = 40;
+/// Of a write's record: for each block, in the worst case.
+const BYTES_OF_BLOCK: u64 = 12;
+
+/// See the module's text.
+pub struct Journal {
+    packer: RefCell<Packer>,
+    ring: RefCell<Ring>,
+    layout: Layout,
+    /// Number of the last checkpoint that froze.
+    checkpoint: Cell<CheckpointNumber>,
+    failed: Cell<Option<StoreError>>,
+    buffers: BufferSet,
+    /// Of a drive in memory.
+    scratch: RefCell<Vec<u8>>,
+    blocks_written: Cell<u64>,
+    /// There is something to write.
+    pub appended: Notify,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal")
+            .field("ring", &self.ring)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Journal {
+    /// An empty journal, which begins where the superblock says; `None` if there are not enough buffers.
+    pub fn new(
+        handle: &Handle,
+        superblock: &Superblock,
+        in_memory: bool,
+        volatile: bool,
+    ) -> Option<Self> {
+        let (buffers, scratch) = if in_memory {
+            (0, vec![0; RUN_BYTES])
+        } else {
+            (1, Vec::new())
+        };
+        let ring = Ring::new(
+            superblock.drive_id,
+            superblock.mount_generation,
+            superblock.layout.journal_blocks(),
+            superblock.journal_first,
+            volatile,
+        );
+        Some(Self {
+            packer: RefCell::new(Packer::new()),
+            ring: RefCell::new(ring),
+            layout: superblock.layout,
+            checkpoint: Cell::new(superblock.checkpoint),
+            failed: Cell::new(None),
+            buffers: BufferSet::new(handle.buffers(), RUN_BYTES, buffers)?,
+            scratch: RefCell::new(scratch),
+            blocks_written: Cell::new(0),
+            appended: Notify::new(),
+        })
+    }
+
+    /// Goes on behind what was found at opening, which stays until the tail moves.
+    pub fn resume(&self, end: u64) {
+        self.ring.borrow_mut().resume(end);
+    }
+
+    /// The block that the next record will be in, or a later one.
+    pub fn next_sequence(&self) -> u64 {
+        self.ring.borrow().next_sequence()
+    }
+
+    /// Records that were appended.
+    pub fn records(&self) -> u64 {
+        self.packer.borrow().records()
+    }
+
+    /// Records that are written; all, if writing failed.
+    pub fn records_done(&self) -> u64 {
+        match self.failed.get() {
+            Some(_) => u64::MAX,
+            None => self.ring.borrow().records_done(),
+        }
+    }
+
+    /// What a write of it failed with.
+    pub fn failed(&self) -> Option<StoreError> {
+        self.failed.get()
+    }
+
+    /// Blocks written since the drive was opened.
+    pub fn blocks_written(&self) -> u64 {
+        self.blocks_written.get()
+    }
+
+    /// The data of the record that was appended last is on its way; the answer is for [`Journal::data_done`].
+    pub fn data_begun(&self) -> u64 {
+        let mut ring = self.ring.borrow_mut();
+        let block = ring.ends_in(&self.packer.borrow());
+        ring.data_begun(block);
+        block
+    }
+
+    /// It is there.
+    pub fn data_done(&self, block: u64) {
+        self.ring.borrow_mut().data_done(block);
+    }
+
+    /// The last block that a flush which is issued now makes durable, with the data of its records.
+    pub fn durable_candidate(&self) -> u64 {
+        self.ring.borrow().durable_candidate()
+    }
+
+    /// A flush is done, and this was the candidate when it was issued.
+    pub fn flushed(&self, candidate: u64) {
+        self.ring.borrow_mut().flushed(candidate);
+    }
+
+    /// Whether the drive should be told of the watermark, though no record goes out.
+    pub fn watermark_is_news(&self) -> bool {
+        self.ring.borrow().needs_watermark_block()
+    }
+
+    /// Whether a flush would let the tail move that copies of old records bring along.
+    pub fn wants_flush(&self) -> bool {
+        self.ring.borrow().wants_flush()
+    }
+
+    /// A checkpoint froze: puts from now on are later than it.
+    pub fn froze(&self, checkpoint: CheckpointNumber) {
+        self.checkpoint.set(checkpoint);
+    }
+
+    /// A checkpoint's superblock is flushed: replay begins at `tail`.
+    pub fn set_tail(&self, tail: u64) {
+        self.ring.borrow_mut().checkpointed(tail);
+    }
+
+    /// Whether a checkpoint should move the tail.
+    pub fn wants_checkpoint(&self) -> bool {
+        self.ring.borrow().wants_checkpoint()
+    }
+
+    /// Whether records of writes of so many blocks fit, whatever their runs; one block is left for a watermark.
+    pub fn has_room(&self, blocks: u64) -> bool {
+        let bytes = RECORD_BYTES + BYTES_OF_BLOCK * blocks;
+        let needed = bytes.div_ceil(RECORDS_BYTES as u64) + 2;
+        self.packer.borrow().pending_blocks() + needed <= self.ring.borrow().room()
+    }
+
+    /// A write.
+    pub fn append_write(&self, fields: &WriteFields<'_>) {
+        self.packer.borrow_mut().append_write(fields);
+    }
+
+    /// An erasure.
+    pub fn append_tombstone(
+        &self,
+        handle: CatalogueHandle,
+        admitted: &Admitted,
+        blocks: &Range<u64>,
+    ) {
+        self.packer.borrow_mut().append_tombstone(&Tombstone {
+            handle,
+            lane_sequence: admitted.sequence,
+            generation: admitted.generation,
+            stamp: admitted.stamp,
+            first: LaneBlock(blocks.start),
+            blocks: blocks.end - blocks.start,
+            again: false,
+        });
+    }
+
+    /// A snapshot of a lane.
+    pub fn append_snapshot(
+        &self,
+        handle: CatalogueHandle,
+        lane_sequence: LaneSequence,
+        closes: Generation,
+        snapshot: CatalogueHandle,
+        id: SnapshotId,
+        live_generation: Generation,
+    ) {
+        self.packer.borrow_mut().append_snapshot(&Snapshot {
+            handle,
+            lane_sequence,
+            closes,
+            snapshot,
+            id,
+            live_generation,
+        });
+    }
+
+    /// A record of the catalogue.
+    pub fn append_put(
+        &self,
+        handle: CatalogueHandle,
+        next_handle: u32,
+        next_generation: u32,
+        record: &CatalogueRecord,
+    ) {
+        self.packer.borrow_mut().append_put(&Put {
+            handle,
+            checkpoint: self.checkpoint.get(),
+            next_handle: CatalogueHandle(next_handle),
+            next_generation: Generation(next_generation),
+            record: record.encode_put(),
+        });
+    }
+
+    /// Puts what waits into blocks; `None` if the ring has no room.
+    fn seal(&self, into: &mut [u8]) -> Option<SealedRun> {
+        let mut packer = self.packer.borrow_mut();
+        self.ring.borrow_mut().seal(&mut packer, into)
+    }
+
+    /// A run is written.
+    fn wrote(&self, run: &SealedRun) {
+        self.ring.borrow_mut().written(run);
+        self.blocks_written
+            .set(self.blocks_written.get() + run.blocks);
+    }
+}
+
+impl Inner {
+    /// See [`Journal::has_room`].
+    pub(super) fn journal_has_room(&self, blocks: u64) -> bool {
+        self.journal.has_room(blocks)
+    }
+
+    /// A drive in memory: what waits is written at once.
+    pub(super) fn store_journal(self: &Rc<Self>) {
+        let journal = &self.journal;
+        while journal.failed.get().is_none() && journal.packer.borrow().pending_bytes() > 0 {
+            let mut scratch = journal.scratch.borrow_mut();
+            let Some(run) = journal.seal(&mut scratch) else {
+                journal.failed.set(Some(StoreError::Full));
+                break;
+            };
+            let at = journal.layout.journal_block(run.first).0 * BLOCK_BYTES as u64;
+            match self.device.store_now(at, &scratch[..run.bytes()]) {
+                Some(Ok(())) => journal.wrote(&run),
+                Some(Err(e)) => journal.failed.set(Some(StoreError::Io(e))),
+                None => unreachable!("a drive in memory"),
+            }
+        }
+        self.complete_batches();
+    }
+
+    /// A disk: writes what waits, one write at a time.
+    pub(super) async fn run_journal(self: Rc<Self>) {
+        let journal = &self.journal;
+        while !self.stopped.get() && journal.failed.get().is_none() {
+            let waits = journal.packer.borrow().pending_bytes() > 0;
+            if !waits && !journal.watermark_is_news() {
+                journal.appended.notified().await;
+                continue;
+            }
+            let mut buffer = journal.buffers.take().await;
+            let Some(run) = journal.seal(&mut buffer) else {
+                // Room was looked at before records were appended; a watermark alone can wait.
+                debug_assert!(!waits, "records without room");
+                journal.appended.notified().await;
+                continue;
+            };
+            let at = journal.layout.journal_block(run.first).0 * BLOCK_BYTES as u64;
+            let (back, result) = self
+                .device
+                .write(at, buffer.lend(), run.bytes(), false)
+                .await;
+            buffer.back(back);
+            match result {
+                Ok(()) => {
+                    journal.wrote(&run);
+                    if !run.empty {
+                        self.wrote(run.bytes() as u64);
+                    }
+                }
+                Err(e) => self.journal_failed(e),
+            }
+            self.complete_batches();
+        }
+    }
+
+    /// Nothing that waits for the journal will be durable: it fails.
+    fn journal_failed(&self, e: IoError) {
+        self.journal.failed.set(Some(StoreError::Io(e)));
+    }
+}

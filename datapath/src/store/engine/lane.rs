@@ -1,0 +1,171 @@
+//! A live lane in memory: its root, its delta, and its counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::super::VolumeId;
+use super::super::map::Root;
+use super::super::types::{CatalogueHandle, Generation, LaneBlock, LaneSequence, Stamp};
+use super::layer::{Found, Layer};
+
+/// A layer, shared between the lane, records that are on their way to it, and a checkpoint that merges it.
+pub type SharedLayer = Rc<RefCell<Layer>>;
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct LaneState {
+    /// Its record.
+    pub handle: CatalogueHandle,
+    /// The volume.
+    pub volume: VolumeId,
+    /// Its lane.
+    pub lane: u8,
+    /// The map, as of the last checkpoint.
+    pub root: Cell<Root>,
+    /// The delta, newest layer first; never empty.
+    layers: RefCell<VecDeque<SharedLayer>>,
+    next_sequence: Cell<u64>,
+    epoch: u32,
+    next_seq: Cell<u64>,
+    /// Deleted, or replaced by a restore: handles of it are of no use any more.
+    pub void: Cell<bool>,
+}
+
+/// What a record gets when it is admitted to a lane.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    /// Its place in the lane's stream.
+    pub sequence: LaneSequence,
+    /// Of its first block.
+    pub stamp: Stamp,
+    /// Where it will go; it is counted there as in flight.
+    pub layer: SharedLayer,
+    /// Of that layer.
+    pub generation: Generation,
+}
+
+impl LaneState {
+    /// A lane whose map shows everything up to `sequence`, and whose new entries get `generation`.
+    pub fn new(
+        handle: CatalogueHandle,
+        (volume, lane): (VolumeId, u8),
+        root: Root,
+        sequence: LaneSequence,
+        generation: Generation,
+        epoch: u32,
+    ) -> Self {
+        let first = Rc::new(RefCell::new(Layer::new(generation)));
+        Self {
+            handle,
+            volume,
+            lane,
+            root: Cell::new(root),
+            layers: RefCell::new(VecDeque::from([first])),
+            next_sequence: Cell::new(sequence.0 + 1),
+            epoch,
+            next_seq: Cell::new(1),
+            void: Cell::new(false),
+        }
+    }
+
+    /// The highest lane sequence that was given.
+    pub fn sequence(&self) -> LaneSequence {
+        LaneSequence(self.next_sequence.get() - 1)
+    }
+
+    /// The highest stamp that was given.
+    pub fn stamp(&self) -> Stamp {
+        Stamp {
+            epoch: self.epoch,
+            seq: self.next_seq.get() - 1,
+        }
+    }
+
+    /// A place in the lane's stream for a record of so many stamps.
+    pub fn admit(&self, stamps: u64) -> Admitted {
+        let sequence = self.next_sequence.get();
+        self.next_sequence.set(sequence + 1);
+        let seq = self.next_seq.get();
+        self.next_seq.set(seq + stamps);
+        let layer = self.layers.borrow()[0].clone();
+        let generation = {
+            let mut layer = layer.borrow_mut();
+            layer.in_flight += 1;
+            layer.generation
+        };
+        Admitted {
+            sequence: LaneSequence(sequence),
+            stamp: Stamp {
+                epoch: self.epoch,
+                seq,
+            },
+            layer,
+            generation,
+        }
+    }
+
+    /// A record was replayed: what comes later is numbered behind it.
+    pub fn replayed(&self, sequence: LaneSequence) {
+        let next = self.next_sequence.get().max(sequence.0 + 1);
+        self.next_sequence.set(next);
+    }
+
+    /// Ends the present layer: later records go to a new one, of `generation`.
+    pub fn cut(&self, generation: Generation) {
+        let layer = Layer::new(generation);
+        let layer = Rc::new(RefCell::new(layer));
+        self.layers.borrow_mut().push_front(layer);
+    }
+
+    /// The present layer.
+    pub fn newest(&self) -> SharedLayer {
+        self.layers.borrow()[0].clone()
+    }
+
+    /// The newest layer of a generation (for replay).
+    pub fn of_generation(&self, generation: Generation) -> Option<SharedLayer> {
+        let layers = self.layers.borrow();
+        let found = layers.iter().find(|l| l.borrow().generation == generation);
+        found.cloned()
+    }
+
+    /// All layers but the present one, oldest first.
+    pub fn frozen(&self) -> Vec<SharedLayer> {
+        let layers = self.layers.borrow();
+        layers.iter().skip(1).rev().cloned().collect()
+    }
+
+    /// How many layers there are.
+    pub fn depth(&self) -> usize {
+        self.layers.borrow().len()
+    }
+
+    /// Entries of all layers.
+    pub fn entries(&self) -> usize {
+        self.layers.borrow().iter().map(|l| l.borrow().len()).sum()
+    }
+
+    /// The oldest `count` layers are in the map that `root` is of.
+    pub fn merged(&self, count: usize, root: Root) {
+        let mut layers = self.layers.borrow_mut();
+        let left = layers.len() - count;
+        assert!(left > 0, "the present layer stays");
+        layers.truncate(left);
+        self.root.set(root);
+    }
+
+    /// What the delta says of a block, the newest layer first.
+    #[inline]
+    pub fn delta(&self, block: LaneBlock) -> Option<Found> {
+        let layers = self.layers.borrow();
+        layers.iter().find_map(|layer| layer.borrow().get(block))
+    }
+
+    /// Every layer, newest first.
+    pub fn each_layer(&self, mut each: impl FnMut(&Layer)) {
+        for layer in self.layers.borrow().iter() {
+            each(&layer.borrow());
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! A layer of a lane's delta: what records did to it between two freezes or snapshots (`docs/store-format.md` §10).
+//!
+//! A layer maps blocks to entries, leaf by leaf as the map does, and ranges to erasures. Of two records over the same block the one with the higher
+//! lane sequence counts, in whichever order they complete. An entry that loses gives its block back.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::super::map::{LeafEntry, block_of, leaf_of};
+use super::super::types::{CatalogueHandle, Crc, Generation, LaneBlock, PhysicalBlock, Stamp};
+
+/// What a layer knows of a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is.
+    pub block: PhysicalBlock,
+    /// Its checksum.
+    pub crc: Crc,
+    /// Of its write.
+    pub stamp: Stamp,
+    /// Lane sequence of the record.
+    pub sequence: u64,
+}
+
+/// What a layer says about a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It was written.
+    Entry(Entry),
+    /// It was erased.
+    Erased,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Erased {
+    end: u64,
+    sequence: u64,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Layer {
+    /// What its entries get in the map.
+    pub generation: Generation,
+    /// The snapshot that it is the last layer of.
+    pub closes: Option<CatalogueHandle>,
+    /// Records that have a sequence and are not complete.
+    pub in_flight: u32,
+    leaves: BTreeMap<u64, Vec<(u8, Entry)>>,
+    erased: BTreeMap<u64, Erased>,
+    entries: usize,
+}
+
+impl Layer {
+    /// An empty one.
+    pub fn new(generation: Generation) -> Self {
+        Self {
+            generation,
+            closes: None,
+            in_flight: 0,
+            leaves: BTreeMap::new(),
+            erased: BTreeMap::new(),
+            entries: 0,
+        }
+    }
+
+    /// Entries and erased ranges: what counts against the delta's limit.
+    pub fn len(&self) -> usize {
+        self.entries + self.erased.len()
+    }
+
+    /// Whether nothing is in it and nothing is on its way to it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0 && self.in_flight == 0
+    }
+
+    /// What it says about a block.
+    #[inline]
+    pub fn get(&self, block: LaneBlock) -> Option<Found> {
+        if self.entries > 0 {
+            let (leaf, slot) = leaf_of(block);
+            if let Some(slots) = self.leaves.get(&leaf)
+                && let Ok(at) = slots.binary_search_by_key(&slot, |s| s.0)
+            {
+                return Some(Found::Entry(slots[at].1));
+            }
+        }
+        self.erasure(block).map(|_| Found::Erased)
+    }
+
+    /// The sequence of the erasure that covers a block.
+    fn erasure(&self, block: LaneBlock) -> Option<u64> {
+        if self.erased.is_empty() {
+            return None;
+        }
+        let (_, erased) = self.erased.range(..=block.0).next_back()?;
+        (block.0 < erased.end).then_some(erased.sequence)
+    }
+
+    /// A record's block. What loses goes to `free`: the block of the entry that was there, or that of this one.
+    pub fn insert(&mut self, block: LaneBlock, entry: Entry, free: &mut Vec<PhysicalBlock>) {
+        if self.erasure(block).is_some_and(|at| at > entry.sequence) {
+            free.push(entry.block);
+            return;
+        }
+        let (leaf, slot) = leaf_of(block);
+        let slots = self.leaves.entry(leaf).or_default();
+        match slots.binary_search_by_key(&slot, |s| s.0) {
+            Ok(at) => {
+                let there = &mut slots[at].1;
+                #[cfg(planted)]
+                if super::super::planted::is(super::super::planted::Bug::LaterCompletionWins) {
+                    free.push(there.block);
+                    *there = entry;
+                    return;
+                }
+                if there.sequence > entry.sequence {
+                    free.push(entry.block);
+                } else if there.sequence < entry.sequence {
+                    free.push(there.block);
+                    *there = entry;
+                }
+            }
+            Err(at) => {
+                slots.insert(at, (slot, entry));
+                self.entries += 1;
+            }
+        }
+    }
+
+    /// An erasure. Blocks of older entries beneath it go to `free`.
+    pub fn erase(&mut self, range: Range<u64>, sequence: u64, free: &mut Vec<PhysicalBlock>) {
+        self.erase_entries(&range, sequence, free);
+        // Older erasures lose what is covered; newer ones stay as they are.
+        let mut newer = Vec::new();
+        let mut rest = Vec::new();
+        let overlapping: Vec<u64> = self
+            .erased
+            .range(..range.end)
+            .rev()
+            .take_while(|(_, e)| e.end > range.start)
+            .map(|(&start, _)| start)
+            .collect();
+        for start in overlapping {
+            let there = self.erased[&start];
+            if there.sequence >= sequence {
+                newer.push(start.max(range.start)..there.end.min(range.end));
+                continue;
+            }
+            self.erased.remove(&start);
+            if start < range.start {
+                rest.push((start, range.start, there.sequence));
+            }
+            if there.end > range.end {
+                rest.push((range.end, there.end, there.sequence));
+            }
+        }
+        for (start, end, sequence) in rest {
+            self.erased.insert(start, Erased { end, sequence });
+        }
+        newer.sort_by_key(|r| r.start);
+        let mut at = range.start;
+        for part in newer.iter().chain([&(range.end..range.end)]) {
+            if at < part.start {
+                let end = part.start;
+                self.erased.insert(at, Erased { end, sequence });
+            }
+            at = at.max(part.end);
+        }
+    }
+
+    fn erase_entries(&mut self, range: &Range<u64>, sequence: u64, free: &mut Vec<PhysicalBlock>) {
+        if self.entries == 0 || range.is_empty() {
+            return;
+        }
+        let (first, _) = leaf_of(LaneBlock(range.start));
+        let (last, _) = leaf_of(LaneBlock(range.end - 1));
+        let mut emptied = Vec::new();
+        for (&leaf, slots) in self.leaves.range_mut(first..=last) {
+            let before = slots.len();
+            slots.retain(|&(slot, entry)| {
+                let inside = range.contains(&block_of(leaf, slot).0);
+                let goes = inside && entry.sequence < sequence;
+                if goes {
+                    free.push(entry.block);
+                }
+                !goes
+            });
+            self.entries -= before - slots.len();
+            if slots.is_empty() {
+                emptied.push(leaf);
+            }
+        }
+        for leaf in emptied {
+            self.leaves.remove(&leaf);
+        }
+    }
+
+    /// Every block that it holds.
+    pub fn blocks(&self) -> impl Iterator<Item = PhysicalBlock> {
+        self.leaves.values().flatten().map(|(_, entry)| entry.block)
+    }
+}
+
+impl super::super::map::Changes for Layer {
+    fn next_leaf(&self, from: u64) -> Option<u64> {
+        self.leaves.range(from..).next().map(|(&leaf, _)| leaf)
+    }
+
+    fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
+        for (slot, entry) in self.leaves.get(&leaf).into_iter().flatten() {
+            let entry = LeafEntry::data(entry.block, self.generation, entry.stamp, entry.crc);
+            each(*slot, &entry);
+        }
+    }
+
+    fn next_erased(&self, from: LaneBlock) -> Option<Range<u64>> {
+        let before = self.erased.range(..=from.0).next_back();
+        let before = before.filter(|(_, e)| e.end > from.0);
+        let (&start, mut erased) = before.or_else(|| self.erased.range(from.0..).next())?;
+        // Touching ones are one.
+        while let Some(next) = self.erased.get(&erased.end) {
+            erased = next;
+        }
+        Some(start..erased.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::map::Changes;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn entry(block: u64, sequence: u64) -> Entry {
+        Entry {
+            block: PhysicalBlock(block),
+            crc: Crc(0),
+            stamp: Stamp {
+                epoch: 1,
+                seq: block,
+            },
+            sequence,
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    struct Step {
+        at: u64,
+        blocks: u64,
+        erase: bool,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        (0u64..600, 1u64..200, any::<bool>()).prop_map(|(at, blocks, erase)| Step {
+            at,
+            blocks: if erase { blocks } else { blocks % 8 + 1 },
+            erase,
+        })
+    }
+
+    proptest! {
+        /// Records in any order have the effect of their sequences' order, and every block is in the layer or given back.
+        #[test]
+        fn the_highest_sequence_wins_in_any_order(steps in prop::collection::vec(step(), 1..40), order in any::<u64>()) {
+            let mut all: Vec<(u64, Step)> = (1u64..).zip(steps).collect();
+            let mut model: BTreeMap<u64, Option<u64>> = BTreeMap::new();
+            for (sequence, s) in &all {
+                for b in s.at..s.at + s.blocks {
+                    model.insert(b, (!s.erase).then_some(sequence * 1000 + b));
+                }
+            }
+            let mut random = order;
+            for n in (1..all.len()).rev() {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                all.swap(n, (random >> 33) as usize % (n + 1));
+            }
+            let mut layer = Layer::new(Generation(1));
+            let (mut free, mut given) = (Vec::new(), 0);
+            for (sequence, s) in &all {
+                if s.erase {
+                    layer.erase(s.at..s.at + s.blocks, *sequence, &mut free);
+                } else {
+                    for b in s.at..s.at + s.blocks {
+                        given += 1;
+                        layer.insert(LaneBlock(b), entry(sequence * 1000 + b, *sequence), &mut free);
+                    }
+                }
+            }
+            prop_assert_eq!(layer.blocks().count() + free.len(), given);
+            prop_assert_eq!(layer.blocks().count(), layer.entries);
+            for b in 0..900 {
+                let expect = match model.get(&b) {
+                    None => None,
+                    Some(None) => Some(Found::Erased),
+                    Some(Some(block)) => Some(Found::Entry(entry(*block, block / 1000))),
+                };
+                prop_assert_eq!(layer.get(LaneBlock(b)), expect, "block {}", b);
+            }
+            let mut at = LaneBlock(0);
+            let mut end_before = None;
+            while let Some(range) = layer.next_erased(at) {
+                prop_assert!(end_before.is_none_or(|end| range.start > end), "they touch");
+                end_before = Some(range.end);
+                at = LaneBlock(range.end);
+            }
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! Formatting and opening a drive (`docs/store-format.md` §11). Opening after a crash brings the journal's records into deltas, tests
+//! those that may be torn, and ends with a checkpoint; until that is committed a second crash finds what the first one left.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use tokio::sync::Mutex;
+
+use super::super::group::{Opening, Space as Groups};
+use super::super::journal::{RecordRef, Scan, ScanError, Scanner, select};
+use super::super::map::{CatalogueRecord, ChildEntry, RecordKind, read_catalogue};
+use super::super::superblock::{self, COPY_BYTES, Found, Layout, Superblock};
+use super::super::types::{
+    BLOCK_BYTES, CatalogueHandle, Crc, DriveId, LaneBlock, LaneSequence, MountGeneration,
+    PhysicalBlock,
+};
+use super::super::{Name, VolumeId};
+use super::buffers::BufferSet;
+use super::cache::BlockCache;
+use super::catalogue::Catalogue;
+use super::checkpoint::Checkpointer;
+use super::flush::Flusher;
+use super::join::join_all;
+use super::journal::Journal;
+use super::layer::Entry;
+use super::pages::DrivePages;
+use super::reclaim::Reclaim;
+use super::space::{delta_max, reserve};
+use super::writer::{GATHER_BYTES, GATHERS_MAX, Writer};
+use super::{Inner, OpenError, Store, StoreConfig, StoreError};
+use crate::device::{Device, IoError};
+use crate::reactor::{Handle, Notify};
+
+/// Bytes that a piece of a fragmented read, and a part of the journal at opening, is read with.
+const READ_BYTES: usize = 64 << 10;
+const READ_BUFFERS: usize = 8;
+
+fn io(doing: &'static str) -> impl Fn(IoError) -> OpenError {
+    move |source| OpenError::Io { doing, source }
+}
+
+fn corrupt(what: impl std::fmt::Display) -> OpenError {
+    OpenError::Corrupt {
+        what: what.to_string(),
+    }
+}
+
+impl Store {
+    /// Writes an empty store to a blank drive.
+    ///
+    /// # Errors
+    /// [`OpenError::NotBlank`], [`OpenError::TooSmall`], [`OpenError::Io`].
+    pub async fn format(
+        handle: &Handle,
+        device: &Device,
+        drive: &Name,
+        pool: &Name,
+    ) -> Result<(), OpenError> {
+        match find(handle, device).await? {
+            Found::Blank => {}
+            Found::Present(_) | Found::Corrupt(_) => return Err(OpenError::NotBlank),
+        }
+        let layout = Layout::for_drive(device.size_bytes()).map_err(|e| OpenError::TooSmall {
+            bytes: e.bytes,
+            least: superblock::DRIVE_BYTES_MIN,
+        })?;
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&handle.random().to_le_bytes());
+        id[8..].copy_from_slice(&handle.random().to_le_bytes());
+        let id = DriveId(
+            uuid::Builder::from_random_bytes(id)
+                .into_uuid()
+                .into_bytes(),
+        );
+        let mut superblock = Superblock::new(layout, id, drive, pool);
+        let buffers = BufferSet::new(handle.buffers(), COPY_BYTES, 1).ok_or(OpenError::Memory)?;
+        let mut buffer = buffers.take().await;
+        let (back, done) = superblock::commit(device, &mut superblock, buffer.lend()).await;
+        buffer.back(back);
+        done.map_err(io("format the drive"))
+    }
+
+    /// Opens a drive, after a crash too: when this succeeds, it serves.
+    ///
+    /// # Errors
+    /// [`OpenError`]: nothing is served, and nothing was changed that the next opening does not find.
+    pub async fn open(
+        handle: &Handle,
+        device: &Device,
+        config: &StoreConfig,
+    ) -> Result<Self, OpenError> {
+        let mut superblock = match find(handle, device).await? {
+            Found::Present(superblock) => *superblock,
+            Found::Blank => return Err(OpenError::Blank),
+            Found::Corrupt(why) => return Err(corrupt(why)),
+        };
+        let (found, expected) = (
+            device.size_bytes() / BLOCK_BYTES as u64,
+            superblock.layout.blocks(),
+        );
+        if found < expected {
+            return Err(OpenError::Shrunk { found, expected });
+        }
+        // What was found may only be in the drive's cache, and the commit overwrites the pair before it.
+        device.flush().await.map_err(io("flush the drive"))?;
+        let superblocks =
+            BufferSet::new(handle.buffers(), COPY_BYTES, 1).ok_or(OpenError::Memory)?;
+        let clean = superblock.clean;
+        raise_mount(&mut superblock);
+        if clean {
+            superblock.journal_generation = superblock.mount_generation;
+        }
+        superblock.clean = false;
+        {
+            let mut buffer = superblocks.take().await;
+            let (back, done) = superblock::commit(device, &mut superblock, buffer.lend()).await;
+            buffer.back(back);
+            done.map_err(io("raise the mount generation"))?;
+        }
+        let inner = Inner::load(handle, device, config, superblock, superblocks).await?;
+        let inner = Rc::new(inner);
+        inner.read_lanes().await?;
+        inner.clone().start_tasks();
+        let opened = if clean { Ok(()) } else { inner.recover().await };
+        if let Err(e) = opened {
+            inner.stop();
+            return Err(e);
+        }
+        if !inner.settled() {
+            inner.ask_to_delete();
+        }
+        Ok(Self(inner))
+    }
+}
+
+fn raise_mount(superblock: &mut Superblock) {
+    #[cfg(planted)]
+    if super::super::planted::is(super::super::planted::Bug::MountGenerationNotRaised) {
+        return;
+    }
+    superblock.mount_generation = MountGeneration(superblock.mount_generation.0 + 1);
+}
+
+async fn find(handle: &Handle, device: &Device) -> Result<Found, OpenError> {
+    let found = superblock::find(device, handle.buffers()).await;
+    found.map_err(
+        |superblock::SuperblockError::Unreadable { source, .. }| OpenError::Io {
+            doing: "read the superblock",
+            source,
+        },
+    )
+}
+
+/// The group table.
+async fn read_space(
+    device: &Device,
+    superblock: &Superblock,
+    buffers: &BufferSet,
+) -> Result<Groups, OpenError> {
+    let bad = |e| corrupt(format!("group table: {e}"));
+    let mut opening = Opening::new(superblock.layout, superblock.drive_id, &superblock.table);
+    let mut buffer = buffers.take().await;
+    for (page, at) in opening.pages() {
+        let place = at.0 * BLOCK_BYTES as u64;
+        let (back, read) = device.read(place, buffer.lend(), BLOCK_BYTES).await;
+        buffer.back(back);
+        read.map_err(io("read the group table"))?;
+        opening.page(page, &buffer[..BLOCK_BYTES]).map_err(bad)?;
+    }
+    opening.finish(superblock.free_blocks).map_err(bad)
+}
+
+impl Inner {
+    /// The store's state as the superblock has it: space, and nothing of lanes yet.
+    async fn load(
+        handle: &Handle,
+        device: &Device,
+        config: &StoreConfig,
+        superblock: Superblock,
+        superblocks: BufferSet,
+    ) -> Result<Self, OpenError> {
+        let set =
+            |bytes, count| BufferSet::new(handle.buffers(), bytes, count).ok_or(OpenError::Memory);
+        let layout = superblock.layout;
+        let cache = Rc::new(BlockCache::new(config.cache_bytes));
+        let space = read_space(device, &superblock, &set(BLOCK_BYTES, 1)?).await?;
+        let space = Rc::new(RefCell::new(space));
+        let pages = DrivePages::new(handle, device, superblock.drive_id, &space, &cache);
+        let pages = Rc::new(pages.ok_or(OpenError::Memory)?);
+        let delta_max = delta_max(layout.blocks(), layout.journal_blocks());
+        space
+            .borrow_mut()
+            .set_reserve(reserve(layout.blocks(), delta_max));
+        let volatile = device.volatile_cache();
+        let in_memory = matches!(device, Device::Memory(_));
+        let journal =
+            Journal::new(handle, &superblock, in_memory, volatile).ok_or(OpenError::Memory)?;
+        Ok(Self {
+            handle: handle.clone(),
+            device: device.clone(),
+            volatile,
+            superblock_buffer: superblocks,
+            read_buffers: set(READ_BYTES, READ_BUFFERS)?,
+            cache,
+            pages,
+            space,
+            reclaim: Rc::new(Reclaim::new()),
+            journal,
+            writer: Writer::new(set(GATHER_BYTES, GATHERS_MAX)?),
+            flusher: Flusher::default(),
+            checkpointer: Checkpointer::default(),
+            catalogue: RefCell::new(Catalogue::new(
+                superblock.next_handle.0,
+                superblock.next_generation.0,
+            )),
+            superblock: RefCell::new(superblock),
+            lanes: RefCell::default(),
+            names: RefCell::new(BTreeMap::new()),
+            unmerged: RefCell::new(BTreeSet::new()),
+            changing: Mutex::new(()),
+            delta_entries: Cell::new(0),
+            delta_max,
+            deepest: Cell::new(1),
+            completed: Notify::new(),
+            room: Notify::new(),
+            low_on_groups: Notify::new(),
+            checksum_errors: Cell::new(0),
+            cache_hits: Cell::new(0),
+            closed: Cell::new(false),
+            closing: Cell::new(false),
+            stopped: Cell::new(false),
+        })
+    }
+
+    async fn read_lanes(self: &Rc<Self>) -> Result<(), OpenError> {
+        let (root, depth) = {
+            let superblock = self.superblock.borrow();
+            let root = ChildEntry::decode(&superblock.catalogue_root);
+            let root = root.ok_or_else(|| corrupt("the catalogue's root is no child entry"))?;
+            (root, superblock.catalogue_depth)
+        };
+        let mut found = Vec::new();
+        let read = read_catalogue(&self.pages, &root, depth, |handle, record| {
+            found.push((handle, record));
+        });
+        read.await.map_err(|e| corrupt(format!("catalogue: {e}")))?;
+        for (handle, mut record) in found {
+            if record.kind == RecordKind::Live {
+                self.add_lane(handle, &record);
+            }
+            let arriving = record.kind == RecordKind::Arriving;
+            if arriving {
+                record.kind = RecordKind::Deleting;
+            }
+            self.catalogue.borrow_mut().load(handle, record);
+            if arriving {
+                self.catalogue.borrow_mut().change(handle, |_| {});
+            }
+        }
+        Ok(())
+    }
+
+    fn start_tasks(self: Rc<Self>) {
+        let handle = self.handle.clone();
+        handle.spawn("store writer", self.clone().run_writer());
+        handle.spawn("store flusher", self.clone().run_flusher());
+        handle.spawn("store checkpoints", self.clone().run_checkpointer());
+        handle.spawn("store groups", self.clone().run_loader());
+        if !self.in_memory() {
+            handle.spawn("store journal", self.run_journal());
+        }
+    }
+
+    /// Brings back what the journal has, and checkpoints.
+    async fn recover(self: &Rc<Self>) -> Result<(), OpenError> {
+        let scan = self.scan().await?;
+        let done: BTreeMap<CatalogueHandle, LaneSequence> = {
+            let lanes = self.lanes.borrow();
+            lanes
+                .iter()
+                .map(|(h, lane)| (*h, lane.sequence()))
+                .collect()
+        };
+        self.journal.resume(scan.end);
+        let tester = async |blocks: &[(PhysicalBlock, Crc)]| self.test(blocks).await;
+        let accepted = select(
+            scan.records,
+            scan.watermark,
+            |handle| done.get(&handle).copied().unwrap_or(LaneSequence(0)),
+            tester,
+        )
+        .await
+        .map_err(io("test records of the journal"))?;
+        let count = accepted.len();
+        for record in accepted.iter() {
+            self.replay(record)?;
+        }
+        self.hold_delta().await?;
+        tracing::info!(drive = %self.superblock.borrow().drive, records = count, "the drive was not closed: its journal was replayed");
+        let failed = |e: StoreError| match e {
+            StoreError::Io(source) => OpenError::Io {
+                doing: "checkpoint the drive",
+                source,
+            },
+            e => corrupt(e),
+        };
+        self.checkpoint().await.map_err(failed)
+    }
+
+    /// Of each block, whether it holds what a record says.
+    async fn test(&self, blocks: &[(PhysicalBlock, Crc)]) -> Result<Vec<bool>, IoError> {
+        let mut found = Vec::with_capacity(blocks.len());
+        for some in blocks.chunks(READ_BUFFERS) {
+            let tests = some.iter().map(|&(at, crc)| self.test_one(at, crc));
+            for one in join_all(tests).await {
+                found.push(one?);
+            }
+        }
+        Ok(found)
+    }
+
+    async fn test_one(&self, at: PhysicalBlock, crc: Crc) -> Result<bool, IoError> {
+        let mut buffer = self.read_buffers.take().await;
+        let place = at.0 * BLOCK_BYTES as u64;
+        let (back, read) = self.device.read(place, buffer.lend(), BLOCK_BYTES).await;
+        buffer.back(back);
+        match read {
+            Ok(()) => Ok(Crc::of(&buffer[..BLOCK_BYTES]) == crc),
+            // What cannot be read was not flushed either: the record is above the watermark.
+            Err(IoError::Unreadable | IoError::OutOfRange) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Reads the journal.
+    async fn scan(&self) -> Result<Scan, OpenError> {
+        let (layout, id, generation, first) = {
+            let s = self.superblock.borrow();
+            (s.layout, s.drive_id, s.journal_generation, s.journal_first)
+        };
+        let mut scanner = Scanner::new(layout.journal_blocks(), id, generation, first);
+        let mut buffer = self.read_buffers.take().await;
+        while let Some(places) = scanner.next_read((READ_BYTES / BLOCK_BYTES) as u32) {
+            let at = layout.journal_start().0 + u64::from(places.start);
+            let len = places.len() * BLOCK_BYTES;
+            let place = at * BLOCK_BYTES as u64;
+            let (back, read) = self.device.read(place, buffer.lend(), len).await;
+            buffer.back(back);
+            match read {
+                Ok(()) => scanner.feed(places, &buffer[..len]),
+                Err(_) => self.feed_singly(&mut scanner, places, layout).await,
+            }
+            .map_err(scan_error)?;
+        }
+        Ok(scanner.finish())
+    }
+
+    /// A part of the journal cannot be read: block by block, and what is unreadable is a hole.
+    async fn feed_singly(
+        &self,
+        scanner: &mut Scanner,
+        places: std::ops::Range<u32>,
+        layout: Layout,
+    ) -> Result<(), ScanError> {
+        let mut buffer = self.read_buffers.take().await;
+        for at in places {
+            let place = (layout.journal_start().0 + u64::from(at)) * BLOCK_BYTES as u64;
+            let (back, read) = self.device.read(place, buffer.lend(), BLOCK_BYTES).await;
+            buffer.back(back);
+            if read.is_err() {
+                buffer[..BLOCK_BYTES].fill(0);
+            }
+            scanner.feed(at..at + 1, &buffer[..BLOCK_BYTES])?;
+        }
+        Ok(())
+    }
+
+    /// Marks the blocks of what is left of the journal's records. Those of records that newer ones superseded may have been used again
+    /// since, for data or for pages.
+    async fn hold_delta(&self) -> Result<(), OpenError> {
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::ReplayDoesNotMark) {
+            return Ok(());
+        }
+        let mut blocks = Vec::new();
+        for lane in self.lanes.borrow().values() {
+            lane.each_layer(|layer| blocks.extend(layer.blocks()));
+        }
+        blocks.sort_unstable();
+        for block in blocks {
+            self.hold(block).await?;
+        }
+        Ok(())
+    }
+
+    fn replay(&self, record: RecordRef<'_>) -> Result<(), OpenError> {
+        // Blocks that lose are not marked: nothing is to be done for them.
+        let freed = &mut Vec::new();
+        match record {
+            RecordRef::Write(w) => {
+                let w = w.to_write();
+                let lane = self.lanes.borrow().get(&w.handle).cloned();
+                // The lane is gone: its deletion was walked to the end.
+                let Some(lane) = lane else { return Ok(()) };
+                let layer = lane.of_generation(w.generation);
+                let layer = layer.ok_or_else(no_generation)?;
+                let mut n = 0;
+                for run in &w.runs {
+                    for block in 0..u64::from(run.blocks) {
+                        let at = PhysicalBlock(run.first.0 + block);
+                        let entry = Entry {
+                            block: at,
+                            crc: w.crcs[n as usize],
+                            stamp: super::super::types::Stamp {
+                                epoch: w.stamp.epoch,
+                                seq: w.stamp.seq + n,
+                            },
+                            sequence: w.lane_sequence.0,
+                        };
+                        let mut layer = layer.borrow_mut();
+                        let before = layer.len();
+                        layer.insert(LaneBlock(w.first.0 + n), entry, freed);
+                        self.delta_grew(layer.len() as isize - before as isize);
+                        n += 1;
+                    }
+                }
+                lane.replayed(w.lane_sequence);
+            }
+            RecordRef::Tombstone(t) => {
+                let lane = self.lanes.borrow().get(&t.handle).cloned();
+                let Some(lane) = lane else { return Ok(()) };
+                let layer = lane.of_generation(t.generation);
+                let layer = layer.ok_or_else(no_generation)?;
+                let mut layer = layer.borrow_mut();
+                let before = layer.len();
+                layer.erase(t.first.0..t.first.0 + t.blocks, t.lane_sequence.0, freed);
+                self.delta_grew(layer.len() as isize - before as isize);
+                lane.replayed(t.lane_sequence);
+            }
+            RecordRef::Snapshot(s) => {
+                let lane = self.lanes.borrow().get(&s.handle).cloned();
+                let Some(lane) = lane else { return Ok(()) };
+                self.catalogue
+                    .borrow_mut()
+                    .raise(s.snapshot.0 + 1, s.live_generation.0 + 1);
+                lane.replayed(s.lane_sequence);
+                self.take_snapshot(&lane, s.snapshot, s.id, s.live_generation);
+            }
+            RecordRef::Put(p) => {
+                if p.checkpoint < self.superblock.borrow().checkpoint {
+                    return Ok(());
+                }
+                let record = CatalogueRecord::decode_put(&p.record)
+                    .map_err(|e| corrupt(format!("journal: {e}")))?
+                    .ok_or_else(|| corrupt("journal: a put without a record"))?;
+                self.replay_put(p.handle, record, (p.next_handle.0, p.next_generation.0));
+            }
+        }
+        Ok(())
+    }
+
+    fn replay_put(&self, handle: CatalogueHandle, mut record: CatalogueRecord, next: (u32, u32)) {
+        let present = self.catalogue.borrow().get(handle).cloned();
+        self.catalogue.borrow_mut().raise(next.0, next.1);
+        match &present {
+            // What the last checkpoint says of the map stays.
+            Some(present) => record.keep_of(present),
+            None if record.kind == RecordKind::Live => {
+                self.add_lane(handle, &record);
+            }
+            None => {}
+        }
+        if record.kind != RecordKind::Live {
+            let lane = self.lanes.borrow().get(&handle).cloned();
+            if let Some(lane) = lane {
+                lane.void.set(true);
+                let name: (VolumeId, u8) = (lane.volume, lane.lane);
+                let mut names = self.names.borrow_mut();
+                if names.get(&name) == Some(&handle) {
+                    names.remove(&name);
+                }
+            }
+        }
+        self.catalogue.borrow_mut().put(handle, record);
+    }
+
+    /// Marks a block that a record refers to.
+    async fn hold(&self, at: PhysicalBlock) -> Result<(), OpenError> {
+        let place = self.superblock.borrow().layout.place(at);
+        let Some((group, _)) = place else {
+            return Err(corrupt(format!(
+                "a record refers to {at:?}, outside of the groups"
+            )));
+        };
+        if !self.space.borrow().is_loaded(group) {
+            let loaded = self.load_group(group).await;
+            loaded.map_err(|e| corrupt(format!("bitmap of group {}: {e}", group.0)))?;
+        }
+        let held = self.space.borrow_mut().hold(at);
+        held.map_err(|e| corrupt(format!("journal: {e}")))
+    }
+}
+
+fn no_generation() -> OpenError {
+    corrupt("journal: a record has a generation that its lane never had")
+}
+
+fn scan_error(e: ScanError) -> OpenError {
+    corrupt(format!("journal: {e}"))
+}

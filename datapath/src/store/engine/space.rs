@@ -1,0 +1,256 @@
+//! Space: groups come into memory when they are needed, a drive that is nearly full still takes overwrites and erasures (S6), and erasing.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::super::group::Run;
+use super::super::superblock::GroupId;
+use super::super::types::PhysicalBlock;
+use super::lane::LaneState;
+use super::writer::WRITE_BLOCKS_MAX;
+use super::{Inner, Space, StoreError};
+
+/// Entries of the largest delta (S4).
+const DELTA_MAX: u64 = 500_000;
+/// And of one of a smaller drive whose journal has room for them.
+const DELTA_USUAL: u64 = 250_000;
+/// No drive has less.
+const DELTA_MIN: u64 = 1024;
+/// Live records that a block of the journal holds densely.
+const RECORDS_OF_BLOCK: u64 = 60;
+/// How often somebody who found no space looks again after a checkpoint.
+const TRIES: u32 = 4;
+
+/// Entries that the delta of a drive may have: bounded by memory, by the journal that must hold their records, and by the drive.
+pub fn delta_max(blocks: u64, journal_blocks: u32) -> u64 {
+    let in_proportion = blocks / 2048;
+    let usual = in_proportion.clamp(DELTA_USUAL, DELTA_MAX);
+    let journal = u64::from(journal_blocks) * RECORDS_OF_BLOCK / 2;
+    usual.min(journal).min(blocks / 16).max(DELTA_MIN)
+}
+
+/// Blocks that new data may not use: what a full delta holds twice until its checkpoint, and that checkpoint's pages.
+pub fn reserve(blocks: u64, delta_max: u64) -> u64 {
+    // In the worst case each entry is in a leaf of its own; above 64 of them there is one page.
+    let leaves = delta_max.min(blocks / 152 + 1);
+    let pages = leaves + leaves / 32 + 64;
+    (delta_max + pages).min(blocks / 8)
+}
+
+impl Inner {
+    /// Loads the bitmap of a group.
+    pub(super) async fn load_group(&self, group: GroupId) -> Result<(), StoreError> {
+        Ok(self.pages.load_group(group).await?)
+    }
+
+    /// Keeps groups with free space in memory, so that allocation does not wait.
+    pub(super) async fn run_loader(self: Rc<Self>) {
+        while !self.stopped.get() {
+            let wanted = self.space.borrow_mut().wants();
+            match wanted {
+                Some(group) => {
+                    if let Err(e) = self.load_group(group).await {
+                        tracing::error!(group = group.0, "a bitmap of the drive is damaged: {e}");
+                        self.checkpointer.failed.set(Some(e));
+                        return;
+                    }
+                    self.room.notify_all();
+                }
+                None => self.low_on_groups.notified().await,
+            }
+        }
+    }
+
+    /// Space for a write that found none the usual way: from the reserve, if it overwrites; after what is given back anyway has come back, if not.
+    pub(super) async fn space_in_need(
+        self: &Rc<Self>,
+        lane: &LaneState,
+        blocks: Range<u64>,
+    ) -> Result<Vec<Run>, StoreError> {
+        let count = (blocks.end - blocks.start) as u32;
+        for _ in 0..TRIES {
+            // Perhaps the groups in memory were full, and not the drive.
+            loop {
+                let wanted = self.space.borrow_mut().wants();
+                let Some(group) = wanted else { break };
+                self.load_group(group).await?;
+            }
+            if let Some(runs) = self.take_runs(count, false) {
+                return Ok(runs);
+            }
+            let half = { self.space.borrow().reserve() / 2 };
+            let enough = { self.space.borrow().free() > half + u64::from(count) };
+            if enough
+                && self.all_own(lane, blocks.clone()).await?
+                && let Some(runs) = self.take_runs(count, true)
+            {
+                return Ok(runs);
+            }
+            let comes_back = self.reclaim.waiting() > 0
+                || self.delta_entries.get() > 0
+                || self.space.borrow().held() > 0
+                || !self.settled();
+            if !comes_back {
+                break;
+            }
+            self.checkpoint().await?;
+            self.flush().await?;
+            self.reclaim_ready();
+        }
+        Err(StoreError::Full)
+    }
+
+    /// Whether no deletion is under way.
+    pub(super) fn settled(&self) -> bool {
+        use super::super::map::RecordKind;
+        let catalogue = self.catalogue.borrow();
+        !catalogue
+            .iter()
+            .any(|(_, r)| r.kind == RecordKind::Deleting)
+    }
+
+    /// All of it or nothing, in few enough runs for one record.
+    fn take_runs(&self, count: u32, reserved: bool) -> Option<Vec<Run>> {
+        let mut runs = Vec::new();
+        let mut left = count;
+        let mut space = self.space.borrow_mut();
+        while left > 0 && runs.len() < 255 {
+            let run = if reserved {
+                space.allocate_reserved(left)
+            } else {
+                space.allocate(left)
+            };
+            let Ok(run) = run else { break };
+            left -= run.blocks;
+            runs.push(run);
+        }
+        if left == 0 {
+            return Some(runs);
+        }
+        for run in runs {
+            for n in 0..u64::from(run.blocks) {
+                space.release(PhysicalBlock(run.first.0 + n));
+            }
+        }
+        None
+    }
+
+    /// An erasure: a record and an entry of the delta, however many blocks it covers (S5).
+    pub(super) async fn erase(
+        self: &Rc<Self>,
+        lane: &Rc<LaneState>,
+        blocks: Range<u64>,
+    ) -> Result<(), StoreError> {
+        if blocks.is_empty() {
+            return Ok(());
+        }
+        while !self.has_room(WRITE_BLOCKS_MAX.min(8)) {
+            if self.failed() {
+                return Err(self
+                    .checkpointer
+                    .failed
+                    .get()
+                    .unwrap_or(StoreError::Io(crate::device::IoError::Failed)));
+            }
+            self.ask_for_checkpoint();
+            self.room.notified().await;
+        }
+        if lane.void.get() {
+            return Err(StoreError::Unknown);
+        }
+        let admitted = lane.admit(1);
+        #[cfg(planted)]
+        let journaled =
+            !super::super::planted::is(super::super::planted::Bug::TombstoneNotJournaled);
+        #[cfg(not(planted))]
+        let journaled = true;
+        if journaled {
+            self.journal
+                .append_tombstone(lane.handle, &admitted, &blocks);
+        }
+        let ticket = self.writer.meta_tickets.issue();
+        // Counted in flight until it is applied, so a freeze waits for it.
+        self.commit_records(ticket.number());
+        let result = ticket.wait().await;
+        let mut freed = Vec::new();
+        {
+            let mut layer = admitted.layer.borrow_mut();
+            let before = layer.len();
+            layer.in_flight -= 1;
+            if result.is_ok() {
+                layer.erase(blocks, admitted.sequence.0, &mut freed);
+            }
+            self.delta_grew(layer.len() as isize - before as isize);
+        }
+        self.reclaim.superseded(&mut freed);
+        if !self.volatile {
+            self.reclaim_flushed();
+        }
+        self.completed.notify_all();
+        self.look_at_limits();
+        result
+    }
+
+    /// Blocks of the drive now.
+    pub(super) fn space_now(&self) -> Space {
+        let layout = self.superblock.borrow().layout;
+        let space = self.space.borrow();
+        Space {
+            total: layout.blocks(),
+            fixed: layout.fixed_blocks(),
+            used: layout.usable_blocks() - space.free(),
+            free: space.free(),
+            reserve: space.reserve(),
+        }
+    }
+
+    pub(super) async fn grow(self: &Rc<Self>) -> Result<(), StoreError> {
+        let bytes = self.device.size_bytes();
+        let grown = self.superblock.borrow().layout.grown(bytes);
+        let layout = grown.map_err(|_| StoreError::Io(crate::device::IoError::OutOfRange))?;
+        if layout == self.superblock.borrow().layout {
+            return Ok(());
+        }
+        // The group that gets longer must be in memory.
+        let last = GroupId(self.superblock.borrow().layout.groups() - 1);
+        if !self.space.borrow().is_loaded(last) {
+            self.load_group(last).await?;
+        }
+        let grown = self.space.borrow_mut().grow(layout);
+        assert!(grown.is_ok(), "the last group is in memory");
+        self.superblock.borrow_mut().layout = layout;
+        self.low_on_groups.notify();
+        self.checkpoint().await
+    }
+
+    /// Ends the store's tasks; nothing is written any more.
+    pub(super) fn stop(&self) {
+        self.stopped.set(true);
+        self.closed.set(true);
+        self.wake_flushers();
+        self.wake_checkpointers();
+        self.low_on_groups.notify();
+        self.writer.queued.notify();
+        self.journal.appended.notify();
+        self.room.notify_all();
+    }
+
+    /// See [`super::Store::check`].
+    pub(super) fn check(&self) {
+        self.space.borrow().check();
+        let lanes = self.lanes.borrow();
+        let entries: usize = lanes.values().map(|l| l.entries()).sum();
+        assert_eq!(entries, self.delta_entries.get(), "entries of the delta");
+        let mut seen = std::collections::BTreeSet::new();
+        for lane in lanes.values() {
+            lane.each_layer(|layer| {
+                for block in layer.blocks() {
+                    assert!(
+                        seen.insert(block),
+                        "two entries of the delta have {block:?}"
+                    );
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! The whole of a store on a simulated drive, step by step; the harness in `store/tests` does it at random.
+
+use std::time::Duration;
+
+use super::*;
+use crate::device::{DeviceSource, Latch};
+use crate::reactor::sim::{NodeId, Sim};
+
+const LONG: Duration = Duration::from_secs(10_000);
+const VOLUME: VolumeId = VolumeId([7; 16]);
+const CLONE: VolumeId = VolumeId([8; 16]);
+const SNAP: SnapshotId = SnapshotId([9; 16]);
+
+struct Rig {
+    sim: Sim,
+    node: NodeId,
+    handle: Handle,
+    store: Store,
+}
+
+fn name(name: &str) -> Name {
+    Name::new(name).unwrap()
+}
+
+async fn open(handle: Handle, format: bool) -> Store {
+    let source = DeviceSource::Sim { name: "d".into() };
+    let device = Device::open(&handle, &source, &Latch::new(|_| {})).unwrap();
+    if format {
+        let formatted = Store::format(&handle, &device, &name("d"), &name("p")).await;
+        formatted.unwrap();
+    }
+    let config = StoreConfig {
+        cache_bytes: 1 << 20,
+    };
+    Store::open(&handle, &device, &config).await.unwrap()
+}
+
+impl Rig {
+    fn new(bytes: u64) -> Self {
+        let sim = Sim::new(5);
+        sim.add_disk("d", bytes);
+        let (node, handles) = sim.start_node(1);
+        let handle = handles[0].clone();
+        let store = sim.run(&handle, LONG, open(handle.clone(), true)).unwrap();
+        Self {
+            sim,
+            node,
+            handle,
+            store,
+        }
+    }
+
+    fn run<T: 'static>(&self, future: impl Future<Output = T> + 'static) -> T {
+        self.sim.run(&self.handle, LONG, future).expect("it ends")
+    }
+
+    fn power_cut(mut self) -> Self {
+        self.sim.power_cut(self.node, &["d"]);
+        self.handle = self.sim.restart_node(self.node, 1)[0].clone();
+        let opened = open(self.handle.clone(), false);
+        self.store = self.sim.run(&self.handle, LONG, opened).expect("it opens");
+        self
+    }
+
+    fn lane(&self, volume: VolumeId) -> StoreLane {
+        self.store.lane(volume, 0).unwrap()
+    }
+
+    fn create(&self) {
+        let store = self.store.clone();
+        self.run(async move { store.create_lanes(VOLUME, &[0], 1, 1 << 30).await })
+            .unwrap();
+    }
+
+    fn write(&self, volume: VolumeId, first: u64, count: u64, fill: u8) {
+        let (lane, handle) = (self.lane(volume), self.handle.clone());
+        self.run(async move {
+            let mut buffer = handle.buffers().take((count * 4096) as usize).await;
+            buffer[..(count * 4096) as usize].fill(fill);
+            lane.write(first..first + count, buffer, false).await.1
+        })
+        .unwrap();
+    }
+
+    fn read(&self, volume: VolumeId, first: u64, count: u64) -> Vec<u8> {
+        let (lane, handle) = (self.lane(volume), self.handle.clone());
+        self.run(async move {
+            let mut buffer = handle.buffers().take((count * 4096) as usize).await;
+            buffer.fill(0xee);
+            let (buffer, result) = lane.read(first..first + count, buffer).await;
+            result.unwrap();
+            (0..count as usize)
+                .map(|n| {
+                    let block = &buffer[n * 4096..][..4096];
+                    assert!(block.iter().all(|b| *b == block[0]));
+                    block[0]
+                })
+                .collect()
+        })
+    }
+
+    fn flush(&self) {
+        let store = self.store.clone();
+        self.run(async move { store.flush().await }).unwrap();
+    }
+
+    fn checkpoint(&self) {
+        let store = self.store.clone();
+        self.run(async move { store.checkpoint().await }).unwrap();
+        self.store.check();
+    }
+}
+
+#[test]
+fn what_was_flushed_survives_with_and_without_a_checkpoint() {
+    let rig = Rig::new(32 << 20);
+    rig.create();
+    rig.write(VOLUME, 0, 8, 1);
+    rig.write(VOLUME, 100, 256, 2);
+    rig.write(VOLUME, 4, 1, 3);
+    assert_eq!(rig.read(VOLUME, 0, 10), [1, 1, 1, 1, 3, 1, 1, 1, 0, 0]);
+    rig.flush();
+    let rig = rig.power_cut();
+    assert_eq!(rig.read(VOLUME, 0, 10), [1, 1, 1, 1, 3, 1, 1, 1, 0, 0]);
+    assert_eq!(rig.read(VOLUME, 99, 3), [0, 2, 2]);
+    rig.write(VOLUME, 5, 1, 4);
+    rig.checkpoint();
+    rig.write(VOLUME, 6, 1, 5);
+    assert_eq!(rig.read(VOLUME, 0, 10), [1, 1, 1, 1, 3, 4, 5, 1, 0, 0]);
+    rig.flush();
+    let rig = rig.power_cut();
+    assert_eq!(rig.read(VOLUME, 0, 10), [1, 1, 1, 1, 3, 4, 5, 1, 0, 0]);
+    assert_eq!(rig.read(VOLUME, 354, 3), [2, 2, 0]);
+    let store = rig.store.clone();
+    rig.run(async move { store.close().await }).unwrap();
+    let rig = rig.power_cut();
+    assert_eq!(rig.read(VOLUME, 0, 10), [1, 1, 1, 1, 3, 4, 5, 1, 0, 0]);
+}
+
+#[test]
+fn snapshots_clones_and_restores() {
+    let rig = Rig::new(32 << 20);
+    rig.create();
+    rig.write(VOLUME, 0, 4, 1);
+    let store = rig.store.clone();
+    rig.run(async move { store.snapshot(&[(VOLUME, SNAP)]).await })
+        .unwrap();
+    rig.write(VOLUME, 1, 1, 2);
+    let store = rig.store.clone();
+    rig.run(async move { store.clone_lanes(VOLUME, SNAP, CLONE).await })
+        .unwrap();
+    assert_eq!(rig.read(VOLUME, 0, 5), [1, 2, 1, 1, 0]);
+    assert_eq!(rig.read(CLONE, 0, 5), [1, 1, 1, 1, 0]);
+    rig.write(CLONE, 4, 1, 3);
+    let rig = {
+        rig.flush();
+        rig.power_cut()
+    };
+    assert_eq!(rig.read(VOLUME, 0, 5), [1, 2, 1, 1, 0]);
+    assert_eq!(rig.read(CLONE, 0, 5), [1, 1, 1, 1, 3]);
+    let store = rig.store.clone();
+    let diff = rig.run(async move {
+        store
+            .diff(
+                VOLUME,
+                0,
+                Some(RootOf::Snapshot(SNAP)),
+                RootOf::Live,
+                LaneBlock(0),
+                100,
+            )
+            .await
+    });
+    let expect = DiffRange {
+        first: LaneBlock(1),
+        blocks: 1,
+        data: true,
+    };
+    assert_eq!(diff, Ok((vec![expect], None)));
+    let store = rig.store.clone();
+    rig.run(async move { store.restore(VOLUME, SNAP).await })
+        .unwrap();
+    assert_eq!(rig.read(VOLUME, 0, 5), [1, 1, 1, 1, 0]);
+    let store = rig.store.clone();
+    rig.run(async move {
+        store.delete_lanes(CLONE).await?;
+        store.delete_snapshot(VOLUME, SNAP).await?;
+        store.delete_lanes(VOLUME).await
+    })
+    .unwrap();
+    let (store, handle) = (rig.store.clone(), rig.handle.clone());
+    rig.run(async move {
+        while !store.settled() || store.0.reclaim.waiting() > 0 {
+            handle.sleep(Duration::from_millis(10)).await;
+            store.flush().await.unwrap();
+        }
+    });
+    rig.checkpoint();
+    assert_eq!(rig.store.space().used, 0);
+    let rig = rig.power_cut();
+    assert_eq!(rig.store.space().used, 0);
+    assert!(rig.store.lanes().is_empty() && rig.store.snapshots().is_empty());
+}
+
+#[test]
+fn a_full_drive_takes_overwrites_and_erasures() {
+    let rig = Rig::new(16 << 20);
+    rig.create();
+    let (lane, handle, store) = (rig.lane(VOLUME), rig.handle.clone(), rig.store.clone());
+    rig.run(async move {
+        let mut buffer = handle.buffers().take(64 * 4096).await;
+        let mut at = 0;
+        let mut result;
+        loop {
+            (buffer, result) = lane.write(at..at + 16, buffer, false).await;
+            if result.is_err() {
+                break;
+            }
+            at += 16;
+        }
+        assert_eq!(result, Err(StoreError::Full));
+        let used = store.space();
+        assert!(used.free <= used.reserve + 16, "{used:?}");
+        for n in 0..2 * at {
+            (buffer, result) = lane.write(n * 7 % at..n * 7 % at + 1, buffer, false).await;
+            assert_eq!(result, Ok(()), "overwrite {n}");
+        }
+        lane.erase(0..at / 2).await.unwrap();
+        for n in 0..at / 32 {
+            (buffer, result) = lane
+                .write(at + n * 16..at + n * 16 + 16, buffer, false)
+                .await;
+            assert_eq!(result, Ok(()), "after erasing, {n}");
+        }
+    });
+    rig.store.check();
+}

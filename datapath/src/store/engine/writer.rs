@@ -1,0 +1,558 @@
+//! Writes: gathered for a pass, placed in one run where there is one, and completed when data and record are both there (`docs/store-format.md` §9).
+//!
+//! An operation puts its write into the queue and waits for its ticket. The writer takes the whole queue at once. On a drive in memory all is
+//! done by then; on a disk the batch waits for its data writes and for the journal, in either order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::rc::Rc;
+
+use keelblock_hugepages::Buffer;
+
+use super::super::group::Run;
+use super::super::journal::WriteFields;
+use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock};
+use super::buffers::BufferSet;
+use super::lane::{Admitted, LaneState};
+use super::layer::Entry;
+use super::ticket::{TicketNumber, Tickets};
+use super::{Inner, StoreError};
+use crate::reactor::Notify;
+
+/// Most blocks of one write.
+pub const WRITE_BLOCKS_MAX: u64 = 256;
+/// Bytes that are gathered into one data write.
+pub const GATHER_BYTES: usize = 128 << 10;
+/// Such gathered writes under way at a time.
+pub const GATHERS_MAX: usize = 8;
+/// A write of so many bytes is not copied to be gathered.
+const ALONE_BYTES: usize = 64 << 10;
+/// Small writes are likely to be read again: they stay in the cache.
+const CACHED_BLOCKS_MAX: u64 = 16;
+
+/// What comes back of a write.
+pub type Written = (Buffer, Result<(), StoreError>);
+
+/// A write that waits for the writer.
+#[derive(Debug)]
+pub struct PendingWrite {
+    lane: Rc<LaneState>,
+    first: LaneBlock,
+    blocks: u64,
+    data: Buffer,
+    ticket: TicketNumber,
+    /// Space that was found for it the slow way.
+    runs: Vec<Run>,
+}
+
+/// A write on its way: admitted to its lane, with its place on the drive.
+#[derive(Debug)]
+struct Placed {
+    admitted: Admitted,
+    /// The block of the journal that its record ends in.
+    record_in: u64,
+    first: LaneBlock,
+    runs: Vec<Run>,
+    crcs: Vec<Crc>,
+    data: Option<Buffer>,
+    ticket: TicketNumber,
+}
+
+/// What completes together.
+#[derive(Debug)]
+pub struct Batch {
+    /// How many records had entered the journal with its last one.
+    last_record: u64,
+    /// Data writes that are under way.
+    data_left: Cell<u32>,
+    error: Cell<Option<StoreError>>,
+    writes: RefCell<Vec<Placed>>,
+    /// Who waits for records without data.
+    waiting: Cell<Option<TicketNumber>>,
+}
+
+/// The writer's part of a store.
+#[derive(Debug)]
+pub struct Writer {
+    queue: RefCell<VecDeque<PendingWrite>>,
+    pub queued: Notify,
+    pub tickets: Tickets<Written>,
+    pub meta_tickets: Tickets<Result<(), StoreError>>,
+    batches: RefCell<VecDeque<Rc<Batch>>>,
+    gathers: BufferSet,
+    /// Blocks that were admitted and are not in the delta yet.
+    pub in_flight: Cell<u64>,
+}
+
+impl Writer {
+    /// With nothing queued.
+    pub fn new(gathers: BufferSet) -> Self {
+        Self {
+            queue: RefCell::default(),
+            queued: Notify::new(),
+            tickets: Tickets::with_capacity(256),
+            meta_tickets: Tickets::with_capacity(8),
+            batches: RefCell::default(),
+            gathers,
+            in_flight: Cell::new(0),
+        }
+    }
+
+    /// Whether anything is queued or under way.
+    pub fn idle(&self) -> bool {
+        self.queue.borrow().is_empty() && self.batches.borrow().is_empty()
+    }
+}
+
+impl Inner {
+    /// Queues a write; the ticket is for its completion.
+    pub(super) fn submit(
+        &self,
+        lane: &Rc<LaneState>,
+        blocks: &Range<u64>,
+        data: Buffer,
+        ticket: TicketNumber,
+    ) {
+        self.resubmit(PendingWrite {
+            lane: lane.clone(),
+            first: LaneBlock(blocks.start),
+            blocks: blocks.end - blocks.start,
+            data,
+            ticket,
+            runs: Vec::new(),
+        });
+    }
+
+    fn resubmit(&self, write: PendingWrite) {
+        self.writer.queue.borrow_mut().push_back(write);
+        self.writer.queued.notify();
+    }
+
+    /// Takes the queue, again and again.
+    pub(super) async fn run_writer(self: Rc<Self>) {
+        loop {
+            while self.writer.queue.borrow().is_empty() {
+                self.writer.queued.notified().await;
+            }
+            self.wait_for_room().await;
+            self.write_queue().await;
+        }
+    }
+
+    /// Waits while delta or journal have no room for the first write: a checkpoint makes some.
+    async fn wait_for_room(self: &Rc<Self>) {
+        loop {
+            let blocks = self.writer.queue.borrow().front().map_or(0, |w| w.blocks);
+            if self.has_room(blocks) || self.failed() {
+                return;
+            }
+            self.ask_for_checkpoint();
+            self.room.notified().await;
+        }
+    }
+
+    pub(super) fn has_room(&self, blocks: u64) -> bool {
+        let delta = self.delta_entries.get() as u64 + self.writer.in_flight.get() + blocks;
+        delta <= self.delta_max && self.journal_has_room(blocks)
+    }
+
+    /// Places what is queued, as far as there is room, and begins to write it.
+    async fn write_queue(self: &Rc<Self>) {
+        let mut placed = Vec::new();
+        let mut wanted: u64 = {
+            let queue = self.writer.queue.borrow();
+            queue
+                .iter()
+                .filter(|w| w.runs.is_empty())
+                .map(|w| w.blocks)
+                .sum()
+        };
+        let mut spare: Vec<Run> = Vec::new();
+        loop {
+            let Some(blocks) = self.writer.queue.borrow().front().map(|w| w.blocks) else {
+                break;
+            };
+            if !self.has_room(blocks) {
+                break;
+            }
+            let write = self.writer.queue.borrow_mut().pop_front();
+            let mut write = write.expect("looked at");
+            if write.lane.void.get() || self.closed.get() {
+                self.finish_write(write.ticket, write.data, Err(StoreError::Unknown));
+                continue;
+            }
+            if self.device.failed() {
+                let failed = StoreError::Io(crate::device::IoError::Failed);
+                self.finish_write(write.ticket, write.data, Err(failed));
+                continue;
+            }
+            if write.runs.is_empty() {
+                let found = self.place(write.blocks, wanted, &mut spare, &mut write.runs);
+                wanted -= write.blocks;
+                if !found {
+                    self.hold_back(write);
+                    continue;
+                }
+            }
+            placed.push(self.admit(write));
+        }
+        self.give_back(spare);
+        if placed.is_empty() {
+            return;
+        }
+        if self.in_memory() {
+            self.store_batch(placed);
+        } else {
+            self.send_batch(placed).await;
+        }
+        self.look_at_limits();
+    }
+
+    /// Space for a write, out of a run for all that are queued. False: there is none, and nothing was taken.
+    fn place(&self, blocks: u64, wanted: u64, spare: &mut Vec<Run>, runs: &mut Vec<Run>) -> bool {
+        let mut left = blocks;
+        while left > 0 {
+            if spare.is_empty() {
+                let ask = wanted.max(left).min(4 * WRITE_BLOCKS_MAX) as u32;
+                let mut space = self.space.borrow_mut();
+                let run = space.allocate(ask).or_else(|_| space.allocate(left as u32));
+                let Ok(run) = run else {
+                    drop(space);
+                    self.give_back(std::mem::take(runs));
+                    return false;
+                };
+                spare.push(run);
+            }
+            let run = spare.last_mut().expect("not empty");
+            let take = u64::from(run.blocks).min(left);
+            runs.push(Run {
+                first: run.first,
+                blocks: take as u32,
+            });
+            run.first.0 += take;
+            run.blocks -= take as u32;
+            if run.blocks == 0 {
+                spare.pop();
+            }
+            left -= take;
+        }
+        // A record has at most 255 runs.
+        if runs.len() > 255 {
+            self.give_back(std::mem::take(runs));
+            return false;
+        }
+        true
+    }
+
+    fn give_back(&self, runs: Vec<Run>) {
+        let mut space = self.space.borrow_mut();
+        for run in runs {
+            for n in 0..u64::from(run.blocks) {
+                space.release(PhysicalBlock(run.first.0 + n));
+            }
+        }
+    }
+
+    /// No space, or only the reserve: found out beside, so that others go on.
+    fn hold_back(self: &Rc<Self>, mut write: PendingWrite) {
+        let this = self.clone();
+        self.handle.spawn("store space", async move {
+            let first = write.first.0;
+            let found = this
+                .space_in_need(&write.lane, first..first + write.blocks)
+                .await;
+            match found {
+                Ok(runs) => {
+                    write.runs = runs;
+                    this.resubmit(write);
+                }
+                Err(e) => this.finish_write(write.ticket, write.data, Err(e)),
+            }
+        });
+    }
+
+    fn admit(&self, write: PendingWrite) -> Placed {
+        let admitted = write.lane.admit(write.blocks);
+        let data = &write.data[..write.blocks as usize * BLOCK_BYTES];
+        let crcs: Vec<Crc> = data.chunks_exact(BLOCK_BYTES).map(Crc::of).collect();
+        let fields = WriteFields {
+            handle: write.lane.handle,
+            lane_sequence: admitted.sequence,
+            generation: admitted.generation,
+            stamp: admitted.stamp,
+            first: write.first,
+            runs: &write.runs,
+            crcs: &crcs,
+        };
+        self.journal.append_write(&fields);
+        let record_in = self.journal.data_begun();
+        self.writer
+            .in_flight
+            .set(self.writer.in_flight.get() + write.blocks);
+        Placed {
+            record_in,
+            admitted,
+            first: write.first,
+            runs: write.runs,
+            crcs,
+            data: Some(write.data),
+            ticket: write.ticket,
+        }
+    }
+
+    /// A drive in memory: everything is there at once.
+    fn store_batch(self: &Rc<Self>, placed: Vec<Placed>) {
+        let mut result = Ok(());
+        for write in &placed {
+            let mut data = &write.data.as_ref().expect("not sent")[..];
+            for run in &write.runs {
+                let (now, rest) = data.split_at(run.blocks as usize * BLOCK_BYTES);
+                data = rest;
+                let stored = self.device.store_now(run.first.0 * BLOCK_BYTES as u64, now);
+                if let Some(Err(e)) = stored {
+                    result = Err(StoreError::Io(e));
+                }
+            }
+        }
+        let batch = self.new_batch(placed);
+        batch.error.set(result.err());
+        self.writer.batches.borrow_mut().push_back(batch);
+        self.store_journal();
+    }
+
+    fn new_batch(&self, placed: Vec<Placed>) -> Rc<Batch> {
+        Rc::new(Batch {
+            last_record: self.journal.records(),
+            data_left: Cell::new(0),
+            error: Cell::new(None),
+            writes: RefCell::new(placed),
+            waiting: Cell::new(None),
+        })
+    }
+
+    /// A disk: data writes and the journal's go out beside each other.
+    async fn send_batch(self: &Rc<Self>, placed: Vec<Placed>) {
+        let batch = self.new_batch(placed);
+        // One more than there are, until all are sent.
+        batch.data_left.set(1);
+        self.writer.batches.borrow_mut().push_back(batch.clone());
+        self.journal.appended.notify();
+        self.send_data(&batch).await;
+        self.data_done(&batch, Ok(()));
+    }
+
+    async fn send_data(self: &Rc<Self>, batch: &Rc<Batch>) {
+        let count = batch.writes.borrow().len();
+        let mut gather: Option<Gather> = None;
+        for n in 0..count {
+            let (runs, alone) = {
+                let writes = batch.writes.borrow();
+                let bytes = writes[n].crcs.len() * BLOCK_BYTES;
+                let alone = bytes >= ALONE_BYTES && writes[n].runs.len() == 1;
+                (writes[n].runs.clone(), alone)
+            };
+            if alone {
+                self.send_alone(batch, n, runs[0]);
+                continue;
+            }
+            let mut from = 0;
+            for run in runs {
+                for block in 0..u64::from(run.blocks) {
+                    let at = run.first.0 + block;
+                    if gather.as_ref().is_some_and(|g| !g.takes(at)) {
+                        self.send_gather(batch, gather.take().expect("there is one"));
+                    }
+                    if gather.is_none() {
+                        let buffer = self.writer.gathers.take().await;
+                        gather = Some(Gather {
+                            first: at,
+                            len: 0,
+                            buffer,
+                        });
+                    }
+                    let writes = batch.writes.borrow();
+                    let data = writes[n].data.as_ref().expect("not sent");
+                    let bytes = &data[from..from + BLOCK_BYTES];
+                    gather.as_mut().expect("there is one").add(bytes);
+                    from += BLOCK_BYTES;
+                }
+            }
+        }
+        if let Some(gather) = gather {
+            self.send_gather(batch, gather);
+        }
+    }
+
+    fn send_gather(self: &Rc<Self>, batch: &Rc<Batch>, mut gather: Gather) {
+        batch.data_left.set(batch.data_left.get() + 1);
+        let (this, batch) = (self.clone(), batch.clone());
+        self.handle.spawn("store data", async move {
+            let place = gather.first * BLOCK_BYTES as u64;
+            let buffer = gather.buffer.lend();
+            let (back, result) = this.device.write(place, buffer, gather.len, false).await;
+            gather.buffer.back(back);
+            drop(gather);
+            this.data_done(&batch, result.map_err(StoreError::Io));
+        });
+    }
+
+    /// A large write goes out from its own buffer.
+    fn send_alone(self: &Rc<Self>, batch: &Rc<Batch>, n: usize, run: Run) {
+        batch.data_left.set(batch.data_left.get() + 1);
+        let data = batch.writes.borrow_mut()[n].data.take();
+        let data = data.expect("sent once");
+        let (this, batch) = (self.clone(), batch.clone());
+        self.handle.spawn("store data", async move {
+            let place = run.first.0 * BLOCK_BYTES as u64;
+            let len = run.blocks as usize * BLOCK_BYTES;
+            let (back, result) = this.device.write(place, data, len, false).await;
+            batch.writes.borrow_mut()[n].data = Some(back);
+            this.data_done(&batch, result.map_err(StoreError::Io));
+        });
+    }
+
+    fn data_done(self: &Rc<Self>, batch: &Rc<Batch>, result: Result<(), StoreError>) {
+        self.wrote(GATHER_BYTES as u64);
+        if let Err(e) = result {
+            batch.error.set(Some(e));
+        }
+        batch.data_left.set(batch.data_left.get() - 1);
+        if batch.data_left.get() == 0 {
+            self.complete_batches();
+        }
+    }
+
+    /// Records without data: the ticket finishes when they are in the journal.
+    pub(super) fn commit_records(self: &Rc<Self>, ticket: TicketNumber) {
+        let batch = self.new_batch(Vec::new());
+        batch.waiting.set(Some(ticket));
+        self.writer.batches.borrow_mut().push_back(batch);
+        if self.in_memory() {
+            self.store_journal();
+        } else {
+            self.journal.appended.notify();
+        }
+    }
+
+    /// Completes every batch whose data and records are written.
+    pub(super) fn complete_batches(self: &Rc<Self>) {
+        let done_records = self.journal.records_done();
+        let mut done = Vec::new();
+        {
+            let mut batches = self.writer.batches.borrow_mut();
+            batches.retain(|batch| {
+                let data = batch.data_left.get() == 0;
+                let records = batch.last_record <= done_records;
+                #[cfg(planted)]
+                let data =
+                    data || super::super::planted::is(super::super::planted::Bug::AckBeforeData);
+                #[cfg(planted)]
+                let records = records
+                    || super::super::planted::is(super::super::planted::Bug::AckBeforeRecord);
+                if data && records {
+                    done.push(batch.clone());
+                }
+                !(data && records)
+            });
+        }
+        if done.is_empty() {
+            return;
+        }
+        for batch in done {
+            self.complete(&batch);
+        }
+        if !self.volatile {
+            self.reclaim_flushed();
+        }
+        self.completed.notify_all();
+    }
+
+    fn complete(&self, batch: &Batch) {
+        let result = batch
+            .error
+            .take()
+            .or_else(|| self.journal.failed())
+            .map_or(Ok(()), Err);
+        let mut freed = Vec::new();
+        for write in batch.writes.borrow_mut().drain(..) {
+            let blocks = write.crcs.len() as u64;
+            self.writer
+                .in_flight
+                .set(self.writer.in_flight.get() - blocks);
+            self.journal.data_done(write.record_in);
+            self.settle_write(&write, result, &mut freed);
+            let data = write
+                .data
+                .unwrap_or_else(|| unreachable!("data writes are done"));
+            self.finish_write(write.ticket, data, result);
+        }
+        self.reclaim.superseded(&mut freed);
+        if let Some(ticket) = batch.waiting.take() {
+            self.writer.meta_tickets.finish(ticket, result);
+        }
+    }
+
+    /// Its entries enter the delta; blocks that lose are given back.
+    fn settle_write(
+        &self,
+        write: &Placed,
+        result: Result<(), StoreError>,
+        freed: &mut Vec<PhysicalBlock>,
+    ) {
+        let mut layer = write.admitted.layer.borrow_mut();
+        let before = layer.len();
+        layer.in_flight -= 1;
+        let keep = !self.in_memory() && write.crcs.len() as u64 <= CACHED_BLOCKS_MAX;
+        let mut n = 0;
+        for run in &write.runs {
+            for block in 0..u64::from(run.blocks) {
+                let at = PhysicalBlock(run.first.0 + block);
+                if result.is_err() {
+                    freed.push(at);
+                    continue;
+                }
+                let entry = Entry {
+                    block: at,
+                    crc: write.crcs[n as usize],
+                    stamp: super::super::types::Stamp {
+                        epoch: write.admitted.stamp.epoch,
+                        seq: write.admitted.stamp.seq + n,
+                    },
+                    sequence: write.admitted.sequence.0,
+                };
+                layer.insert(LaneBlock(write.first.0 + n), entry, freed);
+                if keep && let Some(data) = &write.data {
+                    let bytes = &data[n as usize * BLOCK_BYTES..][..BLOCK_BYTES];
+                    let bytes: &[u8; BLOCK_BYTES] = bytes.try_into().expect("a block");
+                    self.cache.put(at, Rc::new(*bytes));
+                }
+                n += 1;
+            }
+        }
+        let grown = layer.len() as isize - before as isize;
+        self.delta_grew(grown);
+    }
+
+    fn finish_write(&self, ticket: TicketNumber, data: Buffer, result: Result<(), StoreError>) {
+        self.writer.tickets.finish(ticket, (data, result));
+    }
+}
+
+/// Blocks that go out with one data write.
+struct Gather {
+    first: u64,
+    len: usize,
+    buffer: super::buffers::Borrowed,
+}
+
+impl Gather {
+    fn takes(&self, at: u64) -> bool {
+        at == self.first + (self.len / BLOCK_BYTES) as u64 && self.len < GATHER_BYTES
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        self.buffer[self.len..self.len + BLOCK_BYTES].copy_from_slice(bytes);
+        self.len += BLOCK_BYTES;
+    }
+}
