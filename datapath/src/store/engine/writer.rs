@@ -430,6 +430,8 @@ impl Inner {
         self.writer.batches.borrow_mut().push_back(batch);
         if self.in_memory() {
             self.store_journal();
+        } else if self.journal.failed().is_some() {
+            self.complete_batches();
         } else {
             self.journal.appended.notify();
         }
