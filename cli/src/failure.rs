@@ -75,7 +75,7 @@ impl Failure {
         };
         match status.code() {
             Code::NotFound => Failure::NotFound { what, why },
-            Code::Unavailable => Failure::Unavailable { what, why },
+            Code::Unavailable | Code::Aborted => Failure::Unavailable { what, why },
             Code::DeadlineExceeded | Code::Cancelled => Failure::Unavailable {
                 what,
                 why: format!("no answer in time ({why})"),

@@ -57,6 +57,9 @@ pub enum OpError {
         /// What was to be changed.
         what: String,
     },
+    /// It was given up, and nothing has changed, as something else was in its way.
+    #[error("{0}")]
+    Busy(String),
     /// Something that is needed does not answer; what was asked for may be tried again.
     #[error("{0}")]
     Unavailable(String),
@@ -116,7 +119,7 @@ impl OpError {
             Self::Exists { .. } => Code::AlreadyExists,
             Self::State(_) => Code::FailedPrecondition,
             Self::NoSpace(_) => Code::ResourceExhausted,
-            Self::Contended { .. } => Code::Aborted,
+            Self::Contended { .. } | Self::Busy(_) => Code::Aborted,
             Self::Unavailable(_) | Self::Datapath { .. } => Code::Unavailable,
             Self::Internal(_) => Code::Internal,
         }

@@ -7,7 +7,7 @@ use crate::error::OpError;
 use crate::kvdb::store::OpenError;
 use crate::kvdb::{Client, KvError, Server};
 use crate::node::Node;
-use crate::records::{Keys, Registry, unix_ms};
+use crate::records::{Keys, PoolRecord, Registry, unix_ms};
 use crate::rest;
 use crate::sdk::Services;
 use keelblock_api::json::Codec;
@@ -98,8 +98,14 @@ async fn listen(
 impl Control {
     /// Starts everything; serves before the data path is there.
     pub async fn start(config: &Config) -> Result<Self, RunError> {
-        if let Some(why) = config.drives.iter().find_map(|d| d.unusable()) {
-            return Err(RunError::Drive(why));
+        let unusable = |known: &dyn Fn(&str) -> bool| {
+            let mut new = config.drives.iter().filter(|d| !known(&d.path));
+            new.find_map(|d| d.unusable()).map(RunError::Drive)
+        };
+        if !config.data.exists()
+            && let Some(why) = unusable(&|_| false)
+        {
+            return Err(why);
         }
         let data = DataDir::open(&config.data, &config.cluster_id, &config.node_id)?;
         let (kvdb_listener, kvdb) = listen("the KVDB", "--kvdb", config.kvdb).await?;
@@ -114,6 +120,17 @@ impl Control {
         let (link, link_state) = Link::new(&config.datapath_socket);
         let node = Arc::new(Node::new(config, sdk, rest, registry, link)?);
         node.join().await?;
+        // A drive that the pool has may be missing: the others serve, and the pool says so.
+        let pools = node.registry.pools().await?;
+        let known = |path: &str| {
+            let of_pool = |p: &PoolRecord| {
+                p.removed.iter().any(|r| r == path) || p.drives.iter().any(|d| d.path == path)
+            };
+            pools.iter().any(of_pool)
+        };
+        if let Some(why) = unusable(&known) {
+            return Err(why);
+        }
         let services = Services::new(node.clone(), codec.descriptors())?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = tokio::task::JoinSet::new();

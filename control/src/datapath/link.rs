@@ -150,6 +150,7 @@ impl Link {
             Code::FailedPrecondition | Code::AlreadyExists | Code::NotFound => {
                 OpError::State(format!("{what}: {message}"))
             }
+            Code::Aborted => OpError::Busy(format!("{what}: {message}")),
             Code::Unimplemented | Code::DataLoss | Code::PermissionDenied => {
                 OpError::Internal(format!("{what}: {message}"))
             }

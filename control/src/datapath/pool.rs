@@ -106,7 +106,8 @@ async fn open_drives(
     let drives = drives.iter().map(|drive| DriveSpec {
         drive_id: drive.drive_id.to_string(),
         path: drive.path.clone(),
-        size_bytes: size_of(drive),
+        // A known file that is not there must not be made anew, empty.
+        size_bytes: if format { size_of(drive) } else { 0 },
     });
     let request = OpenPoolRequest {
         pool_id: pool.record.pool_id.to_string(),

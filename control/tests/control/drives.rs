@@ -158,6 +158,8 @@ async fn a_failed_drive_is_replaced_and_its_volumes_say_so() {
         "evacuate",
     );
     b.fake.memory().failed.push(first.drive_id.clone());
+    // It is not even there any more.
+    b.config().drives[0].size_bytes = 0;
     b.restart_control().await;
     let pool = b.pool().await;
     assert!(!pool.drives[0].online);
