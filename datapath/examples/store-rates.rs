@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use keelblock_datapath::device::{Device, DeviceSource, DeviceSpec, Latch};
 use keelblock_datapath::reactor::{Config, Handle, run};
-use keelblock_datapath::store::{Name, Store, StoreConfig, StoreLane, VolumeId};
+use keelblock_datapath::store::engine::{Store, StoreConfig, StoreLane};
+use keelblock_datapath::store::{Name, VolumeId};
 
 const BLOCK: u64 = 4096;
 const ROUNDS: usize = 3;
