@@ -33,6 +33,20 @@ struct Case {
 
 const CASES: [Case; 6] = [
     Case {
+        name: "128 KiB sequential write, depth 8",
+        op: Op::Write,
+        blocks: 32,
+        depth: 8,
+        random: false,
+    },
+    Case {
+        name: "128 KiB sequential read, depth 8",
+        op: Op::Read,
+        blocks: 32,
+        depth: 8,
+        random: false,
+    },
+    Case {
         name: "4 KiB random write, depth 32",
         op: Op::Write,
         blocks: 1,
@@ -59,20 +73,6 @@ const CASES: [Case; 6] = [
         blocks: 1,
         depth: 1,
         random: true,
-    },
-    Case {
-        name: "128 KiB sequential write, depth 8",
-        op: Op::Write,
-        blocks: 32,
-        depth: 8,
-        random: false,
-    },
-    Case {
-        name: "128 KiB sequential read, depth 8",
-        op: Op::Read,
-        blocks: 32,
-        depth: 8,
-        random: false,
     },
 ];
 
@@ -205,7 +205,7 @@ async fn go(handle: Handle, (source, seconds, cache): (DeviceSource, u64, usize)
         "{} of {} MiB, {} MiB used",
         source,
         bytes >> 20,
-        blocks * BLOCK >> 20
+        (blocks * BLOCK) >> 20
     );
     fill(&handle, &Side::Raw(device.clone(), 0), bytes / BLOCK).await;
     let time = Duration::from_secs(seconds);

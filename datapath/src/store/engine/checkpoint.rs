@@ -235,8 +235,7 @@ impl Inner {
         if super::super::planted::is(super::super::planted::Bug::FreezeLosesInFlight) {
             return;
         }
-        let mut layers = frozen.iter().flat_map(|f| &f.layers);
-        while let Some(layer) = layers.next() {
+        for layer in frozen.iter().flat_map(|f| &f.layers) {
             while layer.borrow().in_flight > 0 {
                 self.completed.notified().await;
             }

@@ -1,6 +1,6 @@
 //! The map (`docs/store-format.md` §6 and 7): pages of a lane's radix tree, and the catalogue of lanes and snapshots.
 //!
-//! - [`page`]: the header of every page, and [`check_page`]; [`leaf`], [`interior`], [`catalogue`]: what is in pages.
+//! - [`page`]: the header of every page, and [`check_page`]; [`mod@leaf`], [`interior`], [`catalogue`]: what is in pages.
 //! - [`Pages`]: how all this reaches the drive. [`Root`] with [`leaf()`] and [`leaf_cached`]: looking up.
 //! - [`merge()`]: [`Changes`] into a root, copy-on-write, freeing what the [`MergeContext`] says is its own.
 //! - [`give_up`]: a step of a deletion; [`count_unique`]: what one would free; [`next_entries`]: leaf by leaf, for scrub.
