@@ -133,6 +133,9 @@ impl Inner {
     pub(super) async fn run_writer(self: Rc<Self>) {
         loop {
             while self.writer.queue.borrow().is_empty() {
+                if self.stopped.get() {
+                    return;
+                }
                 self.writer.queued.notified().await;
             }
             self.wait_for_room().await;
@@ -434,6 +437,8 @@ impl Inner {
             self.complete_batches();
         } else {
             self.journal.appended.notify();
+            // Perhaps there was nothing to append.
+            self.complete_batches();
         }
     }
 
