@@ -4,16 +4,18 @@ use super::page::Page;
 use crate::nvmf::ana;
 use crate::nvmf::seam::NamespaceConfig;
 
-/// NSFEAT: identifiers are never reused (bit 3), NPWG and its like are given (bits 5:4).
-const NSFEAT: u8 = 1 << 3 | 1 << 4;
+/// NSFEAT: NAWUN and its like are given (bit 1), identifiers are never reused (bit 3), NPWG and its like are given (bits 5:4).
+const NSFEAT: u8 = 1 << 1 | 1 << 3 | 1 << 4;
 /// NMIC: shared by several controllers.
 const NMIC: u8 = 1;
 /// RESCAP: persist through power loss, every type, IEKEY as of NVMe 1.3.
 const RESCAP: u8 = 0xff;
 /// DLFEAT: deallocated blocks read as zeroes (001b), Write Zeroes can deallocate (bit 3).
 const DLFEAT: u8 = 1 | 1 << 3;
-/// Volumes are laid out in slices of this many bytes; I/O that stays inside one is faster (NOIOB).
+/// Volumes are laid out in slices of this many bytes; I/O that stays inside one is faster (NOIOB), and a write can be atomic (NABSN).
 const SLICE_BYTES: u64 = 16 << 20;
+/// The volume's blocks that a write, wherever it begins and ends, may touch and be atomic (NAWUN).
+const ATOMIC_BYTES: u64 = 1 << 20;
 /// log2 of the block that volumes are made of; writes of parts of it are read-modify-write.
 const BLOCK_SHIFT: u8 = 12;
 
@@ -34,8 +36,13 @@ pub fn namespace(n: &NamespaceConfig) -> Vec<u8> {
     p.u64(0, n.blocks).u64(8, n.blocks).u64(16, n.blocks);
     // NLBAF, at 25, is 0: one format; FLBAS, at 26, names it.
     p.u8(24, NSFEAT).u8(30, NMIC).u8(31, RESCAP).u8(33, DLFEAT);
-    // NAWUN and its like, at 34 to 45, are 0: one block, without NSABP in NSFEAT.
-    p.u16(46, (SLICE_BYTES >> n.lba_shift) as u16)
+    // What begins inside of a block touches one more: LBAs of 512 bytes leave room for that.
+    let atomic = (ATOMIC_BYTES - (1 << BLOCK_SHIFT)) >> n.lba_shift;
+    let slice = SLICE_BYTES >> n.lba_shift;
+    // NAWUN, NAWUPF, NABSN, NABSPF, 0's based; NACWU at 38 and NABO at 42 are 0.
+    p.u16(34, atomic as u16).u16(36, atomic as u16);
+    p.u16(40, (slice - 1) as u16).u16(44, (slice - 1) as u16);
+    p.u16(46, slice as u16)
         .u128(48, u128::from(n.blocks) << n.lba_shift);
     let whole_block = (1u16 << BLOCK_SHIFT.saturating_sub(n.lba_shift)) - 1;
     for at in [64, 66, 68, 70, 72] {

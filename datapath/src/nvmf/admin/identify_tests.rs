@@ -107,7 +107,10 @@ fn identify_namespaces() {
         (u64_at(&big, 0), u64_at(&big, 8), u64_at(&big, 16)),
         (1 << 18, 1 << 18, 1 << 18)
     );
-    assert_eq!(big[24..34], [0x18, 0, 0, 0, 0, 0, 1, 0xff, 0, 9]);
+    assert_eq!(big[24..34], [0x1a, 0, 0, 0, 0, 0, 1, 0xff, 0, 9]);
+    let atomic = |b: &[u8]| -> Vec<u16> { (34..46).step_by(2).map(|at| u16_at(b, at)).collect() };
+    // NAWUN and NAWUPF: 256 blocks; no NACWU; NABSN and NABSPF: a slice, from NABO 0.
+    assert_eq!(atomic(&big), [255, 255, 0, 4095, 0, 4095]);
     assert_eq!(
         (
             u16_at(&big, 46),
@@ -126,6 +129,8 @@ fn identify_namespaces() {
         (u64_at(&small, 0), u64_at(&small, 48), u32_at(&small, 128)),
         (1 << 21, 1 << 30, 9 << 16)
     );
+    // 2041 LBAs touch 256 blocks at most, wherever they begin.
+    assert_eq!(atomic(&small), [2040, 2040, 0, 32767, 0, 32767]);
     assert_eq!(
         (u16_at(&small, 46), small[64..74].to_vec()),
         (32768, vec![7, 0, 7, 0, 7, 0, 7, 0, 7, 0])
