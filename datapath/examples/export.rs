@@ -31,7 +31,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let drive = DriveSpec {
         drive_id: "drive".into(),
         path: args[1].clone(),
-        size_bytes: size_bytes + (2 << 20),
+        size_bytes: size_bytes * 5 / 4 + (64 << 20),
     };
     let pool = OpenPoolRequest {
         pool_id: "pool".into(),

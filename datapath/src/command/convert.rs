@@ -7,16 +7,81 @@ use uuid::Uuid;
 
 use super::CommandError;
 use crate::nvmf::seam::{AnaState, ControllerInfo, ExportConfig, NamespaceConfig};
-use crate::store::VolumeId;
+use crate::store::pool::{DriveFacts, DriveState, PoolDrive, PoolSnapshot};
+use crate::store::types::{BLOCK_BYTES, SnapshotId};
+use crate::store::{Name, VolumeId};
 
 /// Longest NQN (NVMe Base 2.1, 4.7).
 const NQN_BYTES_MAX: usize = 223;
 
 /// The id of a volume.
 pub fn volume_id(text: &str) -> Result<VolumeId, CommandError> {
+    named_volume_id("volume_id", text)
+}
+
+/// The same of a field with another name.
+pub fn named_volume_id(field: &'static str, text: &str) -> Result<VolumeId, CommandError> {
     let uuid = Uuid::parse_str(text)
-        .map_err(|e| CommandError::field("volume_id", format!("{text:?} is no UUID: {e}")))?;
+        .map_err(|e| CommandError::field(field, format!("{text:?} is no UUID: {e}")))?;
     Ok(VolumeId(uuid.into_bytes()))
+}
+
+/// The id of a snapshot.
+pub fn snapshot_id(field: &'static str, text: &str) -> Result<SnapshotId, CommandError> {
+    let uuid = Uuid::parse_str(text)
+        .map_err(|e| CommandError::field(field, format!("{text:?} is no UUID: {e}")))?;
+    Ok(SnapshotId(uuid.into_bytes()))
+}
+
+/// The same of a field that may be empty.
+pub fn maybe_snapshot_id(
+    field: &'static str,
+    text: &str,
+) -> Result<Option<SnapshotId>, CommandError> {
+    match text.is_empty() {
+        true => Ok(None),
+        false => snapshot_id(field, text).map(Some),
+    }
+}
+
+/// A snapshot of a pool, as the contract lists it.
+pub fn snapshot_to(pool: &Name, snapshot: &PoolSnapshot) -> proto::Snapshot {
+    proto::Snapshot {
+        snapshot_id: snapshot.id.to_string(),
+        volume_id: snapshot.volume.to_string(),
+        pool_id: pool.to_string(),
+        size_bytes: snapshot.size_bytes,
+        used_bytes: snapshot.used_bytes,
+        complete: snapshot.complete(),
+    }
+}
+
+/// A drive of a pool, as the contract lists it.
+pub fn drive_to(drive: &PoolDrive, path: &str, error: String) -> proto::Drive {
+    let health = match drive.failed {
+        true => proto::Health::Failed,
+        false => proto::Health::Online,
+    };
+    let state = match drive.state {
+        DriveState::InUse => proto::DriveState::DriveInUse,
+        DriveState::Evacuating => proto::DriveState::DriveEvacuating,
+        DriveState::Evacuated => proto::DriveState::DriveEvacuated,
+    };
+    let facts = drive.facts.as_ref();
+    let used = |f: &DriveFacts| f.space.used * BLOCK_BYTES as u64;
+    proto::Drive {
+        drive_id: drive.id.to_string(),
+        path: path.to_owned(),
+        size_bytes: facts.map_or(0, |f| f.size_bytes),
+        health: health.into(),
+        error,
+        state: state.into(),
+        used_bytes: facts.map_or(0, used),
+        free_bytes: drive.free_bytes(),
+        lanes: facts.map_or(0, |f| f.lanes.len() as u32),
+        checksum_errors: facts.map_or(0, |f| f.counters.checksum_errors),
+        ..Default::default()
+    }
 }
 
 fn sixteen(field: &'static str, bytes: &[u8]) -> Result<[u8; 16], CommandError> {

@@ -4,9 +4,10 @@ use tonic::{Code, Status};
 
 use crate::device::{DeviceError, IoError};
 use crate::nvmf::seam::ExportError;
-use crate::store::table::TableError;
-use crate::store::{DriveError, NameError, PoolError, VolumeId};
-use crate::volume::OpenError;
+use crate::store::engine::{OpenError, StoreError};
+use crate::store::pool::PoolError;
+use crate::store::{Name, NameError, VolumeId};
+use crate::volume::DriveError;
 
 /// Why a command failed. The message is for the person who gave it.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +27,51 @@ pub enum CommandError {
     #[error(transparent)]
     Device(#[from] DeviceError),
     /// A drive cannot be opened.
-    #[error("a drive cannot be opened: {0}")]
-    Open(#[from] OpenError),
+    #[error(transparent)]
+    Open(#[from] DriveError),
+    /// A drive could not do it.
+    #[error("drive {drive}: {source}")]
+    Store {
+        /// Which.
+        drive: Name,
+        /// What it said.
+        source: StoreError,
+    },
+    /// The same drive was named twice.
+    #[error("drive {0} is named twice")]
+    Twice(Name),
+    /// There is no such drive in the pool, or it is not open.
+    #[error("there is no drive {0:?} open in that pool")]
+    NoDrive(String),
+    /// It cannot be asked what it holds.
+    #[error("drive {0} is missing or failed: replace it instead")]
+    DriveMissing(Name),
+    /// It holds something.
+    #[error(
+        "drive {drive} holds {lanes} lanes and {snapshots} snapshots of lanes: evacuate it first"
+    )]
+    DriveInUse {
+        /// Which.
+        drive: Name,
+        /// Live lanes on it.
+        lanes: usize,
+        /// Snapshots of lanes on it.
+        snapshots: usize,
+    },
+    /// A pool keeps a drive.
+    #[error("drive {0} is the only one of its pool")]
+    LastDrive(Name),
+    /// It works: what is on it would be lost.
+    #[error("drive {0} works: evacuate and remove it instead")]
+    DriveWorks(Name),
+    /// I/O that was under way did not end.
+    #[error(
+        "the volumes' I/O did not come to rest within {seconds} s, so there is no snapshot: try again"
+    )]
+    Barrier {
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// The pool said no.
     #[error(transparent)]
     Pool(#[from] PoolError),
@@ -48,9 +92,6 @@ pub enum CommandError {
         /// An export of it.
         nqn: String,
     },
-    /// Part of it is on a drive that is not there.
-    #[error("volume {0} is incomplete: open its pool with all drives first")]
-    Incomplete(VolumeId),
     /// A drive with that id is open from another path.
     #[error("drive {drive} is open from {path}")]
     OtherPath {
@@ -85,13 +126,32 @@ impl CommandError {
             }
             Self::Export(_) => Code::DataLoss,
             Self::Device(e) => device_code(e),
-            Self::Open(_) => Code::Internal,
+            Self::Open(e) => match e {
+                DriveError::Device(e) => device_code(e),
+                DriveError::Another { .. } => Code::FailedPrecondition,
+                DriveError::Store { why, .. } => open_code(why),
+            },
+            Self::Store { source, .. } => store_code(*source),
             Self::Pool(e) => pool_code(e),
-            Self::NoPool(_) | Self::NoVolume(_) => Code::NotFound,
+            Self::NoPool(_) | Self::NoVolume(_) | Self::NoDrive(_) => Code::NotFound,
+            Self::Twice(_) => Code::InvalidArgument,
+            Self::Barrier { .. } => Code::Unavailable,
             Self::Exported { .. }
-            | Self::Incomplete(_)
+            | Self::DriveMissing(_)
+            | Self::DriveInUse { .. }
+            | Self::LastDrive(_)
+            | Self::DriveWorks(_)
             | Self::OtherPath { .. }
             | Self::OtherPool { .. } => Code::FailedPrecondition,
+        }
+    }
+
+    /// Whether a drive is to blame, and not what was asked for: a pool can open without it.
+    pub(super) fn is_of_the_drive(&self) -> bool {
+        match self {
+            Self::Device(e) => !matches!(e, DeviceError::Spec { .. }),
+            Self::Open(_) => true,
+            _ => false,
         }
     }
 }
@@ -109,27 +169,42 @@ fn device_code(e: &DeviceError) -> Code {
     }
 }
 
+fn open_code(e: &OpenError) -> Code {
+    match e {
+        OpenError::Blank
+        | OpenError::NotBlank
+        | OpenError::Shrunk { .. }
+        | OpenError::Another { .. } => Code::FailedPrecondition,
+        OpenError::TooSmall { .. } => Code::InvalidArgument,
+        OpenError::Corrupt { .. } => Code::DataLoss,
+        OpenError::Io { source, .. } => io_code(*source),
+        OpenError::Memory => Code::ResourceExhausted,
+    }
+}
+
+fn store_code(e: StoreError) -> Code {
+    match e {
+        StoreError::Full => Code::ResourceExhausted,
+        StoreError::Checksum { .. } | StoreError::Poisoned { .. } | StoreError::Page { .. } => {
+            Code::DataLoss
+        }
+        StoreError::Io(e) => io_code(e),
+        StoreError::Unknown => Code::NotFound,
+        StoreError::Exists => Code::AlreadyExists,
+        StoreError::Closed => Code::Unavailable,
+    }
+}
+
 fn pool_code(e: &PoolError) -> Code {
     match e {
-        PoolError::Full { .. } | PoolError::Table(TableError::Full) => Code::ResourceExhausted,
-        PoolError::Exists { .. } => Code::AlreadyExists,
-        PoolError::Unknown { .. } => Code::NotFound,
-        PoolError::Shrink { .. }
-        | PoolError::Twice { .. }
-        | PoolError::Table(TableError::Size { .. } | TableError::DriveSize { .. }) => {
-            Code::InvalidArgument
-        }
-        PoolError::Degraded { .. } | PoolError::Incomplete { .. } => Code::FailedPrecondition,
-        PoolError::TwoHomes { .. } | PoolError::Table(_) => Code::DataLoss,
-        PoolError::Io { source, .. } => io_code(*source),
-        PoolError::Drive(e) => match e {
-            DriveError::Blank { .. } | DriveError::Another { .. } | DriveError::Shrunk { .. } => {
-                Code::FailedPrecondition
-            }
-            DriveError::Corrupt { .. } => Code::DataLoss,
-            DriveError::Table { .. } => Code::InvalidArgument,
-            DriveError::Io { source, .. } => io_code(*source),
-        },
+        PoolError::NoDrive { .. } => Code::ResourceExhausted,
+        PoolError::Exists { .. }
+        | PoolError::NotThatClone { .. }
+        | PoolError::OtherVolume { .. } => Code::AlreadyExists,
+        PoolError::Unknown { .. } | PoolError::NoSnapshot { .. } => Code::NotFound,
+        PoolError::Shrink { .. } | PoolError::Size { .. } => Code::InvalidArgument,
+        PoolError::Degraded { .. } => Code::FailedPrecondition,
+        PoolError::Incomplete { .. } | PoolError::Partial { .. } => Code::DataLoss,
     }
 }
 

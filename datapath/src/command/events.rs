@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use keelblock_api::datapath::event::What;
+use keelblock_api::datapath::pool_space_low::Level;
 use keelblock_api::datapath::{self as proto, Event};
 use tokio::sync::{Mutex, mpsc, watch};
 use tonic::Status;
 
 use crate::nvmf::seam::TargetEvent;
 use crate::reactor::ReactorId;
+use crate::store::Name;
+use crate::store::pool::PoolSpace;
+use crate::volume::Fault;
 
 /// Events that wait for a watcher. Those of the target wait on reactor 0 beyond that; drive and task reports beyond it are only logged.
 const EVENTS_MAX: usize = 1024;
@@ -42,6 +46,30 @@ impl EventSink {
         self.report(What::DriveFailed(proto::DriveFailed {
             drive_id: drive_id.to_owned(),
             error: error.to_owned(),
+        }));
+    }
+
+    /// A block of a drive is not what was written there.
+    pub fn checksum_error(&self, drive_id: &str, fault: &Fault) {
+        self.report(What::ChecksumError(proto::ChecksumError {
+            drive_id: drive_id.to_owned(),
+            volume_id: fault.volume.to_string(),
+            lane: u32::from(fault.lane),
+            block: fault.block.0,
+            expected: fault.expected.0,
+            actual: fault.actual.0,
+            physical_block: fault.at.0,
+            metadata: false,
+        }));
+    }
+
+    /// A pool has become short of space, or is not any more.
+    pub fn pool_space(&self, pool: &Name, level: Level, space: PoolSpace) {
+        self.report(What::PoolSpaceLow(proto::PoolSpaceLow {
+            pool_id: pool.to_string(),
+            level: level.into(),
+            total_bytes: space.total,
+            free_bytes: space.free,
         }));
     }
 

@@ -14,14 +14,16 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::commander::PreparedDrive;
-use super::convert::{export_of, volume_id};
+use super::convert::{export_of, maybe_snapshot_id, named_volume_id, snapshot_id, volume_id};
+use super::pools::PreparedDrive;
+use super::snapshots::{RANGES_MAX, SNAPSHOTS_MAX};
 use super::{CommandError, Commander, Events, Job};
 use crate::device::{DeviceSource, DeviceSpec};
-use crate::store::Name;
+use crate::store::types::SnapshotId;
+use crate::store::{Name, VolumeId};
 
 /// How long a command's answer is waited for. Its work goes on; asked again, the answer is what came of it.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is known of this process once it serves.
 #[derive(Clone, Debug)]
@@ -121,15 +123,65 @@ async fn open_pool(
         return Err(CommandError::field("drives", "a pool has at least one").into());
     }
     let open = ask(&jobs, |c| async move { Ok(c.open_drives()) }).await?;
-    let (drives, format) = (request.drives, request.format);
-    let prepared = tokio::task::spawn_blocking(move || prepare(drives, &open));
-    let drives = prepared
-        .await
-        .map_err(|e| Status::internal(e.to_string()))??;
+    let drives = prepared(request.drives, open).await?;
+    let (format, allow_missing) = (request.format, request.allow_missing);
     ask(&jobs, move |c| async move {
-        c.open_pool(id, drives, format).await
+        c.open_pool(id, drives, format, allow_missing).await
     })
     .await
+}
+
+/// Adds a drive to a pool, in the place of another if there is one.
+async fn join_pool(
+    preparing: Arc<Mutex<()>>,
+    jobs: mpsc::Sender<Job>,
+    pool: Name,
+    replaces: Option<Name>,
+    drive: Option<proto::DriveSpec>,
+) -> Result<proto::ReplaceDriveReply, Status> {
+    let _one = preparing.lock().await;
+    let open = ask(&jobs, |c| async move { Ok(c.open_drives()) }).await?;
+    let drives = drive.into_iter().collect();
+    let drive = prepared(drives, open).await?.pop();
+    ask(&jobs, move |c| async move {
+        match (replaces, drive) {
+            (Some(replaced), drive) => c.replace_drive(pool, replaced, drive).await,
+            (None, Some(drive)) => {
+                let pool = c.add_drive(pool, drive).await?;
+                Ok(proto::ReplaceDriveReply {
+                    pool: Some(pool),
+                    lost_volume_ids: Vec::new(),
+                })
+            }
+            (None, None) => Err(CommandError::field("drive", "it is not given")),
+        }
+    })
+    .await
+}
+
+async fn prepared(
+    drives: Vec<proto::DriveSpec>,
+    open: BTreeMap<Name, String>,
+) -> Result<Vec<PreparedDrive>, Status> {
+    let prepared = tokio::task::spawn_blocking(move || prepare(drives, &open));
+    let prepared = prepared.await;
+    Ok(prepared.map_err(|e| Status::internal(e.to_string()))??)
+}
+
+/// The size that a drive shall have: what is asked for, or what it has by itself now.
+fn size_of(path: &str, size_bytes: u64) -> Result<u64, CommandError> {
+    match DeviceSpec::parse(path)? {
+        DeviceSpec::Memory { .. } => Err(CommandError::field(
+            "drive_id",
+            "a drive in memory does not grow",
+        )),
+        DeviceSpec::Path(path) if size_bytes == 0 => {
+            let meta = std::fs::metadata(&path);
+            let size = meta.map_or(0, |m| if m.is_file() { m.len() } else { 0 });
+            Ok(size / 4096 * 4096)
+        }
+        DeviceSpec::Path(_) => Ok(size_bytes / 4096 * 4096),
+    }
 }
 
 fn prepare(
@@ -142,7 +194,7 @@ fn prepare(
             true => None,
             false => {
                 let spec = DeviceSpec::parse(&drive.path)?;
-                Some(DeviceSource::prepare(&spec, drive.size_bytes)?)
+                Some(DeviceSource::prepare(&spec, drive.size_bytes))
             }
         };
         Ok(PreparedDrive {
@@ -152,6 +204,26 @@ fn prepare(
         })
     };
     drives.into_iter().map(prepare).collect()
+}
+
+fn snapshot_pairs(
+    asked: &[proto::NewSnapshot],
+) -> Result<Vec<(VolumeId, SnapshotId)>, CommandError> {
+    if asked.is_empty() || asked.len() > SNAPSHOTS_MAX {
+        let why = format!("{} of them: 1 to {SNAPSHOTS_MAX} are possible", asked.len());
+        return Err(CommandError::field("snapshots", why));
+    }
+    let mut pairs: Vec<(VolumeId, SnapshotId)> = Vec::with_capacity(asked.len());
+    for new in asked {
+        let volume = volume_id(&new.volume_id)?;
+        let id = snapshot_id("snapshot_id", &new.snapshot_id)?;
+        if pairs.iter().any(|&(v, s)| v == volume || s == id) {
+            let why = format!("volume {volume} or snapshot {id} is named twice");
+            return Err(CommandError::field("snapshots", why));
+        }
+        pairs.push((volume, id));
+    }
+    Ok(pairs)
 }
 
 #[tonic::async_trait]
@@ -201,7 +273,9 @@ impl Datapath for Service {
         &self,
         _: Request<proto::ListPoolsRequest>,
     ) -> Result<Response<proto::ListPoolsReply>, Status> {
-        let pools = self.ask(|c| async move { Ok(c.list_pools()) }).await?;
+        let pools = self
+            .ask(|c| async move { Ok(c.list_pools().await) })
+            .await?;
         Ok(Response::new(proto::ListPoolsReply { pools }))
     }
 
@@ -241,7 +315,9 @@ impl Datapath for Service {
         &self,
         _: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesReply>, Status> {
-        let volumes = self.ask(|c| async move { Ok(c.list_volumes()) }).await?;
+        let volumes = self
+            .ask(|c| async move { Ok(c.list_volumes().await) })
+            .await?;
         Ok(Response::new(proto::ListVolumesReply { volumes }))
     }
 
@@ -283,9 +359,13 @@ impl Datapath for Service {
         &self,
         _: Request<proto::WatchRequest>,
     ) -> Result<Response<EventStream>, Status> {
-        Ok(Response::new(Box::pin(ReceiverStream::new(
-            self.events.watch(),
-        ))))
+        let stream = ReceiverStream::new(self.events.watch());
+        let told = self.ask(|c| async move {
+            c.tell_levels();
+            Ok(())
+        });
+        told.await?;
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn commit_reservation(
@@ -306,16 +386,36 @@ impl Datapath for Service {
     }
     async fn add_drive(
         &self,
-        _: Request<proto::AddDriveRequest>,
+        request: Request<proto::AddDriveRequest>,
     ) -> Result<Response<proto::Pool>, Status> {
-        Err(Status::unimplemented("add_drive"))
+        let request = request.into_inner();
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let work = join_pool(
+            Arc::clone(&self.preparing),
+            self.jobs.clone(),
+            pool,
+            None,
+            request.drive,
+        );
+        let done = tokio::spawn(work).await;
+        let reply = done.map_err(|e| Status::internal(e.to_string()))??;
+        Ok(Response::new(reply.pool.unwrap_or_default()))
     }
 
     async fn grow_drive(
         &self,
-        _: Request<proto::GrowDriveRequest>,
+        request: Request<proto::GrowDriveRequest>,
     ) -> Result<Response<proto::Drive>, Status> {
-        Err(Status::unimplemented("grow_drive"))
+        let request = request.into_inner();
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let drive = Name::new(&request.drive_id).map_err(CommandError::from)?;
+        let open = self.ask(|c| async move { Ok(c.open_drives()) }).await?;
+        let Some(path) = open.get(&drive).cloned() else {
+            return Err(CommandError::NoDrive(drive.to_string()).into());
+        };
+        let size_bytes = size_of(&path, request.size_bytes)?;
+        let drive = self.ask(move |c| async move { c.grow_drive(pool, drive, size_bytes).await });
+        drive.await.map(Response::new)
     }
 
     async fn evacuate_drive(
@@ -334,65 +434,135 @@ impl Datapath for Service {
 
     async fn remove_drive(
         &self,
-        _: Request<proto::RemoveDriveRequest>,
+        request: Request<proto::RemoveDriveRequest>,
     ) -> Result<Response<proto::Pool>, Status> {
-        Err(Status::unimplemented("remove_drive"))
+        let request = request.into_inner();
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let drive = Name::new(&request.drive_id).map_err(CommandError::from)?;
+        let pool = self.ask(move |c| async move { c.remove_drive(pool, drive).await });
+        pool.await.map(Response::new)
     }
 
     async fn replace_drive(
         &self,
-        _: Request<proto::ReplaceDriveRequest>,
+        request: Request<proto::ReplaceDriveRequest>,
     ) -> Result<Response<proto::ReplaceDriveReply>, Status> {
-        Err(Status::unimplemented("replace_drive"))
+        let request = request.into_inner();
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let drive = Name::new(&request.drive_id).map_err(CommandError::from)?;
+        if request
+            .replacement
+            .as_ref()
+            .is_some_and(|r| r.drive_id == request.drive_id)
+        {
+            let why = "it has the id of the drive that it replaces";
+            return Err(CommandError::field("replacement", why).into());
+        }
+        let work = join_pool(
+            Arc::clone(&self.preparing),
+            self.jobs.clone(),
+            pool,
+            Some(drive),
+            request.replacement,
+        );
+        let done = tokio::spawn(work).await;
+        done.map_err(|e| Status::internal(e.to_string()))?
+            .map(Response::new)
     }
 
     async fn create_snapshots(
         &self,
-        _: Request<proto::CreateSnapshotsRequest>,
+        request: Request<proto::CreateSnapshotsRequest>,
     ) -> Result<Response<proto::CreateSnapshotsReply>, Status> {
-        Err(Status::unimplemented("create_snapshots"))
+        let request = request.into_inner();
+        let pairs = snapshot_pairs(&request.snapshots)?;
+        let snapshots = self
+            .ask(move |c| async move { c.create_snapshots(pairs).await })
+            .await?;
+        Ok(Response::new(proto::CreateSnapshotsReply { snapshots }))
     }
 
     async fn list_snapshots(
         &self,
-        _: Request<proto::ListSnapshotsRequest>,
+        request: Request<proto::ListSnapshotsRequest>,
     ) -> Result<Response<proto::ListSnapshotsReply>, Status> {
-        Err(Status::unimplemented("list_snapshots"))
+        let request = request.into_inner();
+        let volume = match request.volume_id.is_empty() {
+            true => None,
+            false => Some(volume_id(&request.volume_id)?),
+        };
+        let snapshots = self
+            .ask(move |c| async move { Ok(c.list_snapshots(volume).await) })
+            .await?;
+        Ok(Response::new(proto::ListSnapshotsReply { snapshots }))
     }
 
     async fn delete_snapshot(
         &self,
-        _: Request<proto::DeleteSnapshotRequest>,
+        request: Request<proto::DeleteSnapshotRequest>,
     ) -> Result<Response<proto::DeleteSnapshotReply>, Status> {
-        Err(Status::unimplemented("delete_snapshot"))
+        let request = request.into_inner();
+        let volume = volume_id(&request.volume_id)?;
+        let id = snapshot_id("snapshot_id", &request.snapshot_id)?;
+        self.ask(move |c| async move { c.delete_snapshot(volume, id).await })
+            .await?;
+        Ok(Response::new(proto::DeleteSnapshotReply {}))
     }
 
     async fn restore_volume(
         &self,
-        _: Request<proto::RestoreVolumeRequest>,
+        request: Request<proto::RestoreVolumeRequest>,
     ) -> Result<Response<proto::Volume>, Status> {
-        Err(Status::unimplemented("restore_volume"))
+        let request = request.into_inner();
+        let volume = volume_id(&request.volume_id)?;
+        let id = snapshot_id("snapshot_id", &request.snapshot_id)?;
+        let volume = self.ask(move |c| async move { c.restore_volume(volume, id).await });
+        volume.await.map(Response::new)
     }
 
     async fn clone_volume(
         &self,
-        _: Request<proto::CloneVolumeRequest>,
+        request: Request<proto::CloneVolumeRequest>,
     ) -> Result<Response<proto::Volume>, Status> {
-        Err(Status::unimplemented("clone_volume"))
+        let request = request.into_inner();
+        let to = volume_id(&request.volume_id)?;
+        let from = named_volume_id("source_volume_id", &request.source_volume_id)?;
+        let id = snapshot_id("snapshot_id", &request.snapshot_id)?;
+        let volume = self.ask(move |c| async move { c.clone_volume(to, from, id).await });
+        volume.await.map(Response::new)
     }
 
     async fn space_usage(
         &self,
-        _: Request<proto::SpaceUsageRequest>,
+        request: Request<proto::SpaceUsageRequest>,
     ) -> Result<Response<proto::SpaceUsageReply>, Status> {
-        Err(Status::unimplemented("space_usage"))
+        let request = request.into_inner();
+        let volume = volume_id(&request.volume_id)?;
+        let id = maybe_snapshot_id("snapshot_id", &request.snapshot_id)?;
+        let usage = self.ask(move |c| async move { c.space_usage(volume, id).await });
+        usage.await.map(Response::new)
     }
 
     async fn diff_snapshots(
         &self,
-        _: Request<proto::DiffSnapshotsRequest>,
+        request: Request<proto::DiffSnapshotsRequest>,
     ) -> Result<Response<proto::DiffSnapshotsReply>, Status> {
-        Err(Status::unimplemented("diff_snapshots"))
+        let request = request.into_inner();
+        let volume = volume_id(&request.volume_id)?;
+        let older = maybe_snapshot_id("from_snapshot_id", &request.from_snapshot_id)?;
+        let newer = maybe_snapshot_id("to_snapshot_id", &request.to_snapshot_id)?;
+        let offset = request.start_offset;
+        if !offset.is_multiple_of(4096) {
+            let why = format!("{offset} is no multiple of 4096");
+            return Err(CommandError::field("start_offset", why).into());
+        }
+        let max = match request.ranges_max {
+            0 => RANGES_MAX,
+            max => (max as usize).min(RANGES_MAX),
+        };
+        let ranges = self
+            .ask(move |c| async move { c.diff_snapshots(volume, older, newer, offset, max).await });
+        ranges.await.map(Response::new)
     }
 
     async fn start_scrub(

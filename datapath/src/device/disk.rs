@@ -174,6 +174,24 @@ impl Disk {
         self.disk.flush().await.map_err(|e| self.write_error(&e))
     }
 
+    /// See [`super::Device::grow`].
+    ///
+    /// # Errors
+    /// [`IoError`].
+    pub async fn grow(&self, bytes: u64) -> Result<(), IoError> {
+        self.disk.grow(bytes).await.map_err(|e| match e {
+            DiskError::OutOfRange { .. } => IoError::OutOfRange,
+            e => {
+                // Nothing that was there is in doubt, so the drive goes on.
+                tracing::warn!("a drive does not grow: {e}");
+                match e {
+                    DiskError::Full { .. } => IoError::NoSpace,
+                    _ => IoError::Failed,
+                }
+            }
+        })
+    }
+
     /// See [`super::Device::write_zeroes`].
     ///
     /// # Errors

@@ -266,6 +266,17 @@ impl Device {
         }
     }
 
+    /// Makes the drive `bytes` large: a file grows, with its space allocated; a block device must have grown by itself.
+    ///
+    /// # Errors
+    /// [`IoError::OutOfRange`] if it is smaller then (memory always), [`IoError::NoSpace`]. It goes on with the size that it had.
+    pub async fn grow(&self, bytes: u64) -> Result<(), IoError> {
+        match self {
+            Self::Memory(_) => Err(IoError::OutOfRange),
+            Self::Disk(d) => d.grow(bytes).await,
+        }
+    }
+
     /// Makes bytes read as zeroes, without giving up the space.
     ///
     /// # Errors

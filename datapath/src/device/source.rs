@@ -88,6 +88,15 @@ impl std::fmt::Display for DeviceSource {
 }
 
 impl DeviceSource {
+    /// Whether nobody else has this drive any more: then dropping this lets go of it.
+    pub fn is_last(&self) -> bool {
+        match self {
+            Self::Memory { region, .. } => Arc::strong_count(region) == 1,
+            Self::File { lock, .. } => Arc::strong_count(lock) == 1,
+            Self::Sim { .. } => true,
+        }
+    }
+
     /// Makes ready what `spec` names. A file that does not exist is created with `size_bytes`; one that is smaller grows to it.
     ///
     /// # Errors

@@ -152,7 +152,7 @@ async fn stop(running: Running) {
     let (done, flushed) = oneshot::channel();
     let flush: crate::command::Job = Box::new(move |commander| {
         Box::pin(async move {
-            commander.flush_drives().await;
+            commander.close_all().await;
             let _ = done.send(());
         })
     });

@@ -1,6 +1,7 @@
 //! How an operation on a volume can end, and the range that it is about.
 
 use crate::device::IoError;
+use crate::store::engine::StoreError;
 
 /// Bytes of a volume, from `start` up to `end`; never empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,13 +70,16 @@ pub enum VolumeError {
     /// The drive could not read these bytes; others may be fine.
     #[error("the drive cannot read this range")]
     Unreadable,
+    /// What the drive gave is not what was written there, or is known to be damaged; others may be fine.
+    #[error("the data is damaged")]
+    Damaged,
     /// A write to the drive failed, now or before: it takes no more.
     #[error("the drive failed")]
     DriveFailed,
     /// There is no space left beneath.
     #[error("no space left")]
     CapacityExceeded,
-    /// A compare-and-write over more than one lane cannot be atomic.
+    /// A compare-and-write over more than one slice cannot be atomic.
     #[error("the range is too large to be atomic")]
     NotAtomic,
     /// The volume was closed, or moved away: another path may work.
@@ -93,6 +97,20 @@ impl From<IoError> for VolumeError {
             IoError::Failed => Self::DriveFailed,
             IoError::NoSpace => Self::CapacityExceeded,
             IoError::OutOfRange => Self::OutOfRange,
+        }
+    }
+}
+
+impl From<StoreError> for VolumeError {
+    fn from(e: StoreError) -> Self {
+        match e {
+            StoreError::Full => Self::CapacityExceeded,
+            StoreError::Checksum { .. } | StoreError::Poisoned { .. } | StoreError::Page { .. } => {
+                Self::Damaged
+            }
+            StoreError::Io(e) => e.into(),
+            // The lane is not here any more.
+            StoreError::Unknown | StoreError::Exists | StoreError::Closed => Self::Closed,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Poll, Waker};
 
 use super::ByteRange;
 use super::VolumeError;
-use super::hub::{Ask, Control, ControlResult};
+use super::job::{Answer, Job};
 use super::op::{Buffers, Op};
 use crate::reactor::ReactorId;
 use crate::reactor::mesh::CREDITS;
@@ -25,16 +25,14 @@ pub(super) enum Body {
         buffers: Buffers,
         result: Result<(), VolumeError>,
     },
-    Control {
+    Job {
         ticket: u64,
-        what: Control,
+        job: Job,
     },
-    ControlDone {
+    JobDone {
         ticket: u64,
-        result: ControlResult,
+        answer: Answer,
     },
-    /// To reactor 0's registry.
-    Ask(Ask),
 }
 
 #[derive(Debug)]
@@ -134,8 +132,14 @@ impl Slot<'_> {
     }
 
     /// The request is on its way: a reply will come, whoever waits for it.
-    pub async fn reply(mut self) -> Reply {
+    pub fn sent(mut self) -> Self {
         self.sent = true;
+        self
+    }
+
+    /// Waits for the reply to a request that was sent.
+    pub async fn reply(self) -> Reply {
+        debug_assert!(self.sent);
         poll_fn(|cx| {
             let mut inner = self.pending.inner.borrow_mut();
             let wait = &mut inner.waits[self.number as usize];

@@ -1,86 +1,30 @@
-//! One reactor's end of the volumes' mesh: its handles of volumes and drives, the requests that it forwards, those that it serves, and the
-//! orders of the registry that it carries out.
+//! One reactor's end of the volumes' mesh: its handles of volumes, the drives whose home it is, the requests that it forwards, and those
+//! that it serves.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use keelblock_api::stats::VolumeSlot;
 
-use super::forward::{Body, Message, Pending, Request};
+use super::drive::{Fault, HomeDrive};
+use super::forward::{Body, Message, Pending, Request, Slot};
+use super::job::Tickets;
+use super::lane::Lane;
 use super::op::{Buffers, Op};
-use super::range::{Hold, Mode};
+use super::range::Hold;
 use super::scratch::Scratch;
-use super::{ByteRange, LaneTable, Lanes, Volume, VolumeError, VolumeSpec};
-use crate::device::{Device, DeviceSource, Latch};
+use super::{ByteRange, Volume, VolumeError, VolumeSpec};
 use crate::reactor::mesh::CREDITS;
-use crate::reactor::{Endpoint, Handle, Notify, ReactorId};
+use crate::reactor::{Endpoint, Handle, ReactorId};
 use crate::store::VolumeId;
+use crate::store::engine::{Store, StoreError};
 
 /// How long a request waits for a slot for its operation when the reactor is full.
 const SLAB_RETRY: Duration = Duration::from_micros(50);
 /// Longer than what is left of any pass: what was read at once before a lane was quiesced has been sent by then.
 const PASS_ENDS: Duration = Duration::from_micros(100);
-
-/// What the registry tells a reactor to do.
-#[derive(Clone, Debug)]
-pub(super) enum Control {
-    /// Opens a handle of the next drive.
-    Drive {
-        number: u32,
-        source: DeviceSource,
-        latch: Latch,
-    },
-    /// Forgets the last drive again: another reactor could not open it.
-    ForgetDrive { number: u32 },
-    /// Opens a volume.
-    Open {
-        spec: VolumeSpec,
-        owners: LaneTable,
-        slot: Option<VolumeSlot>,
-    },
-    /// Takes a larger map over.
-    Resize { spec: VolumeSpec },
-    /// Finishes what is under way and forgets the volume.
-    Close { number: u32 },
-    /// Gives the operations that this reactor's hosts had on a volume since this was last asked.
-    Operations { number: u32 },
-    /// To the owner: finishes what is under way on these lanes, and lets nothing begin until `Own`.
-    Quiesce { number: u32, lanes: LaneSet },
-    /// These lanes have this owner.
-    Own {
-        number: u32,
-        lanes: LaneSet,
-        owner: ReactorId,
-    },
-}
-
-/// What became of it: a number for orders that ask for one, else 0; the error is for people.
-pub(super) type ControlResult = Result<u64, String>;
-
-/// A set of lanes of a volume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LaneSet(pub u16);
-
-impl LaneSet {
-    pub fn contains(self, lane: super::Lane) -> bool {
-        self.0 & 1 << lane.index() != 0
-    }
-
-    pub fn of(self, lanes: Lanes) -> impl Iterator<Item = super::Lane> {
-        lanes.all().filter(move |&lane| self.contains(lane))
-    }
-}
-
-/// What reactors ask of the registry on reactor 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
-    /// The first host of a volume is served by this reactor: its lanes should be there.
-    Place { volume: u32, reactor: ReactorId },
-    /// Many operations of a volume are forwarded: its lanes should be looked at.
-    Balance { volume: u32 },
-}
 
 pub(super) struct Shared {
     handle: Handle,
@@ -89,17 +33,13 @@ pub(super) struct Shared {
     /// Requests that have arrived, until their operation takes them.
     inbox: RefCell<Inbox>,
     scratch: Scratch,
-    drives: RefCell<Vec<Device>>,
+    /// Those at home here, by number.
+    drives: RefCell<BTreeMap<u32, HomeDrive>>,
     by_number: RefCell<Vec<Option<Volume>>>,
     by_id: RefCell<BTreeMap<VolumeId, Volume>>,
-    /// Lanes that are quiesced here.
-    held: RefCell<BTreeMap<(u32, super::Lane), Hold>>,
-    /// Answers to the registry's orders (reactor 0).
-    answers: RefCell<BTreeMap<u64, ControlResult>>,
-    pub(super) answered: Notify,
-    next_ticket: Cell<u64>,
-    asked: RefCell<VecDeque<Ask>>,
-    pub(super) asked_something: Notify,
+    /// All lanes here of some volumes, held by a barrier.
+    barriers: RefCell<BTreeMap<u64, Vec<Hold>>>,
+    pub(super) tickets: Tickets,
 }
 
 #[derive(Default)]
@@ -149,21 +89,90 @@ impl Hub {
             drives: RefCell::default(),
             by_number: RefCell::default(),
             by_id: RefCell::default(),
-            held: RefCell::default(),
-            answers: RefCell::default(),
-            answered: Notify::new(),
-            next_ticket: Cell::new(0),
-            asked: RefCell::default(),
-            asked_something: Notify::new(),
+            barriers: RefCell::default(),
+            tickets: Tickets::default(),
             handle: handle.clone(),
         });
         handle.spawn("volume messages", Rc::clone(&shared).receive());
         Some(Self(shared))
     }
 
+    /// The reactor.
+    pub fn handle(&self) -> &Handle {
+        &self.0.handle
+    }
+
     /// This reactor's handle of an open volume.
     pub fn volume(&self, id: VolumeId) -> Option<Volume> {
         self.0.by_id.borrow().get(&id).cloned()
+    }
+
+    /// The store of a drive whose home is here.
+    pub fn store(&self, drive: u32) -> Option<Store> {
+        self.0.store(drive)
+    }
+
+    /// The reactor that owns a drive's store.
+    pub fn home_of(&self, drive: u32) -> ReactorId {
+        self.0.home_of(drive)
+    }
+
+    /// Opens a volume here; one that is open stays as it is.
+    pub(super) fn open(&self, spec: &VolumeSpec, slot: Option<VolumeSlot>) {
+        let shared = &self.0;
+        let stats = slot.and_then(|slot| slot.reactor(u32::from(shared.here().0)));
+        let volume = Volume::new(spec, stats, shared);
+        let mut by_number = shared.by_number.borrow_mut();
+        let at = spec.number as usize;
+        if by_number.len() <= at {
+            by_number.resize(at + 1, None);
+        }
+        by_number[at] = Some(volume.clone());
+        shared.by_id.borrow_mut().insert(spec.id, volume);
+    }
+
+    /// Finishes what is under way on a volume's lanes here, and forgets the volume.
+    pub(super) async fn close(&self, number: u32) {
+        let shared = &self.0;
+        let Some(volume) = shared.numbered(number) else {
+            return;
+        };
+        let mut holds = Vec::new();
+        for entered in volume.enter_all_here() {
+            holds.push(entered.await);
+        }
+        shared.handle.sleep(PASS_ENDS).await;
+        volume.0.closed.set(true);
+        shared.by_number.borrow_mut()[number as usize] = None;
+        shared.by_id.borrow_mut().remove(&volume.id());
+        // Those that waited see that it is closed.
+        drop(holds);
+    }
+
+    /// Waits until nothing is under way on the lanes here of these volumes, and lets nothing begin, until [`Hub::release`] is called with
+    /// the same number. False: it took too long, and nothing is held.
+    pub async fn hold(&self, barrier: u64, volumes: &[VolumeId], within: Duration) -> bool {
+        let open = volumes.iter().filter_map(|&id| self.volume(id));
+        let entering: Vec<_> = open.flat_map(|v| v.enter_all_here()).collect();
+        let all = async {
+            let mut holds = Vec::with_capacity(entering.len());
+            for entered in entering {
+                holds.push(entered.await);
+            }
+            holds
+        };
+        match self.0.handle.timeout(within, all).await {
+            Ok(holds) => {
+                self.0.barriers.borrow_mut().insert(barrier, holds);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Ends a barrier.
+    pub fn release(&self, barrier: u64) {
+        self.0.barriers.borrow_mut().remove(&barrier);
     }
 }
 
@@ -180,9 +189,42 @@ impl Shared {
         &self.scratch
     }
 
-    /// The device of a drive.
-    pub fn drive(&self, number: u32) -> Option<Device> {
-        self.drives.borrow().get(number as usize).cloned()
+    pub fn home_of(&self, drive: u32) -> ReactorId {
+        ReactorId((drive % u32::from(self.handle.reactors())) as u16)
+    }
+
+    pub fn store(&self, drive: u32) -> Option<Store> {
+        self.drives.borrow().get(&drive).map(|d| d.store.clone())
+    }
+
+    pub fn add_drive(&self, number: u32, drive: HomeDrive) {
+        let before = self.drives.borrow_mut().insert(number, drive);
+        assert!(before.is_none(), "drive {number} is opened once");
+    }
+
+    pub fn take_drive(&self, number: u32) -> Option<HomeDrive> {
+        self.drives.borrow_mut().remove(&number)
+    }
+
+    /// Tells of an error that people should know of.
+    pub fn report(&self, drive: u32, volume: VolumeId, lane: Lane, error: StoreError) {
+        if let StoreError::Checksum {
+            block,
+            at,
+            expected,
+            actual,
+        } = error
+            && let Some(drive) = self.drives.borrow().get(&drive)
+        {
+            (drive.faults)(&Fault {
+                volume,
+                lane: lane.index() as u8,
+                block,
+                at,
+                expected,
+                actual,
+            });
+        }
     }
 
     async fn receive(self: Rc<Self>) {
@@ -198,18 +240,21 @@ impl Shared {
                     let known = self.pending.complete(slot, (buffers, result));
                     debug_assert!(known, "a reply to no request");
                 }
-                Body::Control { ticket, what } => {
+                Body::Job { ticket, job } => {
                     let this = Rc::clone(&self);
-                    self.handle.spawn("volume order", async move {
-                        let result = this.carry_out(what).await;
-                        let done = Message(Body::ControlDone { ticket, result });
+                    self.handle.spawn("volume job", async move {
+                        let answer = job.run(Hub(Rc::clone(&this))).await;
+                        let done = Message(Body::JobDone { ticket, answer });
                         this.endpoint.send(from, done).await;
                     });
                 }
-                Body::ControlDone { ticket, result } => self.answer(ticket, result),
-                Body::Ask(ask) => self.queue(ask),
+                Body::JobDone { ticket, answer } => self.tickets.answer(ticket, answer),
             }
         }
+    }
+
+    pub async fn send(&self, to: ReactorId, message: Message) {
+        self.endpoint.send(to, message).await;
     }
 
     /// Starts the operation that another reactor asks for. While there is no room for it, nothing more is received: that is the back-pressure.
@@ -228,11 +273,10 @@ impl Shared {
     async fn serve_request(&self, slot: u32) {
         let request = self.inbox.borrow_mut().take(slot);
         let (buffers, result) = match self.numbered(request.volume) {
-            Some(volume) => {
-                volume
-                    .on_lane(request.op, request.at, request.buffers)
-                    .await
-            }
+            Some(volume) => match request.op {
+                Op::Flush { drive } => (request.buffers, volume.flush_here(self, drive).await),
+                op => volume.on_lane(op, request.at, request.buffers).await,
+            },
             None => (request.buffers, Err(VolumeError::Closed)),
         };
         let reply = Message(Body::Reply {
@@ -252,191 +296,33 @@ impl Shared {
         at: ByteRange,
         buffers: Buffers,
     ) -> (Buffers, Result<(), VolumeError>) {
-        let slot = self.pending.begin();
-        let request = Message(Body::Request(Request {
+        let slot = self.begin_request();
+        let request = Request {
             from: self.here(),
             slot: slot.number(),
             volume,
             op,
             at,
             buffers,
-        }));
+        };
+        self.request(to, request, slot).await.reply().await
+    }
+
+    pub fn begin_request(&self) -> Slot<'_> {
+        self.pending.begin()
+    }
+
+    /// Sends a request; its reply comes to the slot.
+    pub async fn request<'a>(&self, to: ReactorId, request: Request, slot: Slot<'a>) -> Slot<'a> {
+        let request = Message(Body::Request(request));
         if let Err(request) = self.endpoint.try_request(to, request) {
             self.endpoint.request(to, request).await;
         }
-        slot.reply().await
+        slot.sent()
     }
 
     fn numbered(&self, number: u32) -> Option<Volume> {
         let volumes = self.by_number.borrow();
         volumes.get(number as usize).cloned().flatten()
-    }
-
-    pub fn ask_to_place(self: &Rc<Self>, volume: u32, reactor: ReactorId) {
-        let ask = Ask::Place { volume, reactor };
-        if self.here() == ReactorId(0) {
-            return self.queue(ask);
-        }
-        let this = Rc::clone(self);
-        self.handle.spawn("place volume", async move {
-            let ask = Message(Body::Ask(ask));
-            this.endpoint.send(ReactorId(0), ask).await;
-        });
-    }
-
-    /// Does nothing if the ring is full: it will be asked for again.
-    pub fn ask_to_balance(&self, volume: u32) {
-        let ask = Ask::Balance { volume };
-        if self.here() == ReactorId(0) {
-            return self.queue(ask);
-        }
-        let _ = self
-            .endpoint
-            .try_send(ReactorId(0), Message(Body::Ask(ask)));
-    }
-
-    /// Once each: so there are never more than volumes times reactors.
-    fn queue(&self, ask: Ask) {
-        let mut asked = self.asked.borrow_mut();
-        if !asked.contains(&ask) {
-            asked.push_back(ask);
-            self.asked_something.notify();
-        }
-    }
-
-    pub fn next_asked(&self) -> Option<Ask> {
-        self.asked.borrow_mut().pop_front()
-    }
-
-    /// Gives an order to a reactor (reactor 0 only). The answer comes under the ticket.
-    pub async fn order(self: &Rc<Self>, to: ReactorId, what: Control) -> u64 {
-        let ticket = self.next_ticket.get();
-        self.next_ticket.set(ticket + 1);
-        if to == self.here() {
-            let this = Rc::clone(self);
-            self.handle.spawn("volume order", async move {
-                let result = this.carry_out(what).await;
-                this.answer(ticket, result);
-            });
-        } else {
-            let order = Message(Body::Control { ticket, what });
-            self.endpoint.send(to, order).await;
-        }
-        ticket
-    }
-
-    fn answer(&self, ticket: u64, result: ControlResult) {
-        self.answers.borrow_mut().insert(ticket, result);
-        self.answered.notify();
-    }
-
-    pub fn take_answer(&self, ticket: u64) -> Option<ControlResult> {
-        self.answers.borrow_mut().remove(&ticket)
-    }
-
-    async fn carry_out(self: &Rc<Self>, what: Control) -> ControlResult {
-        match what {
-            Control::Drive {
-                number,
-                source,
-                latch,
-            } => self.open_drive(number, &source, &latch),
-            Control::ForgetDrive { number } => {
-                self.drives.borrow_mut().truncate(number as usize);
-                Ok(0)
-            }
-            Control::Open { spec, owners, slot } => {
-                self.open(&spec, &owners, slot);
-                Ok(0)
-            }
-            Control::Resize { spec } => {
-                if let Some(volume) = self.numbered(spec.number) {
-                    let map = super::map::Map::new(&spec, &self.drives.borrow());
-                    *volume.0.map.borrow_mut() = Rc::new(map);
-                }
-                Ok(0)
-            }
-            Control::Close { number } => {
-                self.close(number).await;
-                Ok(0)
-            }
-            Control::Operations { number } => {
-                let volume = self.numbered(number);
-                Ok(volume.map_or(0, |v| v.0.operations.take()))
-            }
-            Control::Quiesce { number, lanes } => {
-                self.quiesce(number, lanes).await;
-                Ok(0)
-            }
-            Control::Own {
-                number,
-                lanes,
-                owner,
-            } => {
-                self.own(number, lanes, owner);
-                Ok(0)
-            }
-        }
-    }
-
-    fn open_drive(&self, number: u32, source: &DeviceSource, latch: &Latch) -> ControlResult {
-        let device = Device::open(&self.handle, source, latch).map_err(|e| e.to_string())?;
-        let mut drives = self.drives.borrow_mut();
-        assert_eq!(drives.len(), number as usize, "drives are opened in order");
-        drives.push(device);
-        Ok(0)
-    }
-
-    fn open(self: &Rc<Self>, spec: &VolumeSpec, owners: &LaneTable, slot: Option<VolumeSlot>) {
-        let stats = slot.and_then(|slot| slot.reactor(u32::from(self.here().0)));
-        let volume = Volume::new(spec, owners, &self.drives.borrow(), stats, self);
-        let mut by_number = self.by_number.borrow_mut();
-        let at = spec.number as usize;
-        if by_number.len() <= at {
-            by_number.resize(at + 1, None);
-        }
-        by_number[at] = Some(volume.clone());
-        self.by_id.borrow_mut().insert(spec.id, volume);
-    }
-
-    async fn close(&self, number: u32) {
-        let Some(volume) = self.numbered(number) else {
-            return;
-        };
-        self.quiesce(number, LaneSet(u16::MAX)).await;
-        volume.0.closed.set(true);
-        self.by_number.borrow_mut()[number as usize] = None;
-        self.by_id.borrow_mut().remove(&volume.id());
-        // Those that waited see that it is closed.
-        self.held.borrow_mut().retain(|&(n, _), _| n != number);
-    }
-
-    async fn quiesce(&self, number: u32, lanes: LaneSet) {
-        let Some(volume) = self.numbered(number) else {
-            return;
-        };
-        for lane in lanes.of(volume.0.lanes) {
-            let state = &volume.0.table[lane.index()];
-            if state.owner.get() != self.here() || self.held.borrow().contains_key(&(number, lane))
-            {
-                continue;
-            }
-            // The table has room: operations are bounded below it.
-            let entered = state.ranges.enter(0..u64::MAX, Mode::Exclusive);
-            let hold = entered.expect("room for the registry's one range").await;
-            self.held.borrow_mut().insert((number, lane), hold);
-        }
-        self.handle.sleep(PASS_ENDS).await;
-    }
-
-    fn own(&self, number: u32, lanes: LaneSet, owner: ReactorId) {
-        let Some(volume) = self.numbered(number) else {
-            return;
-        };
-        for lane in lanes.of(volume.0.lanes) {
-            volume.0.table[lane.index()].owner.set(owner);
-            // Those that waited for the lane go where it is now.
-            self.held.borrow_mut().remove(&(number, lane));
-        }
     }
 }

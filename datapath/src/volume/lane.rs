@@ -39,6 +39,11 @@ impl Lanes {
         }
     }
 
+    /// For a volume that was made with `count` lanes; `None` if no volume has so many.
+    pub fn of_count(count: u8) -> Option<Self> {
+        matches!(usize::from(count), 1 | LANES_MAX).then_some(Self { count })
+    }
+
     /// How many there are.
     pub fn count(self) -> usize {
         usize::from(self.count)
@@ -55,10 +60,15 @@ impl Lanes {
         Lane((offset >> SLICE_SHIFT) as u8 & (self.count - 1))
     }
 
-    /// Whether a range (not empty) lies in one lane and one slice, or in the only lane.
+    /// The lane with this number, if there is one.
+    pub fn get(self, index: usize) -> Option<Lane> {
+        (index < self.count()).then_some(Lane(index as u8))
+    }
+
+    /// Whether a range (not empty) lies in one slice: so in one lane, and a write of it can be atomic.
     #[inline]
     pub fn single(self, bytes: &Range<u64>) -> bool {
-        self.count == 1 || (bytes.start ^ (bytes.end - 1)) >> SLICE_SHIFT == 0
+        (bytes.start ^ (bytes.end - 1)) >> SLICE_SHIFT == 0
     }
 
     /// The first part of a range (not empty) that is [`Lanes::single`].
@@ -90,14 +100,14 @@ mod tests {
         }
 
         #[test]
-        fn parts_cover_a_range_each_in_one_lane(start in 0u64..1 << 40, len in 1u64..100 << 20, many in any::<bool>()) {
+        fn parts_cover_a_range_each_in_one_slice(start in 0u64..1 << 40, len in 1u64..100 << 20, many in any::<bool>()) {
             let lanes = Lanes::for_size(if many { 1 << 30 } else { 1 << 20 });
             let mut at = start;
             while at < start + len {
                 let part = lanes.first_part(&(at..start + len));
                 prop_assert_eq!(part.start, at);
                 prop_assert!(part.end > at && part.end <= start + len);
-                prop_assert_eq!(lanes.of(part.start), lanes.of(part.end - 1));
+                prop_assert_eq!(part.start / SLICE_BYTES, (part.end - 1) / SLICE_BYTES);
                 prop_assert!(lanes.single(&part));
                 at = part.end;
             }

@@ -1,24 +1,17 @@
-//! The linear map: which drive holds which bytes of a volume.
+//! Where bytes of a volume are: which lane, and which of its blocks.
+//!
+//! Slice g of the volume is slice g / lanes of lane g mod lanes (`docs/store-format.md` §6: n counts the lane's own slices).
 
+use std::ops::Range;
+
+use super::lane::{Lane, Lanes, SLICE_BYTES, SLICE_SHIFT};
+use super::{ByteRange, VolumeId};
+use crate::device::BLOCK_BYTES;
+use crate::store::types::SLICE_BLOCKS;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::{ByteRange, Lanes, VolumeError};
-use crate::device::Device;
-use crate::store::VolumeId;
-
-/// A run of a volume's bytes on one drive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapExtent {
-    /// First byte in the volume.
-    pub start: u64,
-    /// One beyond the last.
-    pub end: u64,
-    /// Number of the drive in this process.
-    pub drive: u32,
-    /// Where the run begins on the drive, in bytes.
-    pub drive_start: u64,
-}
+const _: () = assert!(SLICE_BYTES == SLICE_BLOCKS * BLOCK_BYTES);
 
 /// What every reactor is told of a volume.
 #[derive(Clone, Debug)]
@@ -31,79 +24,102 @@ pub struct VolumeSpec {
     pub size_bytes: u64,
     /// Its lanes.
     pub lanes: Lanes,
-    /// Its extents, ascending, without holes below the size.
-    pub extents: Arc<[MapExtent]>,
+    /// The number of each lane's drive in this process.
+    pub drives: Arc<[u32]>,
+    /// Whether any of the drives has a volatile cache.
+    pub volatile_cache: bool,
     /// Operations that drives could not do, on all reactors.
     pub media_errors: Arc<AtomicU64>,
 }
 
-/// An extent with this reactor's handle of its drive.
-#[derive(Debug)]
-struct Placed {
-    extent: MapExtent,
-    device: Device,
+/// A slice of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// Its lane.
+    pub lane: Lane,
+    /// Its first byte in the volume.
+    start: u64,
+    /// Its first block in the lane.
+    first: u64,
 }
 
-/// A volume's map as one reactor uses it.
-#[derive(Debug)]
-pub struct Map {
-    size_bytes: u64,
-    extents: Vec<Placed>,
-}
-
-impl Map {
-    /// The map of `spec` over this reactor's `drives`.
-    ///
-    /// # Panics
-    /// If the extents have holes or name a drive that this reactor was not given: the registry made a mistake.
-    pub fn new(spec: &VolumeSpec, drives: &[Device]) -> Self {
-        let mut at = 0;
-        let extents = spec.extents.iter().map(|&extent| {
-            assert_eq!(extent.start, at, "a hole in {spec:?}");
-            at = extent.end;
-            Placed {
-                extent,
-                device: drives[extent.drive as usize].clone(),
-            }
-        });
-        let extents: Vec<Placed> = extents.collect();
-        assert!(at >= spec.size_bytes, "{spec:?} ends early");
+impl Slice {
+    /// The slice of a byte.
+    #[inline]
+    pub fn of(lanes: Lanes, byte: u64) -> Self {
+        let number = byte >> SLICE_SHIFT;
         Self {
-            size_bytes: spec.size_bytes,
-            extents,
+            lane: lanes.of(byte),
+            start: number << SLICE_SHIFT,
+            first: number / lanes.count() as u64 * SLICE_BLOCKS,
         }
     }
 
-    /// Size of the volume in bytes.
+    /// The lane's blocks that a range touches; it lies inside of the slice.
     #[inline]
-    pub fn size_bytes(&self) -> u64 {
-        self.size_bytes
+    pub fn blocks(self, at: ByteRange) -> Range<u64> {
+        debug_assert!(at.start >= self.start && at.end <= self.start + SLICE_BYTES);
+        let from = (at.start - self.start) / BLOCK_BYTES;
+        let to = (at.end - self.start).div_ceil(BLOCK_BYTES);
+        self.first + from..self.first + to
+    }
+}
+
+/// A lane's blocks in a range of whole slices: they follow each other. Empty if none of the slices is the lane's.
+pub fn blocks_in_slices(lanes: Lanes, lane: Lane, at: ByteRange) -> Range<u64> {
+    debug_assert!(at.aligned(SLICE_BYTES));
+    let (count, lane) = (lanes.count() as u64, lane.index() as u64);
+    // Slices of the lane below slice g.
+    let below = |g: u64| (g + count - 1 - lane) / count;
+    below(at.start >> SLICE_SHIFT) * SLICE_BLOCKS..below(at.end >> SLICE_SHIFT) * SLICE_BLOCKS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn lanes(many: bool) -> Lanes {
+        Lanes::for_size(if many { 1 << 30 } else { 1 << 20 })
     }
 
-    /// Where a range begins: the drive, the byte on it, and how many bytes of the range lie there in one run.
-    ///
-    /// # Errors
-    /// [`VolumeError::OutOfRange`].
-    #[inline]
-    pub fn locate(&self, at: ByteRange) -> Result<(&Device, u64, u64), VolumeError> {
-        if at.end > self.size_bytes {
-            return Err(VolumeError::OutOfRange);
+    #[test]
+    fn the_second_slice_of_a_lane_follows_its_first() {
+        let lanes = lanes(true);
+        let byte = 17 * SLICE_BYTES + 5 * BLOCK_BYTES + 1;
+        let slice = Slice::of(lanes, byte);
+        assert_eq!(slice.lane.index(), 1);
+        assert_eq!(slice.blocks(ByteRange::new(byte, 1)), 4101..4102);
+    }
+
+    proptest! {
+        /// No two blocks of a volume share a block of a lane, and each lane is used without holes.
+        #[test]
+        fn blocks_are_numbered_one_by_one(slice in 0u64..200, block in 0u64..SLICE_BLOCKS, many in any::<bool>()) {
+            let lanes = lanes(many);
+            let byte = slice * SLICE_BYTES + block * BLOCK_BYTES;
+            let place = Slice::of(lanes, byte);
+            let blocks = place.blocks(ByteRange::new(byte, BLOCK_BYTES));
+            let back = (blocks.start / SLICE_BLOCKS * lanes.count() as u64 + place.lane.index() as u64) * SLICE_BYTES
+                + blocks.start % SLICE_BLOCKS * BLOCK_BYTES;
+            prop_assert_eq!(back, byte);
+            prop_assert_eq!(blocks.end, blocks.start + 1);
         }
-        let index = match self.extents.len() {
-            1 => 0,
-            _ => self.extents.partition_point(|p| p.extent.end <= at.start),
-        };
-        let Placed { extent, device } = &self.extents[index];
-        let place = at.start - extent.start + extent.drive_start;
-        Ok((device, place, at.end.min(extent.end) - at.start))
-    }
 
-    /// The drives beneath, each once.
-    pub fn devices(&self) -> impl Iterator<Item = &Device> {
-        self.extents.iter().enumerate().filter_map(|(n, placed)| {
-            let drive = placed.extent.drive;
-            let first = self.extents.iter().position(|p| p.extent.drive == drive);
-            (first == Some(n)).then_some(&placed.device)
-        })
+        #[test]
+        fn whole_slices_are_one_run_on_each_lane(first in 0u64..100, count in 1u64..100, many in any::<bool>()) {
+            let lanes = lanes(many);
+            let at = ByteRange::new(first * SLICE_BYTES, count * SLICE_BYTES);
+            for lane in lanes.all() {
+                let mut expect = Vec::new();
+                for g in first..first + count {
+                    let slice = Slice::of(lanes, g * SLICE_BYTES);
+                    if slice.lane == lane {
+                        expect.extend(slice.blocks(ByteRange::new(g * SLICE_BYTES, SLICE_BYTES)));
+                    }
+                }
+                prop_assert_eq!(blocks_in_slices(lanes, lane, at).collect::<Vec<_>>(), expect);
+            }
+        }
     }
 }

@@ -1,18 +1,20 @@
-//! Volumes as the target sees them, over the linear map: the seam that the store slips behind.
+//! Volumes as the target sees them, over the stores of their pool's drives.
 //!
-//! A [`Volume`] is one reactor's handle. Its address space is divided into lanes (`lane`), each owned by one reactor at a time. An
-//! operation is cut into parts of one lane (`op`); a part whose lane is owned here enters the lane's table of ranges (`range`), which
-//! orders it against exclusive ones, and goes to the drives that the map (`map`) names (`serve`); any other part is a message to the
-//! owner (`forward`). Reads and writes of a drive in memory whose lane is owned here skip all of that: [`Volume::read_now`] and
-//! [`Volume::write_now`] complete at once.
+//! A [`Volume`] is one reactor's handle. Its address space is divided into lanes (`lane`), each on one drive (`map`), and owned by the
+//! reactor that is that drive's home. An operation is cut into parts of one slice (`op`); a part whose lane is owned here enters the lane's
+//! table of ranges (`range`), which orders it against exclusive ones, and goes to the lane's store (`serve`); any other part is a message
+//! to the owner (`forward`). Reads of a drive in memory whose lane is owned here skip all of that: [`Volume::read_now`] completes at once.
 //!
-//! Each reactor keeps its handles in a [`Hub`] (`hub`), which also serves what other reactors forward. The [`Registry`] (`registry`) on
-//! reactor 0 opens, grows and closes volumes on all of them, and moves lanes to where a volume is used (`balance`).
+//! Each reactor keeps its handles in a [`Hub`] (`hub`), which also has the stores of the drives whose home it is (`drive`), and serves what
+//! other reactors forward. Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
+//! grows and closes volumes on all of them.
 
-mod balance;
+mod drive;
 mod error;
+mod flush;
 mod forward;
 mod hub;
+mod job;
 mod lane;
 mod map;
 mod op;
@@ -23,7 +25,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,25 +33,30 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keelblock_api::stats::VolumeStats;
 use keelblock_hugepages::Buffer;
 
+pub use drive::{DriveError, DriveOpening, Fault, FaultReport};
 pub use error::{ByteRange, VolumeError};
 pub use forward::Message;
 pub use hub::Hub;
 pub use lane::{LANES_MAX, Lane, Lanes, SLICE_BYTES};
-pub use map::{MapExtent, VolumeSpec};
-pub use registry::{LaneTable, OpenError, Registry};
+pub use map::VolumeSpec;
+pub use registry::{Registry, VolumeOpening};
 
-use crate::device::{Device, View};
+use crate::device::{BLOCK_BYTES, View};
 use crate::reactor::ReactorId;
 use crate::store::VolumeId;
-use map::Map;
+use crate::store::engine::StoreLane;
+use map::Slice;
 use op::{Buffers, Op};
-use range::RangeTable;
+use range::{Entered, Mode, RangeTable};
 
 /// A lane as one reactor sees it.
-#[derive(Debug)]
 struct LaneState {
-    /// The reactor that owns it, as far as this one was told.
-    owner: Cell<ReactorId>,
+    /// Its drive.
+    drive: u32,
+    /// The reactor that owns it.
+    owner: ReactorId,
+    /// Where the lane is owned, unless its drive was closed.
+    store: Option<StoreLane>,
     /// Only used where the lane is owned.
     ranges: Rc<RangeTable>,
 }
@@ -60,12 +67,10 @@ struct Inner {
     lanes: Lanes,
     here: ReactorId,
     table: Vec<LaneState>,
-    map: RefCell<Rc<Map>>,
+    /// The drives of all lanes, each once.
+    drives: Vec<u32>,
+    size_bytes: Cell<u64>,
     closed: Cell<bool>,
-    placed: Cell<bool>,
-    /// Operations of this reactor's hosts since lanes were last looked at, and those of them that were forwarded.
-    operations: Cell<u64>,
-    forwards: Cell<u32>,
     volatile_cache: bool,
     stats: Option<VolumeStats>,
     media_errors: Arc<AtomicU64>,
@@ -86,31 +91,31 @@ impl std::fmt::Debug for Volume {
 }
 
 impl Volume {
-    fn new(
-        spec: &VolumeSpec,
-        owners: &LaneTable,
-        drives: &[Device],
-        stats: Option<VolumeStats>,
-        hub: &Rc<hub::Shared>,
-    ) -> Self {
-        let map = Map::new(spec, drives);
-        let volatile_cache = map.devices().any(Device::volatile_cache);
-        let table = spec.lanes.all().map(|lane| LaneState {
-            owner: Cell::new(owners.owner(lane)),
-            ranges: Rc::new(RangeTable::new()),
+    fn new(spec: &VolumeSpec, stats: Option<VolumeStats>, hub: &Rc<hub::Shared>) -> Self {
+        let here = hub.here();
+        let table = spec.lanes.all().map(|lane| {
+            let drive = spec.drives[lane.index()];
+            let store = hub.store(drive);
+            LaneState {
+                drive,
+                owner: hub.home_of(drive),
+                store: store.and_then(|store| store.lane(spec.id, lane.index() as u8)),
+                ranges: Rc::new(RangeTable::new()),
+            }
         });
+        let mut drives = spec.drives.to_vec();
+        drives.sort_unstable();
+        drives.dedup();
         Self(Rc::new(Inner {
             id: spec.id,
             number: spec.number,
             lanes: spec.lanes,
-            here: hub.here(),
+            here,
             table: table.collect(),
-            volatile_cache,
-            map: RefCell::new(Rc::new(map)),
+            drives,
+            size_bytes: Cell::new(spec.size_bytes),
             closed: Cell::new(false),
-            placed: Cell::new(false),
-            operations: Cell::new(0),
-            forwards: Cell::new(0),
+            volatile_cache: spec.volatile_cache,
             stats,
             media_errors: Arc::clone(&spec.media_errors),
             hub: Rc::downgrade(hub),
@@ -124,7 +129,7 @@ impl Volume {
 
     /// Its size in bytes now.
     pub fn size_bytes(&self) -> u64 {
-        self.0.map.borrow().size_bytes()
+        self.0.size_bytes.get()
     }
 
     /// Whether completed writes may be lost with power until a flush: what Identify's VWC says.
@@ -142,58 +147,48 @@ impl Volume {
         self.0.media_errors.load(Ordering::Relaxed)
     }
 
-    /// Tells that a host's I/O queue is served by `reactor`. The first one takes the volume's lanes there, without interrupting I/O.
-    pub fn place(&self, reactor: ReactorId) {
-        if self.0.placed.replace(true) {
-            return;
-        }
-        if let Some(hub) = self.0.hub.upgrade() {
-            hub.ask_to_place(self.0.number, reactor);
-        }
+    /// The reactor that owns all of the volume's lanes, if one does: operations from there are the cheapest.
+    pub fn only_owner(&self) -> Option<ReactorId> {
+        let first = self.0.table.first()?.owner;
+        self.0
+            .table
+            .iter()
+            .all(|l| l.owner == first)
+            .then_some(first)
     }
 
     /// Reads without waiting and without a copy. `None`: use [`Volume::read`].
     #[inline]
     pub fn read_now(&self, at: ByteRange) -> Option<Result<View, VolumeError>> {
         let inner = &*self.0;
-        if !inner.at_once(at) {
+        let slice = Slice::of(inner.lanes, at.start);
+        let lane = &inner.table[slice.lane.index()];
+        let store = lane.store.as_ref()?;
+        if !lane.ranges.open() || inner.closed.get() || !inner.lanes.single(&at.range()) {
             return None;
         }
-        let map = inner.map.borrow();
-        match map.locate(at) {
-            Ok((device, place, run)) if run == at.len() => device.view(place, run as usize).map(Ok),
-            Ok(_) => None,
-            Err(e) => Some(Err(e)),
+        if at.end > inner.size_bytes.get() {
+            return Some(Err(VolumeError::OutOfRange));
+        }
+        let skip = (at.start % BLOCK_BYTES) as usize;
+        match store.read_now(slice.blocks(at), skip, at.len() as usize)? {
+            Ok(view) => Some(Ok(view)),
+            Err(e) => Some(Err(inner
+                .hub
+                .upgrade()
+                .map_or(VolumeError::Closed, |hub| self.failed(&hub, slice.lane, e)))),
         }
     }
 
-    /// Writes without waiting. `None`: nothing was written, use [`Volume::write`].
-    ///
-    /// # Panics
-    /// If `data` is not as long as the range.
+    /// Writes without waiting. `None`: nothing was written, use [`Volume::write`]. The store does not offer it: a write waits for a record.
     #[inline]
     pub fn write_now(
         &self,
-        at: ByteRange,
-        data: &[u8],
+        _at: ByteRange,
+        _data: &[u8],
         _fua: bool,
     ) -> Option<Result<(), VolumeError>> {
-        assert_eq!(at.len(), data.len() as u64);
-        let inner = &*self.0;
-        if !inner.at_once(at) {
-            return None;
-        }
-        let map = inner.map.borrow();
-        match map.locate(at) {
-            // Memory is as stable as it gets: FUA asks for nothing more.
-            Ok((device, place, run)) if run == at.len() => {
-                let stored = device.store_now(place, data)?;
-                inner.count();
-                Some(stored.map_err(VolumeError::from))
-            }
-            Ok(_) => None,
-            Err(e) => Some(Err(e)),
-        }
+        None
     }
 
     /// Reads into the beginning of `into`.
@@ -231,7 +226,7 @@ impl Volume {
     /// Writes `new` if the volume holds `expect`, with nothing in between.
     ///
     /// # Errors
-    /// [`VolumeError::Miscompare`] and nothing written if it does not; [`VolumeError::NotAtomic`] for a range over two lanes.
+    /// [`VolumeError::Miscompare`] and nothing written if it does not; [`VolumeError::NotAtomic`] for a range over two slices.
     pub async fn compare_and_write(
         &self,
         at: ByteRange,
@@ -240,11 +235,12 @@ impl Volume {
         fua: bool,
     ) -> ((Buffer, Buffer), Result<(), VolumeError>) {
         let buffers = Buffers::two(expect, new);
-        let (buffers, result) = self.run(Op::CompareAndWrite { fua }, at, buffers).await;
+        // Two sets of buffers are more than an operation's slot has room for.
+        let (buffers, result) = Box::pin(self.run(Op::CompareAndWrite { fua }, at, buffers)).await;
         (buffers.into_two(), result)
     }
 
-    /// Makes the range read as zeroes. The linear map keeps its space, so `deallocate` changes nothing.
+    /// Makes the range read as zeroes; whole blocks of it give their space back, asked or not.
     ///
     /// # Errors
     /// [`VolumeError`].
@@ -252,7 +248,7 @@ impl Volume {
         self.run(Op::WriteZeroes, at, Buffers::none()).await.1
     }
 
-    /// Deallocates: the linear map zeroes, so that reads are defined and the same on every path.
+    /// Deallocates: whole blocks give their space back, and all of the range reads as zeroes, the same on every path.
     ///
     /// # Errors
     /// [`VolumeError`].
@@ -263,46 +259,23 @@ impl Volume {
     /// Reads from the drives and gives nothing back.
     ///
     /// # Errors
-    /// [`VolumeError::Unreadable`] if some of it cannot be read.
+    /// [`VolumeError::Unreadable`] or [`VolumeError::Damaged`] if some of it cannot be read.
     pub async fn verify(&self, at: ByteRange) -> Result<(), VolumeError> {
         self.run(Op::Verify, at, Buffers::none()).await.1
     }
 
-    /// Brings every write that completed before, on any reactor, to stable media.
-    ///
-    /// # Errors
-    /// [`VolumeError::DriveFailed`].
-    pub async fn flush(&self) -> Result<(), VolumeError> {
-        if self.0.closed.get() {
-            return Err(VolumeError::Closed);
-        }
-        // A drive's flush covers what any handle of it wrote, so this reactor's does for all.
-        let map = Rc::clone(&self.0.map.borrow());
-        for device in map.devices() {
-            device.flush().await?;
-        }
-        Ok(())
+    /// Enters everything on every lane that is owned here, to be alone with it.
+    fn enter_all_here(&self) -> Vec<Entered> {
+        let owned = self.0.table.iter().filter(|l| l.owner == self.0.here);
+        let entered = owned.map(|lane| {
+            let entered = Rc::clone(&lane.ranges).enter(0..u64::MAX, Mode::Exclusive);
+            // Operations are bounded below what a table has room for.
+            entered.expect("room for the registry's one range")
+        });
+        entered.collect()
     }
 }
 
 fn one((buffers, result): (Buffers, Result<(), VolumeError>)) -> (Buffer, Result<(), VolumeError>) {
     (buffers.into_one(), result)
-}
-
-impl Inner {
-    /// Counts an operation of one of this reactor's hosts.
-    #[inline]
-    fn count(&self) {
-        self.operations.set(self.operations.get() + 1);
-    }
-
-    /// Whether plain I/O may touch the drives of this range at once: one lane, owned here, no exclusive range, open.
-    #[inline]
-    fn at_once(&self, at: ByteRange) -> bool {
-        let lane = &self.table[self.lanes.of(at.start).index()];
-        self.lanes.single(&at.range())
-            && lane.owner.get() == self.here
-            && lane.ranges.open()
-            && !self.closed.get()
-    }
 }

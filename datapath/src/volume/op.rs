@@ -1,11 +1,10 @@
-//! Cutting an operation into parts of one lane, and sending each part to where its lane is.
+//! Cutting an operation into parts of one slice, and sending each part to where its lane is.
 
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
 
-use super::balance::FORWARDS_PER_REPORT;
-use super::hub::Shared;
+use super::lane::{Lane, SLICE_BYTES};
 use super::range::{Hold, Mode};
 use super::{ByteRange, Volume, VolumeError};
 use crate::device::BLOCK_BYTES;
@@ -14,11 +13,21 @@ use crate::device::BLOCK_BYTES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Read,
-    Write { fua: bool },
+    Write {
+        fua: bool,
+    },
     WriteZeroes,
     Compare,
-    CompareAndWrite { fua: bool },
+    CompareAndWrite {
+        fua: bool,
+    },
     Verify,
+    /// The lane's part of a range of whole slices reads as zeroes, and has no space any more.
+    Erase(Lane),
+    /// Everything that completed before on a drive is on stable media. Has no range.
+    Flush {
+        drive: u32,
+    },
 }
 
 impl Op {
@@ -26,10 +35,11 @@ impl Op {
     pub(super) fn mode(self, at: ByteRange) -> Mode {
         match self {
             Self::Read | Self::Compare | Self::Verify => Mode::Shared,
-            Self::Write { .. } | Self::WriteZeroes if at.aligned(BLOCK_BYTES) => Mode::Shared,
-            Self::Write { .. } | Self::WriteZeroes | Self::CompareAndWrite { .. } => {
-                Mode::Exclusive
-            }
+            Self::Write { .. } if at.aligned(BLOCK_BYTES) => Mode::Shared,
+            Self::Write { .. } | Self::CompareAndWrite { .. } => Mode::Exclusive,
+            // The store wants no write of what it erases under way.
+            Self::WriteZeroes | Self::Erase(_) => Mode::Exclusive,
+            Self::Flush { .. } => unreachable!("a flush enters no range"),
         }
     }
 
@@ -95,17 +105,20 @@ impl Volume {
         if at.end > self.size_bytes() {
             return (buffers, Err(VolumeError::OutOfRange));
         }
-        self.0.count();
         if self.0.lanes.single(&at.range()) {
             return self.on_lane(op, at, buffers).await;
         }
         if matches!(op, Op::CompareAndWrite { .. }) {
             return (buffers, Err(VolumeError::NotAtomic));
         }
+        if op == Op::WriteZeroes {
+            return (buffers, Box::pin(self.zero_slices(at)).await);
+        }
+        // Over the border of a slice: rare enough to be boxed.
         if op.fills() {
-            self.last_to_first(op, at, buffers).await
+            Box::pin(self.last_to_first(op, at, buffers)).await
         } else {
-            self.first_to_last(op, at, buffers).await
+            Box::pin(self.first_to_last(op, at, buffers)).await
         }
     }
 
@@ -154,6 +167,35 @@ impl Volume {
         }
     }
 
+    /// Zeroes a range over more than one slice: all whole slices of a lane with one record.
+    async fn zero_slices(&self, at: ByteRange) -> Result<(), VolumeError> {
+        let start = at.start.next_multiple_of(SLICE_BYTES);
+        let end = at.end / SLICE_BYTES * SLICE_BYTES;
+        if at.start < start {
+            self.zero(at.start..start).await?;
+        }
+        if start < end {
+            let whole = ByteRange { start, end };
+            let slices = ((end - start) / SLICE_BYTES).min(self.0.lanes.count() as u64);
+            // Those lanes that have a slice there: as many as the first slices are of.
+            for slice in 0..slices {
+                let lane = self.0.lanes.of(start + slice * SLICE_BYTES);
+                self.on_lane(Op::Erase(lane), whole, Buffers::none())
+                    .await
+                    .1?;
+            }
+        }
+        if end < at.end {
+            self.zero(end..at.end).await?;
+        }
+        Ok(())
+    }
+
+    async fn zero(&self, at: std::ops::Range<u64>) -> Result<(), VolumeError> {
+        let done = self.on_lane(Op::WriteZeroes, at.into(), Buffers::none());
+        done.await.1
+    }
+
     /// Does one part, here or where its lane is owned.
     pub(super) async fn on_lane(
         &self,
@@ -161,43 +203,33 @@ impl Volume {
         at: ByteRange,
         buffers: Buffers,
     ) -> (Buffers, Result<(), VolumeError>) {
-        let lane = &self.0.table[self.0.lanes.of(at.start).index()];
-        loop {
-            let owner = lane.owner.get();
-            if owner != self.0.here {
-                let Some(hub) = self.0.hub.upgrade() else {
-                    return (buffers, Err(VolumeError::Closed));
-                };
-                self.count_forward(&hub);
-                return hub.forward(owner, self.0.number, op, at, buffers).await;
-            }
-            let hold = match self.enter(op, at).await {
-                Ok(hold) => hold,
-                Err(e) => return (buffers, Err(e)),
-            };
-            if self.0.closed.get() {
-                return (buffers, Err(VolumeError::Closed));
-            }
-            // The lane may have moved while we waited: to wait for its hand-over is to wait for an exclusive range.
-            if lane.owner.get() == self.0.here {
-                let done = self.serve(op, at, buffers).await;
-                drop(hold);
-                return done;
-            }
+        let lane = match op {
+            Op::Erase(lane) => lane,
+            _ => self.0.lanes.of(at.start),
+        };
+        let state = &self.0.table[lane.index()];
+        let Some(hub) = self.0.hub.upgrade() else {
+            return (buffers, Err(VolumeError::Closed));
+        };
+        if state.owner != self.0.here {
+            let number = self.0.number;
+            return hub.forward(state.owner, number, op, at, buffers).await;
         }
+        let hold = match self.enter(op, lane, at).await {
+            Ok(hold) => hold,
+            Err(e) => return (buffers, Err(e)),
+        };
+        if self.0.closed.get() {
+            return (buffers, Err(VolumeError::Closed));
+        }
+        let done = self.serve(&hub, op, lane, at, buffers).await;
+        drop(hold);
+        done
     }
 
-    fn count_forward(&self, hub: &Rc<Shared>) {
-        let forwards = self.0.forwards.get() + 1;
-        self.0.forwards.set(forwards % FORWARDS_PER_REPORT);
-        if forwards == FORWARDS_PER_REPORT {
-            hub.ask_to_balance(self.0.number);
-        }
-    }
-
-    async fn enter(&self, op: Op, at: ByteRange) -> Result<Hold, VolumeError> {
-        let lane = &self.0.table[self.0.lanes.of(at.start).index()];
-        let entered = Rc::clone(&lane.ranges).enter(at.blocks(BLOCK_BYTES), op.mode(at));
+    async fn enter(&self, op: Op, lane: Lane, at: ByteRange) -> Result<Hold, VolumeError> {
+        let ranges = Rc::clone(&self.0.table[lane.index()].ranges);
+        let entered = ranges.enter(at.blocks(BLOCK_BYTES), op.mode(at));
         Ok(entered.map_err(|_| VolumeError::Busy)?.await)
     }
 }

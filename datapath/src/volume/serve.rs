@@ -1,92 +1,138 @@
-//! Doing an operation on the drives, by the reactor that owns the lane and while it holds the range.
+//! Doing an operation in the store, by the reactor that owns the lane and while it holds the range.
+//!
+//! Whole blocks are read and written straight away. All else is rare, needs more state than an operation's slot has, and is boxed.
 
 use keelblock_hugepages::Buffer;
+use std::ops::Range;
 
-use super::map::Map;
+use super::hub::Shared;
+use super::lane::Lane;
+use super::map::{Slice, blocks_in_slices};
 use super::op::{Buffers, Op};
-use super::scratch::{SCRATCH_BYTES, Scratch};
+use super::scratch::{LARGE_BYTES, Scratch};
 use super::{ByteRange, Volume, VolumeError};
-use crate::device::{BLOCK_BYTES, Device};
-use std::rc::Rc;
+use crate::device::BLOCK_BYTES;
+use crate::store::engine::{StoreError, StoreLane};
 use std::sync::atomic::Ordering;
 
-type Done = Result<(), VolumeError>;
+type Done = Result<(), StoreError>;
+type Compared = Result<(), VolumeError>;
+
+const BLOCK: usize = BLOCK_BYTES as usize;
 
 impl Volume {
     /// Does `op` on a range of a lane that is owned here, entered, and not closed.
-    pub(super) async fn serve(&self, op: Op, at: ByteRange, buffers: Buffers) -> (Buffers, Done) {
-        let Some(hub) = self.0.hub.upgrade() else {
+    pub(super) async fn serve(
+        &self,
+        hub: &Shared,
+        op: Op,
+        lane: Lane,
+        at: ByteRange,
+        buffers: Buffers,
+    ) -> (Buffers, Result<(), VolumeError>) {
+        let Some(store) = &self.0.table[lane.index()].store else {
             return (buffers, Err(VolumeError::Closed));
         };
-        let map = Rc::clone(&self.0.map.borrow());
         let serving = Serving {
-            map: &map,
+            store,
+            slice: Slice::of(self.0.lanes, at.start),
             scratch: hub.scratch(),
         };
         let Buffers { first, second } = buffers;
-        let done = match (op, first, second) {
+        let (buffers, done) = match (op, first, second) {
             (Op::Read, Some(into), _) => one(serving.read(at, into).await),
             (Op::Write { fua }, Some(from), _) => one(serving.write(at, from, fua).await),
             (Op::Compare, Some(with), _) => {
-                let result = serving.compare(at, Some(&with)).await;
+                let result = Box::pin(serving.compare(at, Some(&with))).await;
                 (Buffers::one(with), result)
             }
             (Op::CompareAndWrite { fua }, Some(expect), Some(new)) => {
-                let mut result = serving.compare(at, Some(&expect)).await;
-                let mut new = new;
-                if result.is_ok() {
-                    (new, result) = serving.write(at, new, fua).await;
-                }
+                let done = Box::pin(serving.compare_and_write(at, expect, new, fua));
+                let ((expect, new), result) = done.await;
                 (Buffers::two(expect, new), result)
             }
-            (Op::Verify, ..) => (Buffers::none(), serving.compare(at, None).await),
-            (Op::WriteZeroes, ..) => (Buffers::none(), serving.write_zeroes(at).await),
+            (Op::Verify, ..) => {
+                let result = Box::pin(serving.compare(at, None)).await;
+                (Buffers::none(), result)
+            }
+            (Op::WriteZeroes, ..) => {
+                let done = Box::pin(serving.write_zeroes(at)).await;
+                (Buffers::none(), plain(done))
+            }
+            (Op::Erase(_), ..) => {
+                let blocks = blocks_in_slices(self.0.lanes, lane, at);
+                (Buffers::none(), plain(Box::pin(store.erase(blocks)).await))
+            }
             (op, ..) => unreachable!("{op:?} without its buffers"),
         };
-        if let Err(VolumeError::Unreadable | VolumeError::DriveFailed) = done.1 {
+        let done = done.unwrap_or_else(|e| Err(self.failed(hub, lane, e)));
+        (buffers, done)
+    }
+
+    /// Counts and reports an error of the store.
+    #[cold]
+    pub(super) fn failed(&self, hub: &Shared, lane: Lane, e: StoreError) -> VolumeError {
+        let error = VolumeError::from(e);
+        if matches!(
+            error,
+            VolumeError::Unreadable | VolumeError::DriveFailed | VolumeError::Damaged
+        ) {
             self.0.media_errors.fetch_add(1, Ordering::Relaxed);
         }
-        done
+        hub.report(self.0.table[lane.index()].drive, self.0.id, lane, e);
+        error
     }
 }
 
-fn one((buffer, result): (Buffer, Done)) -> (Buffers, Done) {
-    (Buffers::one(buffer), result)
+/// The outer error is the store's, the inner one the comparison's.
+type Ended = Result<Compared, StoreError>;
+
+fn plain(done: Done) -> Ended {
+    done.map(Ok)
+}
+
+fn one((buffer, done): (Buffer, Done)) -> (Buffers, Ended) {
+    (Buffers::one(buffer), plain(done))
 }
 
 struct Serving<'a> {
-    map: &'a Map,
+    store: &'a StoreLane,
+    slice: Slice,
     scratch: &'a Scratch,
 }
 
 impl Serving<'_> {
-    /// Whether the drive can be asked for exactly these bytes.
-    fn direct(device: &Device, at: ByteRange) -> bool {
-        matches!(device, Device::Memory(_)) || at.aligned(BLOCK_BYTES)
+    async fn read(&self, at: ByteRange, mut into: Buffer) -> (Buffer, Done) {
+        if at.aligned(BLOCK_BYTES) {
+            return self.store.read(self.slice.blocks(at), into).await;
+        }
+        let copied = Box::pin(self.through_scratch(at, |part, bytes| {
+            let to = (part.start - at.start) as usize;
+            into[to..to + bytes.len()].copy_from_slice(bytes);
+            Ok(())
+        }))
+        .await;
+        (into, copied.map(|_| ()))
     }
 
-    async fn read(&self, at: ByteRange, mut into: Buffer) -> (Buffer, Done) {
-        let (device, place, run) = match self.map.locate(at) {
-            Ok(found) => found,
-            Err(e) => return (into, Err(e)),
-        };
-        if run == at.len() && Self::direct(device, at) {
-            let (into, result) = device.read(place, into, run as usize).await;
-            return (into, result.map_err(VolumeError::from));
+    async fn compare_and_write(
+        &self,
+        at: ByteRange,
+        expect: Buffer,
+        new: Buffer,
+        fua: bool,
+    ) -> ((Buffer, Buffer), Ended) {
+        match self.compare(at, Some(&expect)).await {
+            Ok(Ok(())) => {
+                let (new, written) = self.write(at, new, fua).await;
+                ((expect, new), plain(written))
+            }
+            other => ((expect, new), other),
         }
-        // Over two extents, or not on block boundaries: rare, so by way of a scratch buffer.
-        let result = self
-            .through_scratch(at, |part, bytes| {
-                let to = (part.start - at.start) as usize;
-                into[to..to + bytes.len()].copy_from_slice(bytes);
-                Ok(())
-            })
-            .await;
-        (into, result)
     }
 
     /// Compares with the beginning of `with`, or with nothing: then it is enough that all can be read.
-    async fn compare(&self, at: ByteRange, with: Option<&Buffer>) -> Done {
+    async fn compare(&self, at: ByteRange, with: Option<&Buffer>) -> Ended {
         self.through_scratch(at, |part, bytes| {
             let from = (part.start - at.start) as usize;
             match with {
@@ -99,143 +145,125 @@ impl Serving<'_> {
         .await
     }
 
-    /// Reads the range in pieces and shows each to `see`.
+    /// Reads the range, in one piece if its blocks are 1 MiB at most, and shows each piece to `see`: so what is seen is not half of a write.
     async fn through_scratch(
         &self,
         at: ByteRange,
-        mut see: impl FnMut(ByteRange, &[u8]) -> Done,
-    ) -> Done {
-        let mut buffer = self.scratch.take().await;
-        let mut rest = at;
-        let result = loop {
-            let part = match self.piece(rest) {
-                Ok(piece) => piece,
-                Err(e) => break Err(e),
-            };
+        mut see: impl FnMut(ByteRange, &[u8]) -> Compared,
+    ) -> Ended {
+        let blocks = self.slice.blocks(at);
+        let piece = LARGE_BYTES.min((blocks.end - blocks.start) as usize * BLOCK);
+        let mut buffer = self.scratch.take(piece).await;
+        let mut result = Ok(Ok(()));
+        for part in pieces(at, piece) {
             let read;
-            (buffer, read) = part.device.read(part.place, buffer, part.len).await;
-            let bytes = &buffer[part.skip..part.skip + part.at.len() as usize];
-            if let Err(e) = read
-                .map_err(VolumeError::from)
-                .and_then(|()| see(part.at, bytes))
-            {
-                break Err(e);
+            (buffer, read) = self.store.read(self.slice.blocks(part), buffer).await;
+            let skip = (part.start % BLOCK_BYTES) as usize;
+            result = read.map(|()| see(part, &buffer[skip..skip + part.len() as usize]));
+            if !matches!(result, Ok(Ok(()))) {
+                break;
             }
-            if part.at.end == at.end {
-                break Ok(());
-            }
-            rest.start = part.at.end;
-        };
+        }
         self.scratch.give(buffer);
         result
     }
 
-    async fn write(&self, at: ByteRange, mut from: Buffer, fua: bool) -> (Buffer, Done) {
-        let (device, place, run) = match self.map.locate(at) {
-            Ok(found) => found,
-            Err(e) => return (from, Err(e)),
-        };
-        if run == at.len() && Self::direct(device, at) {
-            let result;
-            (from, result) = device.write(place, from, run as usize, fua).await;
-            return (from, result.map_err(VolumeError::from));
+    async fn write(&self, at: ByteRange, from: Buffer, fua: bool) -> (Buffer, Done) {
+        if at.aligned(BLOCK_BYTES) {
+            return self.store.write(self.slice.blocks(at), from, fua).await;
         }
-        let result = self.modify(at, Some(&from), fua).await;
+        let result = Box::pin(self.modify(at, Some(&from), fua)).await;
         (from, result)
     }
 
-    /// Read-modify-write in pieces; `None` writes zeroes. The range is held exclusively if it is not on block boundaries.
+    /// Read-modify-write, as one write if the blocks that the range touches are 1 MiB at most; `None` writes zeroes. The range is held
+    /// exclusively.
     async fn modify(&self, at: ByteRange, from: Option<&Buffer>, fua: bool) -> Done {
-        let mut buffer = self.scratch.take().await;
-        let mut rest = at;
-        let result = loop {
-            let part = match self.piece(rest) {
-                Ok(piece) => piece,
-                Err(e) => break Err(e),
-            };
-            let mut done = Ok(());
-            if part.at.len() < part.len as u64 {
-                (buffer, done) = part.device.read(part.place, buffer, part.len).await;
-            }
+        for part in pieces(at, LARGE_BYTES) {
+            let skip = (part.start % BLOCK_BYTES) as usize;
+            let len = part.len() as usize;
+            let mut buffer = self.scratch.take(skip + len).await;
+            let mut done;
+            (buffer, done) = self.edges(part, buffer).await;
             if done.is_ok() {
-                let bytes = &mut buffer[part.skip..part.skip + part.at.len() as usize];
-                let start = (part.at.start - at.start) as usize;
+                let bytes = &mut buffer[skip..skip + len];
+                let start = (part.start - at.start) as usize;
                 match from {
-                    Some(from) => bytes.copy_from_slice(&from[start..start + bytes.len()]),
+                    Some(from) => bytes.copy_from_slice(&from[start..start + len]),
                     None => bytes.fill(0),
                 }
-                (buffer, done) = part.device.write(part.place, buffer, part.len, fua).await;
+                (buffer, done) = self.store.write(self.slice.blocks(part), buffer, fua).await;
             }
-            if done.is_err() || part.at.end == at.end {
-                break done.map_err(VolumeError::from);
-            }
-            rest.start = part.at.end;
-        };
-        self.scratch.give(buffer);
-        result
+            self.scratch.give(buffer);
+            done?;
+        }
+        Ok(())
+    }
+
+    /// Puts the first and last block of a range to their places in the buffer, if the range holds only a part of them.
+    async fn edges(&self, at: ByteRange, mut buffer: Buffer) -> (Buffer, Done) {
+        let Range { start, end } = self.slice.blocks(at);
+        let mut done = Ok(());
+        let first = !at.start.is_multiple_of(BLOCK_BYTES)
+            || (!at.end.is_multiple_of(BLOCK_BYTES) && end - start == 1);
+        // The last one first: each is read to the beginning.
+        if !at.end.is_multiple_of(BLOCK_BYTES) && end - start > 1 {
+            (buffer, done) = self.store.read(end - 1..end, buffer).await;
+            buffer.copy_within(0..BLOCK, (end - 1 - start) as usize * BLOCK);
+        }
+        if first && done.is_ok() {
+            (buffer, done) = self.store.read(start..start + 1, buffer).await;
+        }
+        (buffer, done)
     }
 
     async fn write_zeroes(&self, at: ByteRange) -> Done {
-        let mut rest = at;
-        loop {
-            let part = match whole_blocks(rest) {
-                Some(blocks) if blocks.start == rest.start => {
-                    let (device, place, run) = self.map.locate(blocks)?;
-                    device.write_zeroes(place, run).await?;
-                    ByteRange::new(rest.start, run)
-                }
-                // A beginning or an end that is part of a block.
-                other => {
-                    let end = other.map_or(rest.end, |blocks| blocks.start);
-                    let part = ByteRange::from(rest.start..end);
-                    self.modify(part, None, false).await?;
-                    part
-                }
-            };
-            if part.end == rest.end {
-                return Ok(());
-            }
-            rest.start = part.end;
+        let Some(whole) = whole_blocks(at) else {
+            return self.modify(at, None, false).await;
+        };
+        if at.start < whole.start {
+            self.modify(ByteRange::from(at.start..whole.start), None, false)
+                .await?;
         }
-    }
-
-    /// The first piece of a range that lies in one run on one drive and, with the rest of its blocks, fits a scratch buffer.
-    fn piece(&self, rest: ByteRange) -> Result<Piece<'_>, VolumeError> {
-        let start = rest.start / BLOCK_BYTES * BLOCK_BYTES;
-        let end = rest.end.min(start + SCRATCH_BYTES as u64);
-        let (device, place, run) = self.map.locate(ByteRange {
-            start: rest.start,
-            end,
-        })?;
-        let at = ByteRange::new(rest.start, run);
-        let skip = rest.start - start;
-        Ok(Piece {
-            device,
-            at,
-            // Runs begin on block boundaries of volume and drive alike.
-            place: place - skip,
-            skip: skip as usize,
-            len: (at.end.next_multiple_of(BLOCK_BYTES) - start) as usize,
-        })
+        self.store.erase(self.slice.blocks(whole)).await?;
+        if whole.end < at.end {
+            self.modify(ByteRange::from(whole.end..at.end), None, false)
+                .await?;
+        }
+        Ok(())
     }
 }
 
-/// The whole blocks inside of a range.
+/// Pieces of a range whose blocks have `bytes` bytes at most.
+fn pieces(at: ByteRange, bytes: usize) -> impl Iterator<Item = ByteRange> {
+    let mut next = at.start;
+    std::iter::from_fn(move || {
+        let start = next;
+        let end = (start / BLOCK_BYTES * BLOCK_BYTES + bytes as u64).min(at.end);
+        next = end;
+        (start < at.end).then_some(ByteRange { start, end })
+    })
+}
+
 fn whole_blocks(at: ByteRange) -> Option<ByteRange> {
     let start = at.start.next_multiple_of(BLOCK_BYTES);
     let end = at.end / BLOCK_BYTES * BLOCK_BYTES;
     (start < end).then_some(ByteRange { start, end })
 }
 
-/// Whole blocks of a drive, and the bytes in them that are meant.
-struct Piece<'a> {
-    device: &'a Device,
-    /// The bytes of the volume that are meant.
-    at: ByteRange,
-    /// First byte of the blocks on the drive.
-    place: u64,
-    /// Bytes of the blocks before those that are meant.
-    skip: usize,
-    /// Length of the blocks.
-    len: usize,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_end_on_blocks_and_cover_the_range() {
+        let at = ByteRange::from(512..(1 << 20) + 512);
+        let parts: Vec<ByteRange> = pieces(at, LARGE_BYTES).collect();
+        assert_eq!(
+            parts,
+            [512..1 << 20, 1 << 20..(1 << 20) + 512].map(ByteRange::from)
+        );
+        let at = ByteRange::from(512..(1 << 20) - 512);
+        assert_eq!(pieces(at, LARGE_BYTES).collect::<Vec<_>>(), [at]);
+    }
 }

@@ -11,8 +11,9 @@ use keelblock_datapath::nvmf::seam::{
 };
 use keelblock_datapath::nvmf::{Target, Volumes};
 use keelblock_datapath::reactor::{self, Config, Endpoint, Handle, Reactors, mesh};
-use keelblock_datapath::store::VolumeId;
-use keelblock_datapath::volume::{self, Hub, MapExtent, Registry, Volume};
+use keelblock_datapath::store::engine::StoreConfig;
+use keelblock_datapath::store::{Name, VolumeId};
+use keelblock_datapath::volume::{self, DriveOpening, Hub, Lanes, Registry, Volume, VolumeOpening};
 use keelblock_datapath::{nvmf, reactor::Notify};
 
 /// What to build.
@@ -76,6 +77,11 @@ pub struct Running {
     #[allow(dead_code)]
     pub reactors: Option<Reactors>,
     commands: Arc<Commands>,
+}
+
+/// A drive with room for so many bytes of data.
+fn drive_bytes(data: u64) -> u64 {
+    data * 5 / 4 + (64 << 20)
 }
 
 type Command = Box<dyn FnOnce(Target) -> std::pin::Pin<Box<dyn Future<Output = ()>>> + Send>;
@@ -166,23 +172,48 @@ impl Setup {
         let registry = Registry::start(&hub, stats);
         let spec = DeviceSpec::parse(&self.device).expect("a device");
         let total = self.volume_bytes * self.exports.len() as u64;
-        let source = DeviceSource::prepare(&spec, total).expect("the device is there");
-        let drive = registry
-            .open_drive(source, Latch::new(|why| eprintln!("drive failed: {why}")))
-            .await
-            .expect("the drive opens");
+        let bytes = drive_bytes(total);
+        let spec = match spec {
+            // What was asked for is room for volumes; the store takes some for itself.
+            DeviceSpec::Memory { bytes: asked } => DeviceSpec::Memory {
+                bytes: asked.max(bytes),
+            },
+            file => file,
+        };
+        let source = DeviceSource::prepare(&spec, bytes).expect("the device is there");
+        let opening = DriveOpening {
+            source,
+            latch: Latch::new(|why| eprintln!("drive failed: {why}")),
+            faults: Arc::new(|fault| eprintln!("damaged: {fault:?}")),
+            drive: Name::new("drive").expect("a name"),
+            pool: Name::new("pool").expect("a name"),
+            format: true,
+            config: StoreConfig {
+                cache_bytes: 32 << 20,
+            },
+        };
+        let opened = registry.open_drive(opening).await;
+        let (drive, facts) = opened.expect("the drive opens");
         for number in 0..self.exports.len() {
-            let extent = MapExtent {
-                start: 0,
-                end: self.volume_bytes,
-                drive,
-                drive_start: self.volume_bytes * number as u64,
-            };
             let config = self.export_config(number);
             let id = VolumeId(config.namespaces[0].volume);
-            registry
-                .open(id, self.volume_bytes, Arc::from([extent]))
-                .await;
+            let (size_bytes, lanes) = (
+                self.volume_bytes,
+                Lanes::for_size(self.volume_bytes).count(),
+            );
+            let made = registry.on_drive(drive, move |hub| async move {
+                let all: Vec<u8> = (0..lanes as u8).collect();
+                let store = hub.store(drive).expect("it is open");
+                store.create_lanes(id, &all, lanes as u8, size_bytes).await
+            });
+            made.await.expect("a volume");
+            let opening = VolumeOpening {
+                id,
+                size_bytes,
+                drives: vec![drive; lanes],
+                volatile_cache: facts.volatile_cache,
+            };
+            registry.open(opening).await;
             target.export(config).await.expect("an export");
         }
         let events = target.clone();

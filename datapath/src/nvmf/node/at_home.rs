@@ -10,7 +10,7 @@ use crate::nvmf::connect;
 use crate::nvmf::handshake;
 use crate::nvmf::home::Home;
 use crate::nvmf::message::{Answer, Candidate, Granted, Message, Request};
-use crate::nvmf::seam::{CATTR_DISABLE_SQ_FLOW, CommandRef, ConnectError, Outcome};
+use crate::nvmf::seam::{CATTR_DISABLE_SQ_FLOW, CommandRef, ConnectError, ExportConfig, Outcome};
 use crate::nvmf::status;
 use crate::nvmf::subsystem::Subsystem;
 use crate::reactor::ReactorId;
@@ -161,10 +161,47 @@ impl Node {
         if qid == 0 {
             self.run_connection(granted, Role::Admin(home));
         } else {
-            let to = self.next_reactor.get();
-            self.next_reactor.set((to + 1) % self.handle.reactors());
-            self.send(ReactorId(to), Message::Serve(Box::new(granted)));
+            let owner = home.look(|s| self.only_owner(s.config()));
+            let to = self.reactor_for_queue(owner);
+            self.send(to, Message::Serve(Box::new(granted)));
         }
+    }
+
+    /// The reactor that owns all lanes of all namespaces, if one does.
+    fn only_owner(&self, config: &ExportConfig) -> Option<ReactorId> {
+        let mut owners = config.namespaces.iter().map(|ns| {
+            let volume = self.volumes.open(&ns.volume);
+            volume.and_then(|v| v.only_owner())
+        });
+        let first = owners.next()??;
+        owners.all(|owner| owner == Some(first)).then_some(first)
+    }
+
+    /// Where an I/O queue goes: to the owner of what it will use, which saves each operation two messages, unless that reactor has far more
+    /// queues than another; else round robin.
+    fn reactor_for_queue(&self, owner: Option<ReactorId>) -> ReactorId {
+        let mut queues = self.queues.borrow_mut();
+        let least = (0..queues.len())
+            .min_by_key(|&r| queues[r])
+            .expect("there are reactors");
+        let to = match owner.map(|owner| usize::from(owner.0)) {
+            Some(owner) if queues[owner] <= 2 * queues[least] => owner,
+            Some(_) => least,
+            None => {
+                let next = self.next_reactor.get();
+                self.next_reactor.set((next + 1) % self.handle.reactors());
+                usize::from(next)
+            }
+        };
+        queues[to] += 1;
+        ReactorId(to as u16)
+    }
+
+    /// A queue that was handed to a reactor has ended.
+    pub(super) fn queue_ended(&self, reactor: ReactorId) {
+        let mut queues = self.queues.borrow_mut();
+        let count = &mut queues[usize::from(reactor.0)];
+        *count = count.saturating_sub(1);
     }
 
     pub(super) fn reserve(

@@ -49,6 +49,9 @@ impl Node {
                 cntlid,
                 qid,
             } => {
+                if qid != 0 {
+                    self.queue_ended(from);
+                }
                 self.at_this_home(&nqn, home, |home| {
                     home.run(|s| s.queue_gone(cntlid, qid, now))
                 });

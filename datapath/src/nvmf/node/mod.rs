@@ -54,6 +54,8 @@ pub struct Node {
     half_open: RefCell<BTreeMap<u64, Weak<Socket>>>,
     sockets: Cell<usize>,
     next_reactor: Cell<u16>,
+    /// I/O queues that subsystems at home here have on each reactor.
+    queues: RefCell<Vec<u32>>,
     receive_buffer: Cell<Box<[u8]>>,
     waiting_for_operations: RefCell<Vec<Weak<Connection>>>,
     watch: Notify,
@@ -103,6 +105,7 @@ impl Node {
             half_open: RefCell::default(),
             sockets: Cell::new(0),
             next_reactor: Cell::new(0),
+            queues: RefCell::new(vec![0; usize::from(handle.reactors())]),
             receive_buffer: Cell::new(vec![0; RECV_BYTES].into_boxed_slice()),
             waiting_for_operations: RefCell::default(),
             watch: Notify::new(),

@@ -54,9 +54,6 @@ impl Node {
         self.handle.spawn("nvmf-reader", async move {
             if let Role::Io(cell) = &conn.role {
                 cell.queue(true);
-                for ns in &cell.get().namespaces {
-                    ns.volume.place(node.id);
-                }
             }
             reader::read(conn.clone(), rest).await;
             node.end_connection(conn).await;

@@ -1,10 +1,9 @@
-//! Volumes on running reactors: what is written is read back, from whichever reactor, while lanes move beneath.
+//! Volumes on running reactors: what is written is read back, from whichever reactor, over drives with different homes.
 
 mod simulated;
 mod workload;
 
 use std::future::Future;
-use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -15,7 +14,9 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::device::{DeviceSource, DeviceSpec, Latch};
 use crate::reactor::{Config, Endpoint, Handle, mesh, run};
-use workload::{Workload, move_lanes};
+use crate::store::Name;
+use crate::store::engine::StoreConfig;
+use workload::Workload;
 
 const MIB: u64 = 1 << 20;
 const ID: VolumeId = VolumeId([7; 16]);
@@ -37,8 +38,52 @@ struct Here {
     registry: Option<Registry>,
 }
 
-/// Runs `test` on each of `reactors` reactors with a volume over one drive, cut in extents that are not in order.
-fn with_volume<F, Fut>(reactors: usize, source: DeviceSource, size: u64, test: F)
+/// Opens drives, each with a store of its own, and makes the volume on all of them, lane by lane.
+async fn open_all(registry: &Registry, sources: Vec<DeviceSource>, size: u64, format: bool) {
+    let (mut drives, mut volatile_cache) = (Vec::new(), false);
+    for (n, source) in sources.into_iter().enumerate() {
+        let opening = DriveOpening {
+            source,
+            latch: Latch::new(|_| {}),
+            faults: Arc::new(|_| {}),
+            drive: Name::new(&format!("d{n}")).unwrap(),
+            pool: Name::new("p").unwrap(),
+            format,
+            config: StoreConfig {
+                cache_bytes: 1 << 20,
+            },
+        };
+        let (number, facts) = registry.open_drive(opening).await.unwrap();
+        volatile_cache |= facts.volatile_cache;
+        drives.push(number);
+    }
+    let lanes = Lanes::for_size(size);
+    for (place, &drive) in drives.iter().enumerate() {
+        let count = drives.len();
+        let mine = lanes.all().map(|lane| lane.index() as u8);
+        let mine: Vec<u8> = mine.filter(|l| usize::from(*l) % count == place).collect();
+        let made = registry.on_drive(drive, move |hub| async move {
+            let store = hub.store(drive).unwrap();
+            store
+                .create_lanes(ID, &mine, lanes.count() as u8, size)
+                .await
+        });
+        made.await.unwrap();
+    }
+    let opening = VolumeOpening {
+        id: ID,
+        size_bytes: size,
+        drives: lanes
+            .all()
+            .map(|lane| drives[lane.index() % drives.len()])
+            .collect(),
+        volatile_cache,
+    };
+    registry.open(opening).await;
+}
+
+/// Runs `test` on each of `reactors` reactors with a volume over the drives of these sources.
+fn with_volume<F, Fut>(reactors: usize, sources: Vec<DeviceSource>, size: u64, test: F)
 where
     F: Fn(Here) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = ()> + 'static,
@@ -53,19 +98,17 @@ where
     let seeds = seeds.collect();
     drop(done);
     let config = Config {
-        buffer_bytes: 16 << 20,
+        buffer_bytes: 32 << 20,
         ..Config::default()
     };
     let running = run(&config, seeds, move |handle: Handle, seed: Seed| {
-        let (source, test) = (source.clone(), test.clone());
+        let (sources, test) = (sources.clone(), test.clone());
         async move {
             let hub = Hub::start(&handle, seed.endpoint).unwrap();
             let mut registry = None;
             if handle.id() == ReactorId(0) {
                 registry = Some(Registry::start(&hub, seed.stats));
-                let r = registry.as_ref().unwrap();
-                assert_eq!(r.open_drive(source, Latch::new(|_| {})).await, Ok(0));
-                r.open(ID, size, extents(size)).await;
+                open_all(registry.as_ref().unwrap(), sources, size, true).await;
             }
             while hub.volume(ID).is_none() {
                 handle.sleep(Duration::from_micros(100)).await;
@@ -82,40 +125,41 @@ where
         }
     });
     let running = running.unwrap();
-    for _ in 0..reactors {
-        // An error: a reactor panicked, and join says so.
-        if wait.recv_timeout(Duration::from_secs(120)).is_err() {
-            break;
+    let mut left = reactors;
+    let begun = std::time::Instant::now();
+    while left > 0 {
+        match wait.recv_timeout(Duration::from_millis(100)) {
+            Ok(()) => left -= 1,
+            // A reactor panicked, and join says so.
+            Err(_) if running.ended() || begun.elapsed() > Duration::from_secs(120) => break,
+            Err(_) => {}
         }
     }
     running.stopper().stop();
     running.join().unwrap();
 }
 
-/// Extents of 3 MiB and the like, the later ones first on the drive, behind the superblocks.
-fn extents(size: u64) -> Arc<[MapExtent]> {
-    let mut all = Vec::new();
-    let mut at = 0;
-    while at < size {
-        let len = (3 * MIB).min(size - at);
-        all.push(MapExtent {
-            start: at,
-            end: at + len,
-            drive: 0,
-            drive_start: MIB + size - at - len,
-        });
-        at += len;
-    }
-    all.into()
+/// A drive with room for a volume of so many bytes.
+fn drive_bytes(size: u64) -> u64 {
+    size * 5 / 4 + 64 * MIB
+}
+
+/// Drives in memory.
+fn memories(count: usize, size: u64) -> Vec<DeviceSource> {
+    (0..count).map(|_| memory(drive_bytes(size))).collect()
+}
+
+/// Drives that are files.
+fn files(dir: &tempfile::TempDir, count: usize, size: u64) -> Vec<DeviceSource> {
+    let file = |n| {
+        let spec = DeviceSpec::Path(dir.path().join(format!("drive{n}")));
+        DeviceSource::prepare(&spec, drive_bytes(size)).unwrap()
+    };
+    (0..count).map(file).collect()
 }
 
 fn memory(bytes: u64) -> DeviceSource {
     DeviceSource::prepare(&DeviceSpec::Memory { bytes }, 0).unwrap()
-}
-
-fn file(dir: &tempfile::TempDir, bytes: u64) -> DeviceSource {
-    let spec = DeviceSpec::Path(dir.path().join("drive"));
-    DeviceSource::prepare(&spec, bytes).unwrap()
 }
 
 fn fresh_seed() -> u64 {
@@ -137,115 +181,123 @@ async fn filled(here: &Here, len: u64, fill: impl Fn(u64) -> u8) -> Buffer {
     buffer
 }
 
-/// Two reactors work on windows over the borders of slices; lanes move all the time.
-fn work(source: DeviceSource, size: u64, steps: usize, seed: u64) {
+/// Two reactors work on windows over the borders of slices.
+fn work(sources: Vec<DeviceSource>, size: u64, steps: usize, seed: u64) {
     println!("seed {seed}");
-    with_volume(2, source, size, move |here: Here| async move {
+    with_volume(2, sources, size, move |here: Here| async move {
         let mut work = Workload::new(here.clone(), size, seed);
-        let stop = Rc::new(Cell::new(false));
-        if let Some(registry) = here.registry.clone() {
-            let mover = move_lanes(here.clone(), registry, seed, Rc::clone(&stop));
-            here.handle.spawn("mover", mover);
-        }
         for _ in 0..steps {
             work.step().await;
         }
         here.volume.flush().await.unwrap();
         work.check_all().await;
-        stop.set(true);
     });
 }
 
 #[test]
-fn memory_behaves_while_lanes_move() {
+fn memory_behaves() {
     let size = 1024 * MIB;
-    work(memory(size + 2 * MIB), size, 3000, fresh_seed());
+    work(memories(1, 256 * MIB), size, 2000, fresh_seed());
 }
 
 #[test]
-fn a_file_behaves_while_lanes_move() {
+fn two_drives_behave() {
+    let size = 1024 * MIB;
+    work(memories(2, 128 * MIB), size, 2000, fresh_seed());
+}
+
+#[test]
+fn files_behave() {
     let dir = tempfile::tempdir().unwrap();
-    let size = 128 * MIB;
-    let seed = fresh_seed();
-    work(file(&dir, size + 2 * MIB), size, 600, seed);
+    work(files(&dir, 2, 64 * MIB), 128 * MIB, 400, fresh_seed());
 }
 
 /// Two hosts write neighbouring sectors of the same blocks: neither may undo what the other wrote.
 #[test]
 fn sectors_of_one_block_do_not_undo_each_other() {
     let dir = tempfile::tempdir().unwrap();
-    with_volume(2, file(&dir, 34 * MIB), 32 * MIB, |here: Here| async move {
-        let id = u64::from(here.handle.id().0);
-        for round in 0..150u64 {
-            let sector = (round % 4) * 2 + id;
-            let at = range(8 * MIB + sector * SECTOR, SECTOR);
-            let data = filled(&here, SECTOR, |_| round as u8 + 1).await;
-            here.volume.write(at, data, false).await.1.unwrap();
-            let into = here.handle.buffers().take(4096).await;
-            let (got, result) = here.volume.read(at, into).await;
-            result.unwrap();
-            assert!(
-                got[..512].iter().all(|&b| b == round as u8 + 1),
-                "round {round}"
-            );
-        }
-    });
+    with_volume(
+        2,
+        files(&dir, 1, 32 * MIB),
+        32 * MIB,
+        |here: Here| async move {
+            let id = u64::from(here.handle.id().0);
+            for round in 0..150u64 {
+                let sector = (round % 4) * 2 + id;
+                let at = range(8 * MIB + sector * SECTOR, SECTOR);
+                let data = filled(&here, SECTOR, |_| round as u8 + 1).await;
+                here.volume.write(at, data, false).await.1.unwrap();
+                let into = here.handle.buffers().take(4096).await;
+                let (got, result) = here.volume.read(at, into).await;
+                result.unwrap();
+                assert!(
+                    got[..512].iter().all(|&b| b == round as u8 + 1),
+                    "round {round}"
+                );
+            }
+        },
+    );
 }
 
 /// Counting up with compare-and-write from two reactors: no step is lost.
 #[test]
 fn compare_and_write_is_atomic_between_reactors() {
     const STEPS: u32 = 200;
-    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
-        let at = range(4 * MIB, 4096);
-        let mut mine = 0;
-        let mut seen = 0u32;
-        while mine < STEPS {
-            let (mut expect, mut new) = (
-                here.handle.buffers().take(4096).await,
-                here.handle.buffers().take(4096).await,
-            );
-            for (buffer, value) in [(&mut expect, seen), (&mut new, seen + 1)] {
-                buffer[..4096].fill(0);
-                buffer[..4].copy_from_slice(&value.to_le_bytes());
-            }
-            match here
-                .volume
-                .compare_and_write(at, expect, new, false)
-                .await
-                .1
-            {
-                Ok(()) => {
-                    mine += 1;
-                    seen += 1;
+    with_volume(
+        2,
+        memories(1, 32 * MIB),
+        32 * MIB,
+        |here: Here| async move {
+            let at = range(4 * MIB, 4096);
+            let mut mine = 0;
+            let mut seen = 0u32;
+            while mine < STEPS {
+                let (mut expect, mut new) = (
+                    here.handle.buffers().take(4096).await,
+                    here.handle.buffers().take(4096).await,
+                );
+                for (buffer, value) in [(&mut expect, seen), (&mut new, seen + 1)] {
+                    buffer[..4096].fill(0);
+                    buffer[..4].copy_from_slice(&value.to_le_bytes());
                 }
-                Err(e) => {
-                    assert_eq!(e, VolumeError::Miscompare);
-                    let into = here.handle.buffers().take(4096).await;
-                    let (got, result) = here.volume.read(at, into).await;
-                    result.unwrap();
-                    let now = u32::from_le_bytes(got[..4].try_into().unwrap());
-                    assert!(now > seen, "another counted, or nobody was in the way");
-                    seen = now;
+                match here
+                    .volume
+                    .compare_and_write(at, expect, new, false)
+                    .await
+                    .1
+                {
+                    Ok(()) => {
+                        mine += 1;
+                        seen += 1;
+                    }
+                    Err(e) => {
+                        assert_eq!(e, VolumeError::Miscompare);
+                        let into = here.handle.buffers().take(4096).await;
+                        let (got, result) = here.volume.read(at, into).await;
+                        result.unwrap();
+                        let now = u32::from_le_bytes(got[..4].try_into().unwrap());
+                        assert!(now > seen, "another counted, or nobody was in the way");
+                        seen = now;
+                    }
                 }
             }
-        }
-        // Whoever ends last sees the sum.
-        assert!((STEPS..=2 * STEPS).contains(&seen));
-        while seen < 2 * STEPS {
-            here.handle.sleep(Duration::from_millis(1)).await;
-            let into = here.handle.buffers().take(4096).await;
-            let (got, result) = here.volume.read(at, into).await;
-            result.unwrap();
-            seen = u32::from_le_bytes(got[..4].try_into().unwrap());
-        }
-        assert_eq!(seen, 2 * STEPS);
-    });
+            // Whoever ends last sees the sum.
+            assert!((STEPS..=2 * STEPS).contains(&seen));
+            while seen < 2 * STEPS {
+                here.handle.sleep(Duration::from_millis(1)).await;
+                let into = here.handle.buffers().take(4096).await;
+                let (got, result) = here.volume.read(at, into).await;
+                result.unwrap();
+                seen = u32::from_le_bytes(got[..4].try_into().unwrap());
+            }
+            assert_eq!(seen, 2 * STEPS);
+        },
+    );
 }
 
 #[test]
 fn the_end_of_the_volume_is_the_end_and_growing_moves_it() {
-    with_volume(1, memory(34 * MIB), 8 * MIB, |here: Here| async move {
+    with_volume(1, memories(1, 32 * MIB), 8 * MIB, |here: Here| async move {
         let v = &here.volume;
         let beyond = range(8 * MIB - 4096, 8192);
         assert_eq!(
@@ -253,23 +305,13 @@ fn the_end_of_the_volume_is_the_end_and_growing_moves_it() {
             Some(VolumeError::OutOfRange)
         );
         assert_eq!(
-            v.write_now(beyond, &[0; 8192], false),
-            Some(Err(VolumeError::OutOfRange))
-        );
-        assert_eq!(
             v.write_zeroes(beyond, false).await,
             Err(VolumeError::OutOfRange)
         );
-        assert_eq!(v.write_now(range(0, 4096), &[5; 4096], false), Some(Ok(())));
+        let data = filled(&here, 4096, |_| 5).await;
+        v.write(range(0, 4096), data, false).await.1.unwrap();
         let registry = here.registry.as_ref().unwrap();
-        let mut map = extents(8 * MIB).to_vec();
-        map.push(MapExtent {
-            start: 8 * MIB,
-            end: 12 * MIB,
-            drive: 0,
-            drive_start: 20 * MIB,
-        });
-        registry.resize(ID, 12 * MIB, map.into()).await;
+        registry.resize(ID, 12 * MIB).await;
         assert_eq!(v.size_bytes(), 12 * MIB);
         v.write_zeroes(beyond, false).await.unwrap();
         let into = here.handle.buffers().take(4096).await;
@@ -281,74 +323,100 @@ fn the_end_of_the_volume_is_the_end_and_growing_moves_it() {
 
 #[test]
 fn a_closed_volume_refuses_on_every_reactor() {
-    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
-        let at = range(0, 4096);
-        if let Some(registry) = &here.registry {
-            here.handle.sleep(Duration::from_millis(5)).await;
-            registry.close(ID).await;
-        }
-        loop {
-            let into = here.handle.buffers().take(4096).await;
-            match here.volume.read(at, into).await.1 {
-                Ok(()) => here.handle.sleep(Duration::from_micros(100)).await,
-                Err(e) => break assert_eq!(e, VolumeError::Closed),
+    with_volume(
+        2,
+        memories(1, 32 * MIB),
+        32 * MIB,
+        |here: Here| async move {
+            let at = range(0, 4096);
+            if let Some(registry) = &here.registry {
+                here.handle.sleep(Duration::from_millis(5)).await;
+                registry.close(ID).await;
             }
-        }
-        // The owner may say so before this reactor has been told.
-        while here.hub.volume(ID).is_some() {
-            here.handle.sleep(Duration::from_micros(100)).await;
-        }
-        assert!(here.volume.read_now(at).is_none());
-        assert_eq!(here.volume.flush().await, Err(VolumeError::Closed));
-    });
-}
-
-#[test]
-fn lanes_follow_the_first_connection() {
-    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
-        if here.handle.id() == ReactorId(1) {
-            assert!(here.volume.read_now(range(0, 4096)).is_none());
-            here.volume.place(ReactorId(1));
-            while here.volume.read_now(range(0, 4096)).is_none() {
-                here.handle.sleep(Duration::from_micros(100)).await;
-            }
-        } else {
-            let placed = || here.registry.as_ref().unwrap().lanes(ID).unwrap();
-            while placed() != LaneTable::all(ReactorId(1))
-                && placed().owner(here.volume.0.lanes.of(0)) != ReactorId(1)
-            {
-                here.handle.sleep(Duration::from_micros(100)).await;
-            }
-            // A later first connection elsewhere does not move them back.
-            here.volume.place(ReactorId(0));
-            here.handle.sleep(Duration::from_millis(2)).await;
-            assert!(here.volume.read_now(range(0, 4096)).is_none());
-        }
-    });
-}
-
-/// The only user of a volume is on another reactor than its lanes: they go to it, and it goes on at once from then on.
-#[test]
-fn lanes_follow_the_user() {
-    with_volume(2, memory(34 * MIB), 32 * MIB, |here: Here| async move {
-        let at = range(4096, 4096);
-        if here.handle.id() == ReactorId(0) {
-            let owner = || {
-                here.registry
-                    .as_ref()
-                    .unwrap()
-                    .lanes(ID)
-                    .unwrap()
-                    .owner(here.volume.0.lanes.of(0))
-            };
-            while owner() != ReactorId(1) {
-                here.handle.sleep(Duration::from_micros(100)).await;
-            }
-        } else {
-            while here.volume.read_now(at).is_none() {
+            loop {
                 let into = here.handle.buffers().take(4096).await;
-                here.volume.read(at, into).await.1.unwrap();
+                match here.volume.read(at, into).await.1 {
+                    Ok(()) => here.handle.sleep(Duration::from_micros(100)).await,
+                    Err(e) => break assert_eq!(e, VolumeError::Closed),
+                }
             }
+            // The owner may say so before this reactor has been told.
+            while here.hub.volume(ID).is_some() {
+                here.handle.sleep(Duration::from_micros(100)).await;
+            }
+            assert!(here.volume.read_now(at).is_none());
+            assert_eq!(here.volume.flush().await, Err(VolumeError::Closed));
+        },
+    );
+}
+
+/// Zeroes over many slices on two drives: what was there reads as zeroes, its neighbours stay.
+#[test]
+fn large_ranges_are_zeroed_whole() {
+    let size = 1024 * MIB;
+    with_volume(2, memories(2, 64 * MIB), size, |here: Here| async move {
+        if here.registry.is_none() {
+            return;
+        }
+        let v = &here.volume;
+        let places = [1, 15, 16, 17, 31, 48, 60].map(|n| n * SLICE_BYTES + 4096);
+        for at in places {
+            let data = filled(&here, 8192, |_| 7).await;
+            v.write(range(at, 8192), data, false).await.1.unwrap();
+        }
+        // From the middle of a block in slice 15 to the middle of one in slice 48.
+        let (start, end) = (places[1] + 4096 + 512, places[5] + 1024);
+        v.write_zeroes(range(start, end - start), true)
+            .await
+            .unwrap();
+        for at in places {
+            let into = here.handle.buffers().take(8192).await;
+            let (got, result) = v.read(range(at, 8192), into).await;
+            result.unwrap();
+            for (n, &byte) in got[..8192].iter().enumerate() {
+                let gone = (start..end).contains(&(at + n as u64));
+                assert_eq!(byte, if gone { 0 } else { 7 }, "byte {n} of {at}");
+            }
+        }
+    });
+}
+
+/// Nothing is under way at a barrier, on whichever reactor it began.
+#[test]
+fn a_barrier_holds_up_all_reactors() {
+    let size = 1024 * MIB;
+    with_volume(2, memories(2, 64 * MIB), size, |here: Here| async move {
+        let v = here.volume.clone();
+        let Some(registry) = here.registry.clone() else {
+            // Two slices, on two drives, always the first before the second.
+            for round in 1..=200u8 {
+                for slice in [0, 1] {
+                    let data = filled(&here, 4096, |_| round).await;
+                    let at = range(slice * SLICE_BYTES, 4096);
+                    v.write(at, data, false).await.1.unwrap();
+                }
+            }
+            return;
+        };
+        let second = Duration::from_secs(1);
+        for _ in 0..50 {
+            let stores = registry.clone();
+            let looked = registry.at_barrier(vec![ID], second, async move {
+                let mut seen = Vec::new();
+                for drive in [0, 1] {
+                    let byte = stores.on_drive(drive, move |hub| async move {
+                        let lane = hub.store(drive).unwrap().lane(ID, drive as u8).unwrap();
+                        let into = hub.handle().buffers().take(4096).await;
+                        let (got, result) = lane.read(0..1, into).await;
+                        result.unwrap();
+                        got[0]
+                    });
+                    seen.push(byte.await);
+                }
+                seen
+            });
+            let seen = looked.await.expect("I/O comes to rest");
+            assert!(seen[0] == seen[1] || seen[0] == seen[1] + 1, "{seen:?}");
         }
     });
 }

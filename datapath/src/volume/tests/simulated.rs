@@ -1,11 +1,16 @@
 //! The same on simulated reactors and drives: other interleavings, and power cuts.
 
+use std::cell::RefCell;
+
 use super::*;
 use crate::reactor::sim::{NodeId, Sim};
 
 const SIZE: u64 = 1024 * MIB;
 /// Virtual time that no workload needs.
 const LONG: Duration = Duration::from_secs(10_000);
+
+/// The drives, one with each reactor.
+const DISKS: [&str; 2] = ["d0", "d1"];
 
 /// Hubs and a registry on two reactors of a simulated node, with the volume open.
 fn open(sim: &Sim, handles: Vec<Handle>) -> [Here; 2] {
@@ -17,9 +22,8 @@ fn open(sim: &Sim, handles: Vec<Handle>) -> [Here; 2] {
     let registry = Registry::start(&hubs[0], stats);
     let opening = registry.clone();
     let opened = sim.run(&handles[0], LONG, async move {
-        let source = DeviceSource::Sim { name: "d".into() };
-        assert_eq!(opening.open_drive(source, Latch::new(|_| {})).await, Ok(0));
-        opening.open(ID, SIZE, extents(SIZE)).await;
+        let sources = DISKS.map(|name| DeviceSource::Sim { name: name.into() });
+        open_all(&opening, sources.to_vec(), SIZE, true).await;
     });
     opened.unwrap();
     [0, 1].map(|n| Here {
@@ -30,12 +34,8 @@ fn open(sim: &Sim, handles: Vec<Handle>) -> [Here; 2] {
     })
 }
 
-/// Runs both workloads while lanes move, then flushes.
-fn run_both(sim: &Sim, here: &[Here; 2], works: [Workload; 2], seed: u64) -> [Workload; 2] {
-    let stop = Rc::new(Cell::new(false));
-    let registry = here[0].registry.clone().unwrap();
-    let mover = move_lanes(here[0].clone(), registry, seed, Rc::clone(&stop));
-    here[0].handle.spawn("mover", mover);
+/// Runs both workloads, then flushes.
+fn run_both(sim: &Sim, here: &[Here; 2], works: [Workload; 2]) -> [Workload; 2] {
     let [first, second] = works.map(|mut work| async move {
         for _ in 0..100 {
             work.step().await;
@@ -60,7 +60,6 @@ fn run_both(sim: &Sim, here: &[Here; 2], works: [Workload; 2], seed: u64) -> [Wo
             handle.sleep(Duration::from_millis(1)).await;
         }
     });
-    stop.set(true);
     both.expect("the workloads end")
 }
 
@@ -81,14 +80,16 @@ fn flushed_writes_of_all_reactors_survive_the_power() {
     let seed = fresh_seed();
     println!("seed {seed}");
     let sim = Sim::new(seed);
-    sim.add_disk("d", SIZE + 2 * MIB);
+    for disk in DISKS {
+        sim.add_disk(disk, drive_bytes(128 * MIB));
+    }
     let (node, handles): (NodeId, _) = sim.start_node(2);
     let mut here = open(&sim, handles);
     let mut works = [0, 1].map(|n| Workload::new(here[n].clone(), SIZE, seed));
-    for round in 0..3 {
-        works = run_both(&sim, &here, works, seed + round);
+    for _ in 0..3 {
+        works = run_both(&sim, &here, works);
         works = check(&sim, works);
-        sim.power_cut(node, &["d"]);
+        sim.power_cut(node, &DISKS);
         here = open(&sim, sim.restart_node(node, 2));
         let [first, second] = works;
         works = [first.go_on(here[0].clone()), second.go_on(here[1].clone())];

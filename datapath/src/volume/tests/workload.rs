@@ -1,4 +1,4 @@
-//! Random operations against a model, and lanes that move at random meanwhile.
+//! Random operations against a model.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ pub(super) struct Workload {
 const WINDOW: u64 = 256 * 1024;
 
 impl Workload {
-    /// For one of two reactors: windows over the borders of every other slice, and of two extents.
+    /// For one of two reactors: windows over the borders of every other slice, and inside of one.
     pub fn new(here: Here, size: u64, seed: u64) -> Self {
         let id = u64::from(here.handle.id().0);
         let borders = (1..size / SLICE_BYTES).filter(|n| n % 2 == id).take(6);
@@ -140,17 +140,5 @@ impl Workload {
             let expected = self.expected(sector);
             assert!(bytes.iter().all(|&b| b == expected), "sector {sector}");
         }
-    }
-}
-
-/// Moves lanes between two reactors until it is stopped.
-pub(super) async fn move_lanes(here: Here, registry: Registry, seed: u64, stop: Rc<Cell<bool>>) {
-    let mut random = StdRng::seed_from_u64(seed + 99);
-    while !stop.get() {
-        let lanes = here.volume.0.lanes.all();
-        let some: Vec<Lane> = lanes.filter(|_| random.random()).collect();
-        let to = ReactorId(random.random_range(0..2));
-        registry.move_lanes(ID, &some, to).await;
-        here.handle.sleep(Duration::from_micros(300)).await;
     }
 }

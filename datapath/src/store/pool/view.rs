@@ -1,0 +1,271 @@
+//! What the drives of a pool say, taken together.
+
+use std::collections::BTreeMap;
+
+use super::PoolError;
+use crate::store::engine::{Counters, Identity, LaneInfo, SnapshotInfo, Space};
+use crate::store::types::{BLOCK_BYTES, SnapshotId};
+use crate::store::{Name, VolumeId};
+
+/// What a drive says of itself and of what is on it.
+#[derive(Clone, Debug)]
+pub struct DriveFacts {
+    /// Who it is.
+    pub identity: Identity,
+    /// Bytes of the device.
+    pub size_bytes: u64,
+    /// Whether completed writes may be lost with power until a flush.
+    pub volatile_cache: bool,
+    /// Its blocks.
+    pub space: Space,
+    /// What happened since it was opened.
+    pub counters: Counters,
+    /// Whether it takes no writes any more.
+    pub failed: bool,
+    /// Live lanes.
+    pub lanes: Vec<LaneInfo>,
+    /// Snapshots of lanes.
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// What is to become of a drive's content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriveState {
+    /// It takes new lanes.
+    #[default]
+    InUse,
+    /// Its lanes are being moved to others.
+    Evacuating,
+    /// It was emptied.
+    Evacuated,
+}
+
+/// A drive of a pool.
+#[derive(Clone, Debug)]
+pub struct PoolDrive {
+    /// Its name.
+    pub id: Name,
+    /// Its number in this process, if it is open.
+    pub number: Option<u32>,
+    /// Whether it takes no writes any more.
+    pub failed: bool,
+    /// What is to become of its content.
+    pub state: DriveState,
+    /// What it said; `None`: it could not be opened.
+    pub facts: Option<DriveFacts>,
+}
+
+impl PoolDrive {
+    /// Bytes that new data may take here.
+    pub fn free_bytes(&self) -> u64 {
+        let usable = self.state == DriveState::InUse && !self.failed;
+        let space = self.facts.as_ref().filter(|_| usable).map(|f| f.space);
+        space.map_or(0, |s| s.free.saturating_sub(s.reserve) * BLOCK_BYTES as u64)
+    }
+}
+
+/// A volume of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolVolume {
+    /// Its id.
+    pub id: VolumeId,
+    /// Its size in bytes: what all of its lanes were told.
+    pub size_bytes: u64,
+    /// Bytes of data that it refers to.
+    pub used_bytes: u64,
+    /// By lane: its place among the pool's drives; `None`: it is on none that is there.
+    pub lanes: Vec<Option<usize>>,
+    /// What it was cloned from, if that is still known.
+    pub origin: Option<(VolumeId, SnapshotId)>,
+}
+
+impl PoolVolume {
+    /// The place of each lane.
+    ///
+    /// # Errors
+    /// [`PoolError::Incomplete`].
+    pub fn places(&self) -> Result<Vec<usize>, PoolError> {
+        let places: Option<Vec<usize>> = self.lanes.iter().copied().collect();
+        places.ok_or_else(|| PoolError::Incomplete {
+            volume: self.id,
+            missing: self.lanes.iter().filter(|l| l.is_none()).count(),
+        })
+    }
+}
+
+/// A snapshot of a volume of a pool.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolSnapshot {
+    /// Which.
+    pub id: SnapshotId,
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// The volume's size at that time.
+    pub size_bytes: u64,
+    /// Bytes of data that it refers to.
+    pub used_bytes: u64,
+    /// By lane: its place among the pool's drives; `None`: no drive that is there has the snapshot of that lane.
+    pub lanes: Vec<Option<usize>>,
+}
+
+impl PoolSnapshot {
+    /// Whether every lane has it.
+    pub fn complete(&self) -> bool {
+        self.lanes.iter().all(Option::is_some)
+    }
+
+    /// The drives that have it, each once.
+    pub fn drives(&self) -> Vec<usize> {
+        let mut drives: Vec<usize> = self.lanes.iter().copied().flatten().collect();
+        drives.sort_unstable();
+        drives.dedup();
+        drives
+    }
+}
+
+/// Bytes of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolSpace {
+    /// What data and map pages can use at most.
+    pub total: u64,
+    /// Data and metadata in use.
+    pub used: u64,
+    /// What new data may take.
+    pub free: u64,
+    /// Kept so that a full pool can still free.
+    pub reserved: u64,
+}
+
+/// A pool as its drives described it.
+#[derive(Clone, Debug)]
+pub struct PoolView {
+    /// Its name.
+    pub id: Name,
+    /// Its drives, in the order in which they joined.
+    pub drives: Vec<PoolDrive>,
+}
+
+impl PoolView {
+    /// The numbers of drives, by their places; of those that are open.
+    pub fn numbers(&self, places: &[usize]) -> Vec<u32> {
+        let numbers = places.iter().filter_map(|&place| self.drives[place].number);
+        numbers.collect()
+    }
+
+    /// The places of the drives that say something of a volume: its lanes, older copies of them too, and its snapshots.
+    pub fn drives_of(&self, volume: VolumeId) -> Vec<usize> {
+        let has = |f: &DriveFacts| {
+            f.lanes.iter().any(|l| l.volume == volume)
+                || f.snapshots.iter().any(|s| s.volume == volume)
+        };
+        let facts = self.facts().filter(|(_, f)| has(f));
+        facts.map(|(place, _)| place).collect()
+    }
+
+    /// How many drives it has, as far as any of them was told.
+    pub fn members(&self) -> u32 {
+        let told = self.facts().map(|(_, f)| f.identity.members).max();
+        told.unwrap_or(0).max(self.drives.len() as u32)
+    }
+
+    /// Checks that all drives are there.
+    ///
+    /// # Errors
+    /// [`PoolError::Degraded`].
+    pub fn whole(&self) -> Result<(), PoolError> {
+        let (present, members) = (self.facts().count(), self.members());
+        match present < members as usize {
+            true => Err(PoolError::Degraded {
+                pool: self.id.clone(),
+                present,
+                members,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    fn facts(&self) -> impl Iterator<Item = (usize, &DriveFacts)> {
+        let drives = self.drives.iter().enumerate();
+        drives.filter_map(|(place, drive)| Some((place, drive.facts.as_ref()?)))
+    }
+
+    /// Its volumes.
+    pub fn volumes(&self) -> BTreeMap<VolumeId, PoolVolume> {
+        let mut lanes: BTreeMap<VolumeId, BTreeMap<u8, (usize, &LaneInfo)>> = BTreeMap::new();
+        for (place, facts) in self.facts() {
+            for info in &facts.lanes {
+                let of_volume = lanes.entry(info.volume).or_default();
+                let present = of_volume.entry(info.lane).or_insert((place, info));
+                if info.incarnation > present.1.incarnation {
+                    *present = (place, info);
+                }
+            }
+        }
+        let volumes = lanes.into_iter().map(|(id, lanes)| {
+            let infos = || lanes.values().map(|(_, info)| *info);
+            let count = infos().map(|i| i.lanes).max().unwrap_or(0);
+            let place = |lane| lanes.get(&lane).map(|(place, _)| *place);
+            let volume = PoolVolume {
+                id,
+                size_bytes: infos().map(|i| i.size_bytes).min().unwrap_or(0),
+                used_bytes: infos().map(|i| i.used_blocks).sum::<u64>() * BLOCK_BYTES as u64,
+                lanes: (0..count).map(place).collect(),
+                origin: infos().find_map(|i| i.origin),
+            };
+            (id, volume)
+        });
+        volumes.collect()
+    }
+
+    /// One of its volumes.
+    pub fn volume(&self, id: VolumeId) -> Option<PoolVolume> {
+        self.volumes().remove(&id)
+    }
+
+    /// Its snapshots that are not hidden, by volume.
+    pub fn snapshots(&self) -> BTreeMap<(VolumeId, SnapshotId), PoolSnapshot> {
+        let mut all: BTreeMap<(VolumeId, SnapshotId), PoolSnapshot> = BTreeMap::new();
+        for (place, facts) in self.facts() {
+            for info in facts.snapshots.iter().filter(|info| !info.hidden) {
+                let key = (info.volume, info.snapshot);
+                let snapshot = all.entry(key).or_insert_with(|| PoolSnapshot {
+                    id: info.snapshot,
+                    volume: info.volume,
+                    size_bytes: info.size_bytes,
+                    used_bytes: 0,
+                    lanes: vec![None; usize::from(info.lanes)],
+                });
+                snapshot.size_bytes = snapshot.size_bytes.min(info.size_bytes);
+                if let Some(lane @ None) = snapshot.lanes.get_mut(usize::from(info.lane)) {
+                    *lane = Some(place);
+                    snapshot.used_bytes += info.used_blocks * BLOCK_BYTES as u64;
+                }
+            }
+        }
+        all
+    }
+
+    /// One of its snapshots.
+    pub fn snapshot(&self, volume: VolumeId, id: SnapshotId) -> Option<PoolSnapshot> {
+        self.snapshots().remove(&(volume, id))
+    }
+
+    /// Its bytes.
+    pub fn space(&self) -> PoolSpace {
+        let mut sum = PoolSpace::default();
+        for (place, facts) in self.facts() {
+            let block = BLOCK_BYTES as u64;
+            let s = facts.space;
+            sum.total += (s.total - s.fixed) * block;
+            sum.used += s.used * block;
+            sum.reserved += s.reserve.min(s.free) * block;
+            sum.free += self.drives[place].free_bytes();
+        }
+        sum
+    }
+
+    /// Bytes of all volumes together.
+    pub fn provisioned_bytes(&self) -> u64 {
+        self.volumes().values().map(|v| v.size_bytes).sum()
+    }
+}

@@ -1,0 +1,65 @@
+//! Flush: everything that completed before, on every drive that holds a lane, is on stable media.
+
+use super::forward::{Request, Slot};
+use super::hub::Shared;
+use super::lane::LANES_MAX;
+use super::op::{Buffers, Op};
+use super::{ByteRange, Volume, VolumeError};
+
+/// A flush is of no range; the message wants one.
+const NO_RANGE: ByteRange = ByteRange { start: 0, end: 1 };
+
+impl Volume {
+    /// Brings every write that completed before, on any reactor, to stable media.
+    ///
+    /// # Errors
+    /// [`VolumeError::DriveFailed`].
+    pub async fn flush(&self) -> Result<(), VolumeError> {
+        let Some(hub) = self.0.hub.upgrade().filter(|_| !self.0.closed.get()) else {
+            return Err(VolumeError::Closed);
+        };
+        // All drives at once: those of others are asked before this reactor's own are waited for.
+        let mut elsewhere: [Option<Slot<'_>>; LANES_MAX] = std::array::from_fn(|_| None);
+        let drives = &self.0.drives;
+        for (slot, &drive) in elsewhere.iter_mut().zip(drives) {
+            let home = hub.home_of(drive);
+            if home != hub.here() {
+                let begun = hub.begin_request();
+                let request = Request {
+                    from: hub.here(),
+                    slot: begun.number(),
+                    volume: self.0.number,
+                    op: Op::Flush { drive },
+                    at: NO_RANGE,
+                    buffers: Buffers::none(),
+                };
+                *slot = Some(hub.request(home, request, begun).await);
+            }
+        }
+        let mut result = Ok(());
+        for &drive in drives {
+            if hub.home_of(drive) == hub.here() {
+                result = result.and(self.flush_here(&hub, drive).await);
+            }
+        }
+        for slot in elsewhere.into_iter().flatten() {
+            result = result.and(slot.reply().await.1);
+        }
+        result
+    }
+
+    /// Flushes a drive whose home is here.
+    pub(super) async fn flush_here(&self, hub: &Shared, drive: u32) -> Result<(), VolumeError> {
+        let Some(store) = hub.store(drive) else {
+            return Err(VolumeError::Closed);
+        };
+        match store.flush().await {
+            Ok(()) => Ok(()),
+            Err(e) => {
+                let of_drive = |lane: &super::Lane| self.0.table[lane.index()].drive == drive;
+                let lane = self.0.lanes.all().find(of_drive);
+                Err(lane.map_or(VolumeError::Closed, |lane| self.failed(hub, lane, e)))
+            }
+        }
+    }
+}
