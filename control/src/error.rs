@@ -74,6 +74,9 @@ pub enum OpError {
         /// Where it should be.
         socket: String,
     },
+    /// This version cannot do it.
+    #[error("{0}")]
+    NotYet(String),
     /// A record or an answer is not what it must be.
     #[error("{0}")]
     Internal(String),
@@ -121,6 +124,7 @@ impl OpError {
             Self::NoSpace(_) => Code::ResourceExhausted,
             Self::Contended { .. } | Self::Busy(_) => Code::Aborted,
             Self::Unavailable(_) | Self::Datapath { .. } => Code::Unavailable,
+            Self::NotYet(_) => Code::Unimplemented,
             Self::Internal(_) => Code::Internal,
         }
     }

@@ -181,7 +181,7 @@ fn what_cannot_be_done_is_said() {
         (&["host", "attach", "nothing"], 3),
         (&["node", "inspect", "nobody"], 3),
         (&["volume", "create", "", "--size", "16M"], 1),
-        (&["volume", "create", "huge", "--size", "100T"], 1),
+        (&["volume", "create", "huge", "--size", "2000P"], 1),
         (&["volume", "create", "v"], 2),
         (&["--endpoint", "127.0.0.1:1", "status"], 4),
         (&["--endpoint", "not an endpoint", "status"], 2),

@@ -151,7 +151,10 @@ impl Link {
                 OpError::State(format!("{what}: {message}"))
             }
             Code::Aborted => OpError::Busy(format!("{what}: {message}")),
-            Code::Unimplemented | Code::DataLoss | Code::PermissionDenied => {
+            Code::Unimplemented => OpError::NotYet(format!(
+                "{what}: the data path of this version cannot do that ({message})"
+            )),
+            Code::DataLoss | Code::PermissionDenied => {
                 OpError::Internal(format!("{what}: {message}"))
             }
             _ => self.down(&innermost(status)),

@@ -82,7 +82,7 @@ impl Services {
         Ok(CapacityUsageInfo {
             exclusive_bytes: number(counted.unique_bytes),
             shared_bytes: number(counted.used_bytes.saturating_sub(counted.unique_bytes)),
-            total_bytes: number(counted.used_bytes),
+            total_bytes: number(counted.used_bytes.max(counted.unique_bytes)),
         })
     }
 }

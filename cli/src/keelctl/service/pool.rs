@@ -136,7 +136,8 @@ fn described(pool: &PoolStatus) -> String {
         ("Id", pool.pool_id.clone()),
         ("Capacity", show_size(pool.total_bytes)),
         ("Used", show_size(pool.used_bytes)),
-        ("  metadata", show_size(pool.metadata_bytes)),
+        // Where it is not counted apart, there is nothing to say.
+        ("  metadata", some_size(pool.metadata_bytes)),
         ("Free", show_size(pool.free_bytes)),
         ("Reserved", show_size(pool.reserved_bytes)),
         ("Provisioned", show_size(pool.provisioned_bytes)),
@@ -145,6 +146,13 @@ fn described(pool: &PoolStatus) -> String {
     text += "\n";
     text += &super::drive::drive_table(std::slice::from_ref(pool));
     text
+}
+
+fn some_size(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        bytes => show_size(bytes),
+    }
 }
 
 fn health(pool: &PoolStatus) -> String {
