@@ -73,6 +73,11 @@ impl Volume {
         self.inner.readonly
     }
 
+    /// Whether it is exported, even if its state is another: a volume in error stays so until it is detached.
+    pub fn exported(&self) -> bool {
+        !self.inner.attached_on.is_empty()
+    }
+
     /// Whether a host can connect to it now.
     pub fn attached(&self) -> bool {
         self.inner.state() == sdk::VolumeState::Attached

@@ -159,6 +159,59 @@ fn several_volumes_are_kept_at_one_moment() {
 }
 
 #[test]
+fn a_full_pool_says_so_and_works_again() {
+    let cluster = Cluster::builder()
+        .arg(&["--size", "256M"])
+        .volume("v:16M")
+        .start();
+    // Thin: larger than the pool.
+    cluster.keelctl_json(&["volume", "create", "big", "--size", "1G"]);
+    let mut host = Host::connect(&cluster, "big");
+    let piece = vec![9; MIB];
+    let mut written: u64 = 0;
+    let refused = loop {
+        match host.queue.write(&host.namespace, written * 256, &piece) {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 256, "more than the drive has");
+    };
+    assert!(
+        refused.to_string().to_lowercase().contains("capacity"),
+        "{refused}"
+    );
+    assert!(written > 128, "only {written} MiB of 256 could be written");
+    let pool = cluster.keelctl_json(&["service", "pool", "show"])[0].clone();
+    assert!(
+        pool["free_bytes"].as_u64().unwrap() < 2 * MIB as u64,
+        "{pool}"
+    );
+    let alert = |cluster: &Cluster| {
+        let alerts = cluster.keelctl_json(&["alerts", "show", "--all", "--resource", "pool"]);
+        alerts[0].clone()
+    };
+    cluster.wait_until("an alert says so", |_| {
+        alert(&cluster)["tag"] == "pool-space-low"
+    });
+    // What is there is read, and written over.
+    host.assert_reads(0, MIB, 9);
+    host.write(0, &[8; 4096]);
+    drop(host);
+    cluster.keelctl_json(&["volume", "delete", "big", "--force"]);
+    cluster.wait_until("there is room again", |_| {
+        let pool = cluster.keelctl_json(&["service", "pool", "show"])[0].clone();
+        pool["free_bytes"].as_u64().unwrap() > 128 * MIB as u64
+    });
+    cluster.wait_until("the alert is over", |_| alert(&cluster)["cleared"] == true);
+    cluster.keelctl_json(&["volume", "create", "next", "--size", "1G"]);
+    let mut host = Host::connect(&cluster, "next");
+    for n in 0..128 {
+        host.write(n * 256, &piece);
+    }
+    host.assert_reads(127 * 256, MIB, 9);
+}
+
+#[test]
 fn the_pool_gets_another_drive_and_grows() {
     let mut cluster = Cluster::builder().volume("v:16M").start();
     let before = cluster.keelctl_json(&["service", "pool", "list"])[0]["total_bytes"]
@@ -220,6 +273,56 @@ fn the_pool_gets_another_drive_and_grows() {
     let pool = cluster.keelctl_json(&["service", "pool", "show"])[0].clone();
     assert_eq!(pool["drives"].as_array().unwrap().len(), 2, "{pool}");
     Host::connect(&cluster, "w").assert_reads(0, MIB, 7);
+}
+
+#[test]
+fn a_drive_that_is_gone_takes_only_what_was_on_it() {
+    let mut cluster = Cluster::builder().volume("v:16M").start();
+    Host::connect(&cluster, "v").write(0, &[1; 4096]);
+    let (second, third) = (cluster.path("second.img"), cluster.path("third.img"));
+    let (second_path, third) = (second.to_str().unwrap(), third.to_str().unwrap());
+    cluster.keelctl_json(&["service", "drive", "add", second_path, "--size", "16G"]);
+    // Lanes go where there is room.
+    cluster.keelctl_json(&["volume", "create", "w", "--size", "16M"]);
+    Host::connect(&cluster, "w").write(0, &[2; 4096]);
+    cluster.stop();
+    std::fs::remove_file(&second).unwrap();
+    cluster.start();
+    let drives = cluster.keelctl_json(&["service", "drive", "list"]);
+    let states: Vec<&str> = drives
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| d["state"].as_str().unwrap())
+        .collect();
+    assert_eq!(states, ["online", "failed"], "{drives}");
+    let alerts = cluster.keelctl_json(&["alerts", "show", "--resource", "drive"]);
+    assert_eq!(alerts[0]["severity"], "alarm", "{alerts}");
+    Host::connect(&cluster, "v").assert_reads(0, 4096, 1);
+    let lost = cluster.keelctl_json(&["volume", "inspect", "w"])[0].clone();
+    assert_eq!(lost["state"], "error", "{lost}");
+    assert!(!second.exists(), "it is not made anew");
+    let replaced = cluster.keelctl_json(&[
+        "service",
+        "drive",
+        "replace",
+        second_path,
+        "--with",
+        third,
+        "--size",
+        "1G",
+        "--accept-loss",
+    ]);
+    assert_eq!(replaced["lost_volume_ids"], serde_json::json!([lost["id"]]));
+    cluster.keelctl_json(&["volume", "delete", "w", "--force"]);
+    cluster.keelctl_json(&["volume", "create", "x", "--size", "16M"]);
+    Host::connect(&cluster, "x").write(0, &[3; 4096]);
+    cluster.stop();
+    cluster.start();
+    let drives = cluster.keelctl_json(&["service", "drive", "list"]);
+    assert_eq!(drives[1]["path"], third, "{drives}");
+    assert_eq!(drives[1]["state"], "online", "{drives}");
+    Host::connect(&cluster, "x").assert_reads(0, 4096, 3);
 }
 
 #[test]

@@ -253,7 +253,7 @@ pub async fn clone(client: &mut Client, args: Clone) -> Result<Answer> {
 pub async fn restore(client: &mut Client, args: Restore) -> Result<Answer> {
     let volume = client.volume(&args.volume).await?;
     let snapshot = snapshot(client, &args.snapshot).await?;
-    if volume.attached() {
+    if volume.exported() {
         return Err(Failure::local(
             format!("restore volume {}", volume.name),
             format!(

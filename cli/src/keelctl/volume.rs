@@ -367,7 +367,7 @@ async fn update(client: &mut Client, args: Update) -> Result<Answer> {
 
 async fn delete(client: &mut Client, name: &str, force: bool) -> Result<Answer> {
     let volume = client.volume(name).await?;
-    if volume.attached() {
+    if volume.exported() {
         if !force {
             return Err(Failure::local(
                 format!("delete volume {}", volume.name),

@@ -5,11 +5,13 @@
 use super::Node;
 use crate::config::DriveSpec;
 use crate::error::OpError;
-use crate::records::{AlertKind, DriveRecord, PoolRecord};
+use crate::records::{AlertKind, DriveRecord, Phase, PoolRecord};
 use keelblock_api::datapath::{
     self as dp, AddDriveRequest, CancelEvacuationRequest, Drive, EvacuateDriveRequest,
-    GrowDriveRequest, ListPoolsRequest, Pool, RemoveDriveRequest, ReplaceDriveRequest,
+    GrowDriveRequest, ListPoolsRequest, ListVolumesRequest, Pool, RemoveDriveRequest,
+    ReplaceDriveRequest,
 };
+use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -322,22 +324,49 @@ impl Node {
             }
         };
         let mut drive = None;
+        let now = reply.pool.unwrap_or_default();
         if let Some(new) = &new {
             self.settle_drive(pool.pool_id, new.drive_id).await?;
-            drive = Some(drive_in(reply.pool.unwrap_or_default(), new.drive_id)?);
+            drive = Some(drive_in(now.clone(), new.drive_id)?);
         }
         self.forget_alerts(&old).await?;
-        self.report_lost(&reply.lost_volume_ids, &old).await?;
+        let mut lost_volume_ids = reply.lost_volume_ids;
+        if now.drives.iter().all(|d| d.health() == dp::Health::Online) {
+            for id in self.unknown_volumes(pool.pool_id).await? {
+                if !lost_volume_ids.contains(&id) {
+                    lost_volume_ids.push(id);
+                }
+            }
+        }
+        self.report_lost(&lost_volume_ids, &old).await?;
         tracing::warn!(
             pool = pool.name,
             drive = old.path,
-            lost = reply.lost_volume_ids.len(),
+            lost = lost_volume_ids.len(),
             "drive given up"
         );
         Ok(Replaced {
             drive,
-            lost_volume_ids: reply.lost_volume_ids,
+            lost_volume_ids,
         })
+    }
+
+    /// Volumes of a pool that its drives do not know. With all of them there, those were wholly on one that is not in the pool any more,
+    /// and that the data path may never have opened.
+    async fn unknown_volumes(&self, pool_id: Uuid) -> Result<Vec<String>, OpError> {
+        let listed = self.link.call("list volumes", |mut c| async move {
+            c.list_volumes(ListVolumesRequest {}).await
+        });
+        let there: BTreeSet<String> = listed
+            .await?
+            .volumes
+            .into_iter()
+            .map(|v| v.volume_id)
+            .collect();
+        let mut volumes = self.registry.volumes().await?;
+        volumes.retain(|v| v.pool_id == pool_id && v.phase == Phase::Ready);
+        let ids = volumes.iter().map(|v| v.volume_id.to_string());
+        Ok(ids.filter(|id| !there.contains(id)).collect())
     }
 
     async fn report_lost(&self, volumes: &[String], drive: &DriveRecord) -> Result<(), OpError> {
