@@ -24,6 +24,9 @@ const WARM_UP: u64 = 10;
 /// What resident memory may have grown by since then: allocators keep some.
 const RSS_SLACK: u64 = 16 << 20;
 
+/// How often the volume is written whole first: more than its drive has blocks, since each write takes new ones.
+const FILLS: u32 = 16;
+
 /// What to do.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
@@ -78,9 +81,11 @@ pub fn run(cluster: &Cluster, config: Config) -> Result<Report, String> {
         nqn: ready.volume(name).nqn.clone(),
         nsid: 1,
     };
-    // What the junk overwrites is on memory: all of it shall be there before memory is looked at.
+    // What the junk overwrites goes to new blocks of a drive in memory: all of them shall be there before memory is looked at.
     let victim = target("fuzzed");
-    fill_volume(&victim)?;
+    for _ in 0..FILLS {
+        fill_volume(&victim)?;
+    }
     let workload = Workload::start(target("verified"), config.seed, WhenLost::Fail);
     let start = Instant::now();
     let descriptors = descriptors(pid)?;
