@@ -14,6 +14,7 @@ use super::convert;
 use super::error::CommandError;
 use super::events::EventSink;
 use super::pools::{OpenDrive, Pools};
+use super::scrub::Scrubs;
 use crate::nvmf::Target;
 use crate::nvmf::seam::ExportConfig;
 use crate::reactor::Handle;
@@ -26,6 +27,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// See the module's text. Lives on reactor 0.
 pub struct Commander {
+    pub(super) handle: Handle,
     pub(super) registry: Registry,
     target: Target,
     pub(super) events: EventSink,
@@ -34,6 +36,7 @@ pub struct Commander {
     pub(super) drives: RefCell<BTreeMap<Name, OpenDrive>>,
     /// Each pool as it was when it was last looked at: what lists show while a change is under way.
     pub(super) seen: RefCell<BTreeMap<Name, PoolView>>,
+    pub(super) scrubs: Scrubs,
     /// Levels of pools that are not OK, as the control process was told.
     levels: RefCell<BTreeMap<Name, Level>>,
     /// By NQN. Changed together with the target, under `exporting`.
@@ -56,6 +59,8 @@ impl Commander {
             }
         });
         let this = Rc::new(Self {
+            handle: handle.clone(),
+            scrubs: Scrubs::default(),
             registry,
             target,
             events,

@@ -64,6 +64,17 @@ pub enum CommandError {
     /// It works: what is on it would be lost.
     #[error("drive {0} works: evacuate and remove it instead")]
     DriveWorks(Name),
+    /// One scrub of a pool at a time.
+    #[error("pool {pool} is being scrubbed ({scrub}): wait or cancel it first")]
+    Scrubbing {
+        /// Which pool.
+        pool: Name,
+        /// By which scrub.
+        scrub: String,
+    },
+    /// It is not the pool's last one.
+    #[error("there is no scrub {0:?} of that pool")]
+    NoScrub(String),
     /// I/O that was under way did not end.
     #[error(
         "the volumes' I/O did not come to rest within {seconds} s, so there is no snapshot: try again"
@@ -133,10 +144,13 @@ impl CommandError {
             },
             Self::Store { source, .. } => store_code(*source),
             Self::Pool(e) => pool_code(e),
-            Self::NoPool(_) | Self::NoVolume(_) | Self::NoDrive(_) => Code::NotFound,
+            Self::NoPool(_) | Self::NoVolume(_) | Self::NoDrive(_) | Self::NoScrub(_) => {
+                Code::NotFound
+            }
             Self::Twice(_) => Code::InvalidArgument,
             Self::Barrier { .. } => Code::Unavailable,
             Self::Exported { .. }
+            | Self::Scrubbing { .. }
             | Self::DriveMissing(_)
             | Self::DriveInUse { .. }
             | Self::LastDrive(_)

@@ -63,6 +63,11 @@ impl EventSink {
         }));
     }
 
+    /// A scrub has ended.
+    pub fn scrub_done(&self, status: proto::ScrubStatus) {
+        self.report(What::ScrubDone(status));
+    }
+
     /// A pool has become short of space, or is not any more.
     pub fn pool_space(&self, pool: &Name, level: Level, space: PoolSpace) {
         self.report(What::PoolSpaceLow(proto::PoolSpaceLow {

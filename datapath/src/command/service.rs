@@ -67,6 +67,16 @@ impl Service {
         }
     }
 
+    async fn steer_scrub(
+        &self,
+        request: proto::ScrubRequest,
+        to: proto::ScrubState,
+    ) -> Result<Response<proto::ScrubStatus>, Status> {
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let status = self.ask(move |c| async move { c.steer_scrub(&pool, &request.scrub_id, to) });
+        status.await.map(Response::new)
+    }
+
     /// Has `job` run on reactor 0 and waits for its answer.
     async fn ask<T, F, Fut>(&self, job: F) -> Result<T, Status>
     where
@@ -567,36 +577,44 @@ impl Datapath for Service {
 
     async fn start_scrub(
         &self,
-        _: Request<proto::StartScrubRequest>,
+        request: Request<proto::StartScrubRequest>,
     ) -> Result<Response<proto::ScrubStatus>, Status> {
-        Err(Status::unimplemented("start_scrub"))
+        let request = request.into_inner();
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let (id, rate) = (request.scrub_id, request.rate_bytes_per_s);
+        let status = self.ask(move |c| async move { c.start_scrub(pool, id, rate).await });
+        status.await.map(Response::new)
     }
 
     async fn pause_scrub(
         &self,
-        _: Request<proto::ScrubRequest>,
+        request: Request<proto::ScrubRequest>,
     ) -> Result<Response<proto::ScrubStatus>, Status> {
-        Err(Status::unimplemented("pause_scrub"))
+        self.steer_scrub(request.into_inner(), proto::ScrubState::ScrubPaused)
+            .await
     }
 
     async fn resume_scrub(
         &self,
-        _: Request<proto::ScrubRequest>,
+        request: Request<proto::ScrubRequest>,
     ) -> Result<Response<proto::ScrubStatus>, Status> {
-        Err(Status::unimplemented("resume_scrub"))
+        self.steer_scrub(request.into_inner(), proto::ScrubState::ScrubRunning)
+            .await
     }
 
     async fn cancel_scrub(
         &self,
-        _: Request<proto::ScrubRequest>,
+        request: Request<proto::ScrubRequest>,
     ) -> Result<Response<proto::ScrubStatus>, Status> {
-        Err(Status::unimplemented("cancel_scrub"))
+        self.steer_scrub(request.into_inner(), proto::ScrubState::ScrubCancelled)
+            .await
     }
 
     async fn list_scrubs(
         &self,
         _: Request<proto::ListScrubsRequest>,
     ) -> Result<Response<proto::ListScrubsReply>, Status> {
-        Err(Status::unimplemented("list_scrubs"))
+        let scrubs = self.ask(|c| async move { Ok(c.list_scrubs()) }).await?;
+        Ok(Response::new(proto::ListScrubsReply { scrubs }))
     }
 }

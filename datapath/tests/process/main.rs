@@ -2,6 +2,7 @@
 
 mod harness;
 mod pools;
+mod rot;
 mod snapshots;
 
 use std::net::TcpListener;

@@ -22,6 +22,7 @@ mod pages;
 mod read;
 mod reclaim;
 mod roots;
+mod scrub;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -38,6 +39,7 @@ use tokio::sync::Mutex;
 
 pub use super::map::DiffRange;
 pub use error::{OpenError, StoreError};
+pub use scrub::{ScrubError, ScrubPlace, ScrubStep};
 
 use super::group::Space as Groups;
 use super::map::RecordKind;
