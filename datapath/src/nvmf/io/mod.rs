@@ -286,9 +286,14 @@ impl<'a> Run<'a> {
     }
 
     fn write_zeroes(self, ns: &Namespace, at: ByteRange, deallocate: bool) {
+        let fua = self.sqe.fua();
         let (ns, operation) = (NamespaceRef::new(self.view, ns), self.operation());
         start(self.conn, "nvmf-write-zeroes", async move {
-            let status = of(ns.volume.write_zeroes(at, deallocate).await);
+            let mut done = ns.volume.write_zeroes(at, deallocate).await;
+            if fua && done.is_ok() {
+                done = ns.volume.flush().await;
+            }
+            let status = of(done);
             match &ns.stats {
                 Some(stats) if status.is_success() => {
                     stats.discard_done(at.len(), operation.elapsed_ns())
