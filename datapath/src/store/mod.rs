@@ -14,6 +14,8 @@ pub mod name;
 pub mod planted;
 pub mod pool;
 pub mod superblock;
+#[cfg(test)]
+mod tests;
 pub mod types;
 
 use std::fmt;

@@ -1,0 +1,1 @@
+//! Every rule left out on purpose is found.
