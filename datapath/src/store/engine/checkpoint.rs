@@ -198,6 +198,8 @@ impl Inner {
         // 6: no await from here on: readers see the old state or the new one.
         self.adopt(frozen, catalogue, &removed);
         self.journal.set_tail(cut);
+        // Records may wait for the room that this made.
+        self.journal.appended.notify();
         Ok(())
     }
 

@@ -83,8 +83,8 @@ impl Journal {
     }
 
     /// Goes on behind what was found at opening, which stays until the tail moves.
-    pub fn resume(&self, end: u64) {
-        self.ring.borrow_mut().resume(end);
+    pub fn resume(&self, first: u64, end: u64) {
+        self.ring.borrow_mut().resume(first, end);
     }
 
     /// The block that the next record will be in, or a later one.

@@ -218,6 +218,13 @@ impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store")
             .field("drive", &self.superblock.borrow().drive)
+            .field("delta_entries", &self.delta_entries.get())
+            .field("delta_max", &self.delta_max)
+            .field("in_flight", &self.writer.in_flight.get())
+            .field("writer_idle", &self.writer.idle())
+            .field("flusher", &self.flusher)
+            .field("checkpointer", &self.checkpointer)
+            .field("journal", &self.journal)
             .finish_non_exhaustive()
     }
 }

@@ -282,7 +282,7 @@ impl Inner {
                 .map(|(h, lane)| (*h, lane.sequence()))
                 .collect()
         };
-        self.journal.resume(scan.end);
+        self.journal.resume(scan.first, scan.end);
         let tester = async |blocks: &[(PhysicalBlock, Crc)]| self.test(blocks).await;
         let accepted = select(
             scan.records,

@@ -176,7 +176,7 @@ impl Inner {
             let Some(blocks) = self.writer.queue.borrow().front().map(|w| w.blocks) else {
                 break;
             };
-            if !self.has_room(blocks) {
+            if !self.has_room(blocks) && !self.failed() {
                 break;
             }
             let write = self.writer.queue.borrow_mut().pop_front();
@@ -185,8 +185,9 @@ impl Inner {
                 self.finish_write(write.ticket, write.data, Err(StoreError::Unknown));
                 continue;
             }
-            if self.device.failed() {
-                let failed = StoreError::Io(crate::device::IoError::Failed);
+            if self.failed() {
+                let failed = self.checkpointer.failed.get();
+                let failed = failed.unwrap_or(StoreError::Io(crate::device::IoError::Failed));
                 self.finish_write(write.ticket, write.data, Err(failed));
                 continue;
             }

@@ -90,13 +90,17 @@ impl Ring {
         self
     }
 
-    /// Goes on behind what opening found, `[first, end)`, which is kept until a checkpoint moves the tail.
+    /// Goes on behind what opening found, `[first, end)`, which is kept until a checkpoint moves the tail. `first` may be behind the
+    /// superblock's: block headers told a later tail, and the places before it may have been written again.
     ///
     /// # Panics
-    /// If blocks were sealed, or the end is before the tail.
-    pub fn resume(&mut self, end: u64) {
+    /// If blocks were sealed, or these are not in the ring.
+    pub fn resume(&mut self, first: u64, end: u64) {
         assert!(self.next == self.tail, "nothing was sealed");
-        assert!(end >= self.tail, "an end is behind its beginning");
+        assert!(first >= self.tail, "tails rise");
+        assert!(end >= first, "an end is behind its beginning");
+        self.tail = first;
+        self.reusable = first;
         assert!(end - self.reusable <= self.blocks, "it was in the ring");
         self.next = end;
         self.written = end;

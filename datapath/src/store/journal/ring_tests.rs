@@ -246,7 +246,7 @@ fn only_a_checkpoint_moves_the_tail_over_a_put() {
 #[test]
 fn what_opening_found_is_kept_until_a_checkpoint() {
     let mut w = World::new(8, 3, true);
-    w.ring.resume(9);
+    w.ring.resume(w.ring.tail(), 9);
     assert_eq!((w.ring.room(), w.ring.next_sequence()), (2, 9));
     w.ring.checkpointed(9);
     assert_eq!(w.ring.room(), 8);

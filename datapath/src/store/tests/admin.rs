@@ -187,7 +187,7 @@ impl Ctx {
         }
         let mut all = Vec::new();
         let lanes_each = self.model.borrow().lanes_each;
- for lane in 0..lanes_each {
+        for lane in 0..lanes_each {
             let shown = self.shown_all(to, lane).await;
             let Some(shown) = all_known(shown) else {
                 assert!(self.faults);
@@ -246,7 +246,7 @@ impl Ctx {
                 continue;
             }
             let lanes_each = self.model.borrow().lanes_each;
- for lane in 0..lanes_each {
+            for lane in 0..lanes_each {
                 self.verify_lane(v, lane, killed, admin.as_ref()).await;
             }
         }

@@ -16,7 +16,7 @@ use super::oracle::Changes;
 use super::work::{Admin, Ctx, Mix, Model};
 use crate::device::{Device, DeviceSource, Latch};
 use crate::reactor::Handle;
-use crate::reactor::sim::{DiskImage, NodeId, Sim};
+use crate::reactor::sim::{NodeId, Sim};
 
 /// Virtual time that nothing needs.
 pub const LONG: Duration = Duration::from_secs(3000);
@@ -69,6 +69,8 @@ pub struct Life {
     pub model: Rc<RefCell<Model>>,
     pub counts: Counts,
     pub mix: Mix,
+    /// To show when it hangs.
+    pub store: Option<Store>,
 }
 
 pub async fn open(handle: Handle, format: bool) -> Result<Store, OpenError> {
@@ -120,6 +122,7 @@ impl Life {
         };
         Self {
             mix: Mix::random(&mut random),
+            store: None,
             sim,
             node,
             handle: handles[0].clone(),
@@ -151,7 +154,7 @@ impl Life {
     ) -> Option<T> {
         let result = self.sim.run(&self.handle, LONG, work);
         if result.is_none() && !self.halted() {
-            panic!("{what} does not end");
+            panic!("{what} does not end: {:?}, {:#?}", self.model.borrow().state(), self.store);
         }
         result
     }
@@ -164,13 +167,10 @@ impl Life {
         self.sim.disk(DRIVE, |d| d.halt_after(events));
     }
 
-    pub fn image(&self) -> DiskImage {
-        self.sim.disk(DRIVE, |d| d.image())
-    }
-
     /// The process ends, with or without the machine; true if the power stayed on.
     pub fn crash(&mut self) -> bool {
         let killed = self.random.random_range(0..4) == 0;
+        self.store = None;
         if killed {
             self.sim.kill(self.node);
         } else {
@@ -225,6 +225,7 @@ impl Life {
         let ops = self.random.random_range(1..400);
         let workers = [1, 1, 2, 4, 8, 32][self.random.random_range(0..6)];
         let ctx = self.ctx(&store, ops);
+        self.store = Some(store.clone());
         let admin_pause = [500, 5000, 200_000][self.random.random_range(0..3)];
         let running = Rc::new(Cell::new(workers + 1));
         for n in 0..=workers {
@@ -238,7 +239,7 @@ impl Life {
                 running.set(running.get() - 1);
             });
         }
-        let done = self.drive("the workload", async move {
+        let done = self.sim.run(&self.handle, LONG, async move {
             while running.get() > 0 {
                 ctx.handle.sleep(Duration::from_micros(100)).await;
             }
@@ -248,6 +249,9 @@ impl Life {
                     .await;
             }
         });
+        if done.is_none() && !self.halted() {
+            panic!("the workload does not end: {store:#?}");
+        }
         done.is_some()
     }
 
@@ -275,6 +279,7 @@ impl Life {
         let closed = self.drive("closing", async move { closing.close().await });
         closed.expect("nothing halts").expect("it closes");
         drop(store);
+        self.store = None;
         let report = self.check("after closing", true);
         assert!(report.clean, "closed, and not marked so");
         self.sim.power_cut(self.node, &[DRIVE]);

@@ -67,6 +67,12 @@ pub fn snapshot_id(n: u8) -> SnapshotId {
 }
 
 impl Model {
+    /// For messages.
+    pub fn state(&self) -> String {
+        let lanes = self.volumes.iter().map(|(v, l)| (v, l.iter().map(|l| (l.writers, l.erasing)).collect::<Vec<_>>()));
+        format!("gated {:?}, {:?}, writers {:?}", self.gated, self.admin, lanes.collect::<Vec<_>>())
+    }
+
     pub fn empty_history(&self) -> History {
         let blocks = self.windows.iter().flat_map(Clone::clone);
         blocks.map(|b| (b, vec![0])).collect()
