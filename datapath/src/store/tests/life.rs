@@ -154,7 +154,11 @@ impl Life {
     ) -> Option<T> {
         let result = self.sim.run(&self.handle, LONG, work);
         if result.is_none() && !self.halted() {
-            panic!("{what} does not end: {:?}, {:#?}", self.model.borrow().state(), self.store);
+            panic!(
+                "{what} does not end: {:?}, {:#?}",
+                self.model.borrow().state(),
+                self.store
+            );
         }
         result
     }

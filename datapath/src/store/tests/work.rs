@@ -69,8 +69,18 @@ pub fn snapshot_id(n: u8) -> SnapshotId {
 impl Model {
     /// For messages.
     pub fn state(&self) -> String {
-        let lanes = self.volumes.iter().map(|(v, l)| (v, l.iter().map(|l| (l.writers, l.erasing)).collect::<Vec<_>>()));
-        format!("gated {:?}, {:?}, writers {:?}", self.gated, self.admin, lanes.collect::<Vec<_>>())
+        let lanes = self.volumes.iter().map(|(v, l)| {
+            (
+                v,
+                l.iter().map(|l| (l.writers, l.erasing)).collect::<Vec<_>>(),
+            )
+        });
+        format!(
+            "gated {:?}, {:?}, writers {:?}",
+            self.gated,
+            self.admin,
+            lanes.collect::<Vec<_>>()
+        )
     }
 
     pub fn empty_history(&self) -> History {

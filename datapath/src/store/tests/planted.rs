@@ -1,1 +1,0 @@
-//! Every rule left out on purpose is found.
