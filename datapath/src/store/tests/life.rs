@@ -99,7 +99,10 @@ impl Life {
         sim.disk(DRIVE, |d| d.volatile_cache = volatile);
         let (node, handles) = sim.start_node(1);
         let size = [4, 16, 40, 160, 600][random.random_range(0..5)];
-        let mut windows = vec![0..size];
+        let mut windows = Vec::from([std::ops::Range {
+            start: 0,
+            end: size,
+        }]);
         if random.random_bool(0.5) {
             windows.push(4090..4090 + size.min(30));
             windows.push((1 << 20)..(1 << 20) + size.min(20));
