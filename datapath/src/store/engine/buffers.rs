@@ -4,18 +4,18 @@
 //! pool then could be waiting for oneself. A holder of one waits for nothing but the drive.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::task::{Poll, Waker};
 
 use keelblock_hugepages::{Buffer, BufferPool};
+
+use crate::reactor::Notify;
 
 #[derive(Debug)]
 struct Set {
     free: RefCell<Vec<Buffer>>,
-    waiting: RefCell<VecDeque<Waker>>,
+    /// One was given back. Each waiter is known once, however often it is polled: a wake-up must not go to who waits no more.
+    returned: Notify,
 }
 
 /// Buffers of one size. Cheap to clone.
@@ -36,20 +36,19 @@ impl BufferSet {
         let free: Option<Vec<Buffer>> = buffers.collect();
         Some(Self(Rc::new(Set {
             free: RefCell::new(free?),
-            waiting: RefCell::default(),
+            returned: Notify::new(),
         })))
     }
 
     /// One, when one is free.
     pub async fn take(&self) -> Borrowed {
-        let buffer = poll_fn(|cx| match self.0.free.borrow_mut().pop() {
-            Some(buffer) => Poll::Ready(buffer),
-            None => {
-                self.0.waiting.borrow_mut().push_back(cx.waker().clone());
-                Poll::Pending
+        let buffer = loop {
+            let free = self.0.free.borrow_mut().pop();
+            match free {
+                Some(buffer) => break buffer,
+                None => self.0.returned.notified().await,
             }
-        })
-        .await;
+        };
         Borrowed {
             of: self.clone(),
             buffer: Some(buffer),
@@ -89,8 +88,52 @@ impl Drop for Borrowed {
         if let Some(buffer) = self.buffer.take() {
             self.of.0.free.borrow_mut().push(buffer);
         }
-        if let Some(waker) = self.of.0.waiting.borrow_mut().pop_front() {
-            waker.wake();
+        self.of.0.returned.notify();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    /// A task that joins several waits is polled at each wake-up of any: this must not leave wakers behind that swallow later ones.
+    #[test]
+    fn a_buffer_that_comes_back_wakes_somebody_who_still_waits() {
+        let pool = BufferPool::new(2 << 20, || {}).unwrap();
+        let set = BufferSet::new(&pool, 4096, 1).unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(first) = pin!(set.take()).poll(&mut cx) else {
+            panic!("one is free");
+        };
+        let mut early = pin!(set.take());
+        for _ in 0..3 {
+            assert!(early.as_mut().poll(&mut cx).is_pending());
+        }
+        drop(first);
+        let Poll::Ready(second) = early.as_mut().poll(&mut cx) else {
+            panic!("it came back");
+        };
+        let woken = std::sync::Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut late = pin!(set.take());
+        assert!(
+            late.as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        drop(second);
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
+    }
+
+    #[derive(Default)]
+    struct Woken(std::sync::atomic::AtomicBool);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.store(true, std::sync::atomic::Ordering::Relaxed);
         }
     }
 }

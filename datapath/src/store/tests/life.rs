@@ -200,8 +200,8 @@ impl Life {
         report
     }
 
-    /// Opens, with crashes while it does so.
-    pub fn reopen(&mut self) -> Store {
+    /// Opens, with crashes while it does so; and whether the power stayed on all the time.
+    pub fn reopen(&mut self, mut killed: bool) -> (Store, bool) {
         loop {
             if self.random.random_range(0..3) == 0 {
                 let events = self.random.random_range(1..60);
@@ -214,11 +214,11 @@ impl Life {
                 }
             });
             match opened {
-                Some(Ok(store)) if !self.halted() => return store,
+                Some(Ok(store)) if !self.halted() => return (store, killed),
                 Some(Err(e)) => panic!("the drive does not open: {e}"),
                 _ => {
                     self.counts.in_opening += 1;
-                    self.crash();
+                    killed &= self.crash();
                     if self.random.random_range(0..4) == 0 {
                         self.check("after a crash in an opening", false);
                     }
@@ -235,6 +235,7 @@ impl Life {
         self.store = Some(store.clone());
         let admin_pause = [500, 5000, 200_000][self.random.random_range(0..3)];
         let running = Rc::new(Cell::new(workers + 1));
+        let left = ctx.left.clone();
         for n in 0..=workers {
             let (ctx, seed, running) = (ctx.clone(), self.random.random(), running.clone());
             self.handle.spawn("work", async move {
@@ -257,14 +258,18 @@ impl Life {
             }
         });
         if done.is_none() && !self.halted() {
-            panic!("the workload does not end: {store:#?}");
+            panic!(
+                "the workload does not end: {}, {} left, {store:#?}",
+                self.model.borrow().state(),
+                left.get()
+            );
         }
         done.is_some()
     }
 
     /// Opens after a crash, and compares.
     fn come_back(&mut self, killed: bool) -> Store {
-        let store = self.reopen();
+        let (store, killed) = self.reopen(killed);
         let ctx = self.ctx(&store, 1);
         self.drive("verifying", async move { ctx.verify(killed).await });
         store.check();

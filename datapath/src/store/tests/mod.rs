@@ -49,7 +49,6 @@ fn fresh_seed() -> u64 {
 }
 
 #[test]
-#[ignore = "with some seeds the workload waits for itself: the store is idle then, and the run ends with its state"]
 fn crashes() {
     let default = if cfg!(debug_assertions) { 200 } else { 2000 };
     let mut crashes = setting("KEEL_CRASHES").unwrap_or(default);
