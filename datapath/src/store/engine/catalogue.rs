@@ -157,6 +157,10 @@ impl Catalogue {
     pub fn take_over(&mut self, handle: CatalogueHandle, record: &CatalogueRecord) {
         if let Some(present) = self.records.get_mut(&handle) {
             present.keep_of(record);
+            // The last but one that descended from it is gone, and it is walked.
+            if record.kind == RecordKind::Deleting && present.kind == RecordKind::Hidden {
+                present.kind = RecordKind::Deleting;
+            }
         }
     }
 }

@@ -465,7 +465,11 @@ impl Inner {
         self.catalogue.borrow_mut().raise(next.0, next.1);
         match &present {
             // What the last checkpoint says of the map stays.
-            Some(present) => record.keep_of(present),
+            Some(present) => {
+                record.keep_of(present);
+                // That checkpoint may have removed the parent which the put was written with, and passed the record on to the one above.
+                record.parent = present.parent;
+            }
             None if record.kind == RecordKind::Live => {
                 self.add_lane(handle, &record);
             }

@@ -106,18 +106,31 @@ impl DrivePages {
     /// # Errors
     /// [`MapError`]: it is not what was written.
     pub async fn load_group(&self, group: GroupId) -> Result<(), MapError> {
-        let place = self.space.borrow().bitmap_place(group);
-        let bitmap = match place {
-            Some((at, crc)) => Some(self.read_raw(at, crc).await?),
-            None => None,
-        };
-        let bitmap = bitmap.as_ref().map(|page| &page[..]);
-        let loaded = self.space.borrow_mut().loaded(group, bitmap);
-        loaded.map_err(|e| {
-            tracing::error!("{e}");
-            let at = place.map_or(PhysicalBlock(0), |(at, _)| at);
-            MapError::Contradiction { at }
-        })
+        loop {
+            let place = self.space.borrow().bitmap_place(group);
+            let bitmap = match place {
+                Some((at, crc)) => Some(self.read_raw(at, crc).await),
+                None => None,
+            };
+            // Somebody else may have loaded it meanwhile, and a checkpoint written it to its other copy, and this one again.
+            if !self.space.borrow().is_loaded(group)
+                && self.space.borrow().bitmap_place(group) != place
+            {
+                continue;
+            }
+            let bitmap = match bitmap {
+                Some(Err(_)) if self.space.borrow().is_loaded(group) => None,
+                Some(read) => Some(read?),
+                None => None,
+            };
+            let bitmap = bitmap.as_ref().map(|page| &page[..]);
+            let loaded = self.space.borrow_mut().loaded(group, bitmap);
+            return loaded.map_err(|e| {
+                tracing::error!("{e}");
+                let at = place.map_or(PhysicalBlock(0), |(at, _)| at);
+                MapError::Contradiction { at }
+            });
+        }
     }
 
     /// Begins to write the run.

@@ -2,7 +2,7 @@
 //! against what is found; over and over on the same drive.
 //!
 //! `KEEL_SEED` repeats one run, `KEEL_CRASHES` says how many crash points there are to be, `KEEL_SECONDS` ends after that time. A run that fails
-//! prints its seed. [`oracle`] says what may be found, [`work`] and [`admin`] do the work, [`life`] is one run.
+//! prints its seed; with `KEEL_LOG` set, the store's log too. [`oracle`] says what may be found, [`work`] and [`admin`] do the work, [`life`] is one run.
 
 mod admin;
 mod life;
@@ -55,6 +55,10 @@ fn crashes() {
     let seed = setting("KEEL_SEED").inspect(|_| crashes = setting("KEEL_CRASHES").unwrap_or(1));
     let seed = seed.unwrap_or_else(fresh_seed);
     println!("from seed {seed}");
+    if std::env::var_os("KEEL_LOG").is_some() {
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+        let _ = log.with_ansi(false).try_init();
+    }
     match run_many(crashes, seed, life::run) {
         Ok(total) => println!("{total:?}"),
         Err((seed, total)) => {
