@@ -58,6 +58,35 @@ pub enum Bug {
     ReadersNotWaitedFor = 25,
 }
 
+/// All of them.
+pub const ALL: [Bug; 25] = [
+    Bug::ReuseBeforeFlush,
+    Bug::CheckpointWithoutFlush,
+    Bug::RotIsTorn,
+    Bug::FreeShared,
+    Bug::FreezeLosesInFlight,
+    Bug::TombstoneNotJournaled,
+    Bug::ReserveIsUsed,
+    Bug::OldGenerationReplays,
+    Bug::ReplayBehindHole,
+    Bug::ReuseBeforeCommit,
+    Bug::FlushDropped,
+    Bug::AckBeforeData,
+    Bug::AckBeforeRecord,
+    Bug::ChecksumNotCompared,
+    Bug::TailMovesEarly,
+    Bug::TornNotTested,
+    Bug::HalfRecordApplied,
+    Bug::SuperblockInPlace,
+    Bug::ReplayDoesNotMark,
+    Bug::LaterCompletionWins,
+    Bug::WatermarkTooHigh,
+    Bug::PageHeaderNotCompared,
+    Bug::DeletionFreesShared,
+    Bug::MountGenerationNotRaised,
+    Bug::ReadersNotWaitedFor,
+];
+
 static PLANTED: AtomicU32 = AtomicU32::new(0);
 
 /// Plants a bug in this process, or none.

@@ -193,6 +193,12 @@ impl Inner {
         if super::super::planted::is(super::super::planted::Bug::TailMovesEarly) {
             self.journal.set_tail(cut);
         }
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::ReuseBeforeCommit) {
+            let freed = self.space.borrow_mut().take_freed();
+            self.reclaim.committed(freed);
+            self.reclaim_ready();
+        }
         self.commit_superblock(number, cut, root, depth, &catalogue)
             .await?;
         // 6: no await from here on: readers see the old state or the new one.

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::super::journal::{
     Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, Ring, SealedRun, Snapshot, Tombstone, WriteFields,
@@ -24,6 +25,9 @@ const RUN_BYTES: usize = RUN_BLOCKS_MAX as usize * BLOCK_BYTES;
 const RECORD_BYTES: u64 = 40;
 /// Of a write's record: for each block, in the worst case.
 const BYTES_OF_BLOCK: u64 = 12;
+
+/// On a drive without a volatile cache the watermark goes out by itself if no record came for so long.
+const TELL_AFTER: Duration = Duration::from_millis(10);
 
 /// See the module's text.
 pub struct Journal {
@@ -278,6 +282,13 @@ impl Inner {
                 journal.appended.notified().await;
                 continue;
             }
+            // Without a volatile cache every write is news: mostly the next record takes it along.
+            if !waits && !self.volatile {
+                let appended = journal.appended.notified();
+                if self.handle.timeout(TELL_AFTER, appended).await.is_ok() {
+                    continue;
+                }
+            }
             let mut buffer = journal.buffers.take().await;
             let Some(run) = journal.seal(&mut buffer) else {
                 // Room was looked at before records were appended; a watermark alone can wait.
@@ -294,9 +305,8 @@ impl Inner {
             match result {
                 Ok(()) => {
                     journal.wrote(&run);
-                    if !run.empty {
-                        self.wrote(run.bytes() as u64);
-                    }
+                    // A block with nothing but the watermark as well: only when it is stable too is damage never taken for a torn write.
+                    self.wrote(run.bytes() as u64);
                 }
                 Err(e) => self.journal_failed(e),
             }

@@ -82,6 +82,11 @@ impl Reclaim {
             return;
         }
         self.waiting.set(self.waiting.get() + blocks.len());
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::ReuseBeforeFlush) {
+            self.after_readers(std::mem::take(blocks));
+            return;
+        }
         let mut queue = self.unflushed.borrow_mut();
         let tag = self.flushes.get();
         match queue.back_mut() {

@@ -472,6 +472,14 @@ impl Inner {
         }
         if !self.volatile {
             self.reclaim_flushed();
+            // Data came after its record: until a block says that it is there, opening would test it, and take damage for a torn write.
+            if !self.in_memory() && self.journal.watermark_is_news() {
+                self.journal.appended.notify();
+            }
+        }
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::ReuseBeforeFlush) {
+            self.reclaim_ready();
         }
         self.completed.notify_all();
     }

@@ -276,7 +276,51 @@ impl Life {
         store
     }
 
-    fn first(&mut self) -> Store {
+    /// How many lanes there should be.
+    pub fn lanes(&self) -> usize {
+        let model = self.model.borrow();
+        model.volumes.len() * usize::from(model.lanes_each)
+    }
+
+    /// Workers only, to their end.
+    pub fn work_quietly(&mut self, store: &Store) {
+        let ops = self.random.random_range(20..300);
+        let ctx = self.ctx(store, ops);
+        self.workers(ctx, true);
+    }
+
+    /// The same on a damaged drive: things fail, and nothing hangs.
+    pub fn work_damaged(&mut self, store: &Store) {
+        let ops = self.random.random_range(1..60);
+        let mut ctx = self.ctx(store, ops);
+        ctx.faults = true;
+        self.workers(ctx, false);
+    }
+
+    fn workers(&mut self, ctx: Ctx, sound: bool) {
+        let workers = self.random.random_range(1..6);
+        let running = Rc::new(Cell::new(workers));
+        for _ in 0..workers {
+            let (ctx, seed, running) = (ctx.clone(), self.random.random(), running.clone());
+            self.handle.spawn("work", async move {
+                ctx.worker(seed).await;
+                running.set(running.get() - 1);
+            });
+        }
+        let handle = self.handle.clone();
+        let done = self.sim.run(&self.handle, LONG, async move {
+            while running.get() > 0 {
+                handle.sleep(Duration::from_micros(100)).await;
+            }
+        });
+        assert!(
+            done.is_some(),
+            "work on a {} drive does not end",
+            if sound { "sound" } else { "damaged" }
+        );
+    }
+
+    pub fn first(&mut self) -> Store {
         let opened = self.drive("formatting", open(self.handle.clone(), true));
         let store = opened.expect("nothing halts").expect("it opens");
         let ctx = self.ctx(&store, 1);

@@ -5,8 +5,11 @@
 //! prints its seed; with `KEEL_LOG` set, the store's log too. [`oracle`] says what may be found, [`work`] and [`admin`] do the work, [`life`] is one run.
 
 mod admin;
+mod faults;
 mod life;
 mod oracle;
+#[cfg(planted)]
+mod planted;
 mod work;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +51,13 @@ fn fresh_seed() -> u64 {
     StdRng::from_os_rng().random::<u32>().into()
 }
 
+fn log_if_asked() {
+    if std::env::var_os("KEEL_LOG").is_some() {
+        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+        let _ = log.with_ansi(false).try_init();
+    }
+}
+
 #[test]
 fn crashes() {
     let default = if cfg!(debug_assertions) { 200 } else { 2000 };
@@ -55,10 +65,7 @@ fn crashes() {
     let seed = setting("KEEL_SEED").inspect(|_| crashes = setting("KEEL_CRASHES").unwrap_or(1));
     let seed = seed.unwrap_or_else(fresh_seed);
     println!("from seed {seed}");
-    if std::env::var_os("KEEL_LOG").is_some() {
-        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
-        let _ = log.with_ansi(false).try_init();
-    }
+    log_if_asked();
     match run_many(crashes, seed, life::run) {
         Ok(total) => println!("{total:?}"),
         Err((seed, total)) => {

@@ -37,6 +37,8 @@ pub struct Changes {
     /// Acknowledged, and not known to be durable.
     pending: Vec<Id>,
     pub volatile: bool,
+    /// Of writes that overlapped in time, who lost to whom in a block, as was seen when nothing was under way: it must stay so.
+    beaten: BTreeMap<(u64, Id), Vec<Id>>,
 }
 
 /// What must be there.
@@ -65,6 +67,7 @@ impl Changes {
             clock: 1,
             pending: Vec::new(),
             volatile,
+            beaten: BTreeMap::new(),
         }
     }
 
@@ -155,14 +158,47 @@ impl Changes {
 
     /// The highest time of issue among what must be there: whatever was acknowledged before is replaced.
     fn replaced_until(&self, writes: &[Id], must: Must) -> u64 {
-        let there = writes
-            .iter()
-            .map(|id| &self.all[*id as usize])
-            .filter(|x| match must {
-                Must::AckedBy(t) => x.acked.is_some_and(|a| a <= t),
-                Must::DurableBy(t) => x.durable && x.acked.is_some_and(|a| a <= t),
-            });
-        there.map(|x| x.issued).max().unwrap_or(0)
+        let there = writes.iter().filter(|id| self.is_there(**id, must));
+        let issued = there.map(|id| self.all[*id as usize].issued);
+        issued.max().unwrap_or(0)
+    }
+
+    fn is_there(&self, id: Id, must: Must) -> bool {
+        let x = &self.all[id as usize];
+        match must {
+            Must::AckedBy(t) => x.acked.is_some_and(|a| a <= t),
+            Must::DurableBy(t) => x.durable && x.acked.is_some_and(|a| a <= t),
+        }
+    }
+
+    /// Whether a write that must be there was seen to win over this one.
+    fn is_beaten(&self, block: u64, id: Id, writes: &[Id], must: Must) -> bool {
+        let winners = self.beaten.get(&(block, id)).into_iter().flatten();
+        winners
+            .into_iter()
+            .any(|w| writes.contains(w) && self.is_there(*w, must))
+    }
+
+    /// A read that began then saw a block, and nothing was under way.
+    pub fn observe(&mut self, block: u64, writes: &[Id], may: &[Id], began: u64) {
+        let quiet = |id: &Id| {
+            let w = &self.all[*id as usize];
+            w.failed || w.acked.is_some_and(|a| a <= began)
+        };
+        let [seen] = may[..] else { return };
+        if !writes.iter().all(quiet) {
+            return;
+        }
+        let issued = self.all[seen as usize].issued;
+        for id in writes {
+            let w = &self.all[*id as usize];
+            if *id != seen && w.acked.is_some_and(|a| a >= issued) {
+                let winners = self.beaten.entry((block, *id)).or_default();
+                if !winners.contains(&seen) {
+                    winners.push(seen);
+                }
+            }
+        }
     }
 
     fn may_show(&self, id: Id, until: u64, issued_by: u64) -> bool {
@@ -191,7 +227,9 @@ impl Changes {
         let may: Vec<Id> = found
             .iter()
             .copied()
-            .filter(|id| self.may_show(*id, until, issued_by))
+            .filter(|id| {
+                self.may_show(*id, until, issued_by) && !self.is_beaten(block, *id, writes, must)
+            })
             .collect();
         if may.is_empty() {
             let of = |id: &Id| {

@@ -352,10 +352,10 @@ impl Ctx {
             l.writers -= 1;
             for (block, id) in shown {
                 let Some(id) = id else { continue };
-                let may =
-                    changes.candidates(block, &l.history[&block], id, Must::AckedBy(began), now);
-                if let Err(e) = may {
-                    fails(&format!("a read of volume {volume} lane {lane}"), e);
+                let writes = &l.history[&block];
+                match changes.candidates(block, writes, id, Must::AckedBy(began), now) {
+                    Ok(may) => changes.observe(block, writes, &may, began),
+                    Err(e) => fails(&format!("a read of volume {volume} lane {lane}"), e),
                 }
             }
         });
