@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod cluster;
 mod conformance;
+mod crashes;
 mod guest;
 mod run;
 mod test;
@@ -28,6 +29,10 @@ enum Task {
     Test(test::TestArgs),
     /// Measure this machine: the table of docs/performance.md, or what idling costs.
     Bench(bench::BenchArgs),
+    /// Crash a simulated drive under random work, over and over, and compare what is found: the store's proof, at length.
+    Crashes(crashes::CrashesArgs),
+    /// Plant each known bug in the store, and see that the harness finds it.
+    Planted(crashes::PlantedArgs),
     /// Run a script of raw protocol checks, like conformance.py, against a cluster.
     Conformance(conformance::ConformanceArgs),
     /// Send junk to the NVMe/TCP target of a cluster, beside a verified workload.
@@ -43,6 +48,8 @@ fn main() -> std::process::ExitCode {
         Task::Tools => tools::report(),
         Task::Test(args) => test::test(&args),
         Task::Bench(args) => bench::bench(&args),
+        Task::Crashes(args) => crashes::crashes(&args),
+        Task::Planted(args) => crashes::planted(&args),
         Task::Conformance(args) => conformance::conformance(&args),
         Task::Fuzz(args) => guest::fuzz(&args),
         Task::Guest(args) => guest::guest(&args),

@@ -1,7 +1,16 @@
 //! `cargo xtask test`: every test there is, and one summary at the end.
+use crate::crashes::{CrashesArgs, crashes};
 use crate::run::{Outcome, cargo, root, step, step_seen};
 use crate::tools;
 use clap::Args;
+
+/// What CI runs of the store's harness.
+const CRASHES: CrashesArgs = CrashesArgs {
+    count: 20_000,
+    seed: None,
+    seconds: None,
+    processes: None,
+};
 
 #[derive(Args)]
 pub struct TestArgs {
@@ -100,8 +109,9 @@ pub fn test(args: &TestArgs) -> Outcome {
     if args.quick {
         summary
             .skipped
-            .push("loom, AddressSanitizer (--quick)".into());
+            .push("20,000 crash points, loom, AddressSanitizer (--quick)".into());
     } else {
+        failed.extend(crashes(&CRASHES).err());
         let mut loom = cargo(&[
             "test",
             "--release",
