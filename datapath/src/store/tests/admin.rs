@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::engine::StoreError;
 use super::oracle::{Id, Must};
-use super::work::{Admin, Ctx, Snap, snapshot_id, volume_id};
+use super::work::{Admin, BALLAST, Ctx, Snap, snapshot_id, volume_id};
 
 const VOLUMES_MAX: usize = 4;
 const SNAPS_MAX: usize = 6;
@@ -288,7 +288,12 @@ impl Ctx {
     async fn lists(&self, admin: Option<&Admin>) {
         let lanes_each = self.model.borrow().lanes_each;
         let mut found: BTreeMap<u8, u8> = BTreeMap::new();
-        for info in self.store.lanes() {
+        for info in self
+            .store
+            .lanes()
+            .iter()
+            .filter(|i| i.volume != volume_id(BALLAST))
+        {
             *found.entry(info.volume.0[0]).or_default() += 1;
         }
         let mut snaps: BTreeMap<(u8, u8), u8> = BTreeMap::new();

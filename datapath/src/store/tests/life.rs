@@ -13,7 +13,7 @@ use super::super::Name;
 use super::super::check::{BlockReader, CheckOptions, Report, check};
 use super::super::engine::{OpenError, Store, StoreConfig};
 use super::oracle::Changes;
-use super::work::{Admin, Ctx, Mix, Model};
+use super::work::{Admin, BALLAST, Ctx, Mix, Model, volume_id};
 use crate::device::{Device, DeviceSource, Latch};
 use crate::reactor::Handle;
 use crate::reactor::sim::{NodeId, Sim};
@@ -324,7 +324,17 @@ impl Life {
         let opened = self.drive("formatting", open(self.handle.clone(), true));
         let store = opened.expect("nothing halts").expect("it opens");
         let ctx = self.ctx(&store, 1);
-        let create = async move { ctx.perform(Admin::Create(251)).await };
+        // Blocks are used again soon only where few are left.
+        let (bytes, ballast) = (
+            self.sim.disk(DRIVE, |d| d.bytes()),
+            self.random.random_range(0..3) == 0,
+        );
+        let create = async move {
+            if ballast && bytes < 24 << 20 {
+                ctx.ballast().await;
+            }
+            ctx.perform(Admin::Create(251)).await;
+        };
         self.drive("creating", create);
         store
     }
@@ -360,6 +370,8 @@ impl Life {
             for v in volumes {
                 ctx.perform(Admin::DeleteVolume(v)).await;
             }
+            let ballast = ctx.store.delete_lanes(volume_id(BALLAST)).await;
+            ballast.expect("deleting works");
             let mut turns = 0;
             while !ctx.store.settled() || ctx.store.space().used > 0 {
                 ctx.store.checkpoint().await.expect("a checkpoint");

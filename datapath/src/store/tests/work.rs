@@ -58,6 +58,9 @@ pub struct Model {
     pub errors: u64,
 }
 
+/// A volume that only takes space.
+pub const BALLAST: u8 = 252;
+
 pub fn volume_id(n: u8) -> VolumeId {
     VolumeId([n; 16])
 }
@@ -329,6 +332,28 @@ impl Ctx {
             Err(e) => self.failed(id, e),
         }
         self.leave(volume, lane, |l, _| l.erasing = false);
+    }
+
+    /// Fills the drive up to a few hundred blocks above its reserve.
+    pub async fn ballast(&self) {
+        let created = self
+            .store
+            .create_lanes(volume_id(BALLAST), &[0], 1, 1 << 40)
+            .await;
+        created.expect("it is new");
+        let lane = self.store.lane(volume_id(BALLAST), 0).expect("made above");
+        let mut at = 0;
+        loop {
+            let space = self.store.space();
+            if space.free < space.reserve + 256 + 300 {
+                break;
+            }
+            let buffer = self.handle.buffers().take(256 * 4096).await;
+            let (_, result) = lane.write(at..at + 256, buffer, false).await;
+            result.expect("there is room");
+            at += 256;
+        }
+        self.store.checkpoint().await.expect("a checkpoint");
     }
 
     pub async fn flush(&self) {
