@@ -238,7 +238,11 @@ impl Ctx {
     /// After an opening: what of an unfinished thing there is, and all lanes against the model.
     pub async fn verify(&self, killed: bool) {
         let admin = self.model.borrow().admin.clone();
-        self.model.borrow_mut().gated = None;
+        {
+            let mut model = self.model.borrow_mut();
+            model.gated = None;
+            model.changes.crashed(killed);
+        }
         self.lists(admin.as_ref()).await;
         let volumes: Vec<u8> = self.model.borrow().volumes.keys().copied().collect();
         for v in volumes {

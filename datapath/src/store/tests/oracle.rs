@@ -122,6 +122,15 @@ impl Changes {
         });
     }
 
+    /// The drive was opened after a crash, which makes durable what is there. Acknowledged writes survive a kill; after a power cut, a flush says
+    /// nothing any more about those that none covered before: they may be lost, and what still knows them (a snapshot that was under way)
+    /// must not be told that they are durable.
+    pub fn crashed(&mut self, killed: bool) {
+        for id in std::mem::take(&mut self.pending) {
+            self.all[id as usize].durable |= killed;
+        }
+    }
+
     /// Bytes of a block of a write.
     pub fn fill(&self, id: Id, block: u64, into: &mut [u8]) {
         let tag = self.all[id as usize].tag;
