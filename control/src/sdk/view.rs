@@ -5,10 +5,10 @@ use crate::error::OpError;
 use crate::names;
 use crate::node::Node;
 use crate::records::{AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, VolumeRecord};
-use crate::sdk::nodes::SHOW_TIMEOUT;
 use keelblock_api::datapath::{ListSnapshotsRequest, ListVolumesRequest};
 use keelblock_api::openstorage::*;
 use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
 use uuid::Uuid;
 
 /// What is looked up once to show any number of volumes.
@@ -191,16 +191,19 @@ pub fn has_labels(labels: &BTreeMap<String, String>, wanted: &HashMap<String, St
         .all(|(key, value)| labels.get(key) == Some(value))
 }
 
+/// How long used bytes may take: exactly means that the data path may have to read pages of maps.
+const USED_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// By id of a volume or snapshot.
 async fn used_bytes(node: &Node) -> HashMap<String, u64> {
     let volumes = node
         .link
-        .call_within(SHOW_TIMEOUT, "list volumes", |mut c| async move {
+        .call_within(USED_TIMEOUT, "list volumes", |mut c| async move {
             c.list_volumes(ListVolumesRequest {}).await
         });
     let snapshots = node
         .link
-        .call_within(SHOW_TIMEOUT, "list snapshots", |mut c| async move {
+        .call_within(USED_TIMEOUT, "list snapshots", |mut c| async move {
             c.list_snapshots(ListSnapshotsRequest::default()).await
         });
     let (volumes, snapshots) = tokio::join!(volumes, snapshots);

@@ -532,6 +532,7 @@ impl Datapath for Service {
                 size_bytes: volume.size_bytes,
                 used_bytes: volume.used_bytes,
                 complete: true,
+                error: String::new(),
             };
             taken.push(snapshot);
         }

@@ -53,6 +53,9 @@ pub fn snapshot_to(pool: &Name, snapshot: &PoolSnapshot) -> proto::Snapshot {
         size_bytes: snapshot.size_bytes,
         used_bytes: snapshot.used_bytes,
         complete: snapshot.complete(),
+        error: snapshot.error.map_or_else(String::new, |e| {
+            format!("its used bytes are those of the last checkpoint: {e}")
+        }),
     }
 }
 

@@ -318,6 +318,28 @@ impl Commander {
         }
     }
 
+    /// All pools, with used blocks of volumes and snapshots exactly as they are now; under a change, of what was there before it.
+    pub(super) async fn look_exactly(&self) -> Vec<PoolView> {
+        self.look_at_all().await;
+        let mut views: Vec<PoolView> = self.seen.borrow().values().cloned().collect();
+        for view in &mut views {
+            let open = view.drives.iter_mut().filter(|d| d.facts.is_some());
+            let mut open: Vec<&mut PoolDrive> = open.filter(|d| d.number.is_some()).collect();
+            let numbers: Vec<u32> = open.iter().filter_map(|d| d.number).collect();
+            let exactly = |hub: crate::volume::Hub, number| async move {
+                hub.drive_facts_exactly(number).await
+            };
+            let facts = self.registry.on_drives(&numbers, exactly).await;
+            for (drive, facts) in open.iter_mut().zip(facts) {
+                // One that was closed meanwhile stays as it was seen.
+                if facts.is_some() {
+                    drive.facts = facts;
+                }
+            }
+        }
+        views
+    }
+
     /// Opens the volumes of a pool that are complete and not open.
     pub(super) async fn open_volumes(&self, view: &PoolView) {
         for volume in view.volumes().into_values() {

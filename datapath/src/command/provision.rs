@@ -4,7 +4,9 @@ use keelblock_api::datapath as proto;
 
 use super::Commander;
 use super::error::CommandError;
+use crate::store::engine::RootOf;
 use crate::store::pool::{PoolError, PoolView, PoolVolume, check_size, place};
+use crate::store::types::BLOCK_BYTES;
 use crate::store::{Name, VolumeId};
 use crate::volume::Lanes;
 
@@ -47,7 +49,7 @@ impl Commander {
         let view = self.look(&pool, names).await;
         self.open_volume(&view, id).await?;
         drop(pools);
-        self.volume_info(id)
+        self.volume_info(id).await
     }
 
     pub(super) fn in_no_other_pool(&self, id: VolumeId, pool: &Name) -> Result<(), CommandError> {
@@ -134,7 +136,7 @@ impl Commander {
         self.registry.resize(id, size_bytes).await;
         drop(pools);
         self.export_again(id).await?;
-        self.volume_info(id)
+        self.volume_info(id).await
     }
 
     /// Deletes a volume that is not exported; its snapshots stay.
@@ -181,22 +183,42 @@ impl Commander {
 
     /// All volumes.
     pub async fn list_volumes(&self) -> Vec<proto::Volume> {
-        self.look_at_all().await;
-        let seen = self.seen.borrow();
         let mut all = Vec::new();
-        for view in seen.values() {
+        for view in &self.look_exactly().await {
             all.extend(view.volumes().values().map(|v| self.volume_to(view, v)));
         }
         all
     }
 
-    pub(super) fn volume_info(&self, id: VolumeId) -> Result<proto::Volume, CommandError> {
-        let seen = self.seen.borrow();
-        let found = seen
-            .values()
-            .find_map(|view| Some((view, view.volume(id)?)));
-        let (view, volume) = found.ok_or(CommandError::NoVolume(id))?;
-        Ok(self.volume_to(view, &volume))
+    /// A volume as it was seen last, with its used bytes as they are now.
+    pub(super) async fn volume_info(&self, id: VolumeId) -> Result<proto::Volume, CommandError> {
+        let view = self.view_of(id)?;
+        let mut volume = view.volume(id).ok_or(CommandError::NoVolume(id))?;
+        match self
+            .used_bytes(&view, &volume.drives(), id, RootOf::Live)
+            .await
+        {
+            Ok(used) => volume.used_bytes = used,
+            // What was done is done: lists say what is wrong.
+            Err(e) => {
+                tracing::warn!(volume = %id, "used bytes are those of the last checkpoint: {e}")
+            }
+        }
+        Ok(self.volume_to(&view, &volume))
+    }
+
+    /// Bytes of data that a volume or a snapshot of it refers to now.
+    pub(super) async fn used_bytes(
+        &self,
+        view: &PoolView,
+        places: &[usize],
+        id: VolumeId,
+        of: RootOf,
+    ) -> Result<u64, CommandError> {
+        let used = self.on_stores(view, places, move |store| async move {
+            store.used_blocks(id, of).await
+        });
+        Ok(used.await?.into_iter().sum::<u64>() * BLOCK_BYTES as u64)
     }
 
     fn volume_to(&self, view: &PoolView, volume: &PoolVolume) -> proto::Volume {
@@ -205,13 +227,19 @@ impl Commander {
         let lanes = volume.lanes.iter().zip(0u32..).map(|(place, number)| {
             let drive = place.map(|place| &view.drives[place]);
             let failed = drive.filter(|d| d.failed);
+            let info = drive.and_then(|d| d.facts.as_ref()).and_then(|f| {
+                let mut lanes = f.lanes.iter();
+                lanes.find(|l| l.volume == volume.id && u32::from(l.lane) == number)
+            });
             proto::Lane {
                 number,
                 drive_id: drive.map_or_else(String::new, |d| d.id.to_string()),
                 error: match (drive, failed) {
                     (None, _) => "it is on a drive that is missing or lost".to_owned(),
                     (_, Some(d)) => format!("drive {} failed", d.id),
-                    _ => String::new(),
+                    _ => info.and_then(|i| i.error).map_or_else(String::new, |e| {
+                        format!("its used bytes are those of the last checkpoint: {e}")
+                    }),
                 },
             }
         });

@@ -193,10 +193,8 @@ impl Commander {
 
     /// All snapshots, or those of one volume.
     pub async fn list_snapshots(&self, volume: Option<VolumeId>) -> Vec<proto::Snapshot> {
-        self.look_at_all().await;
-        let seen = self.seen.borrow();
         let mut all = Vec::new();
-        for view in seen.values() {
+        for view in &self.look_exactly().await {
             let snapshots = view.snapshots();
             let meant = snapshots
                 .values()
@@ -242,7 +240,7 @@ impl Commander {
         // In part or whole, it is what it is now.
         self.open_volume(&view, volume).await?;
         restored?;
-        self.volume_info(volume)
+        self.volume_info(volume).await
     }
 
     /// Makes a writable volume of a snapshot, and opens it on every reactor.
@@ -278,7 +276,7 @@ impl Commander {
         let view = self.look(&view.id, &pools[&view.id]).await;
         self.open_volume(&view, to).await?;
         drop(pools);
-        self.volume_info(to)
+        self.volume_info(to).await
     }
 
     /// What a snapshot, or a live volume, refers to, and what only it refers to.
@@ -288,37 +286,34 @@ impl Commander {
         snapshot: Option<SnapshotId>,
     ) -> Result<proto::SpaceUsageReply, CommandError> {
         self.look_at_all().await;
-        let (view, places, _) = self.usage_of(volume, snapshot)?;
+        let (view, places) = self.places_of(volume, snapshot)?;
         let root = snapshot.map_or(RootOf::Live, RootOf::Snapshot);
         let unique = self
             .on_stores(&view, &places, move |store| async move {
                 store.unique_blocks(volume, root).await
             })
             .await?;
-        // The walk wanted a checkpoint: from then on this is exact.
-        self.look_at_all().await;
-        let (_, _, used_bytes) = self.usage_of(volume, snapshot)?;
+        let used_bytes = self.used_bytes(&view, &places, volume, root).await?;
         Ok(proto::SpaceUsageReply {
             used_bytes,
             unique_bytes: unique.into_iter().sum::<u64>() * BLOCK_BYTES as u64,
         })
     }
 
-    /// The pool, the drives and the bytes of a snapshot or a live volume, as they were seen last.
-    fn usage_of(
+    /// The pool and the drives of a snapshot or a live volume, as they were seen last.
+    fn places_of(
         &self,
         volume: VolumeId,
         snapshot: Option<SnapshotId>,
-    ) -> Result<(PoolView, Vec<usize>, u64), CommandError> {
+    ) -> Result<(PoolView, Vec<usize>), CommandError> {
         if let Some(id) = snapshot {
             let (view, snapshot) = self.find_snapshot(volume, id)?;
-            return Ok((view, snapshot.drives(), snapshot.used_bytes));
+            return Ok((view, snapshot.drives()));
         }
         let view = self.view_of(volume)?;
         let found = view.volume(volume);
         let found = found.ok_or(CommandError::NoVolume(volume))?;
-        let places: BTreeSet<usize> = found.lanes.iter().flatten().copied().collect();
-        Ok((view, places.into_iter().collect(), found.used_bytes))
+        Ok((view, found.drives()))
     }
 
     pub(super) fn view_of(&self, volume: VolumeId) -> Result<PoolView, CommandError> {

@@ -143,7 +143,7 @@ impl Hub {
         Ok(self.drive_facts(number).expect("it has just been opened"))
     }
 
-    /// What a drive whose home is here says now.
+    /// What a drive whose home is here says now; of used blocks, what the last checkpoint said.
     pub fn drive_facts(&self, number: u32) -> Option<DriveFacts> {
         let store = self.store(number)?;
         Some(DriveFacts {
@@ -155,6 +155,18 @@ impl Hub {
             failed: store.failed(),
             lanes: store.lanes(),
             snapshots: store.snapshots(),
+        })
+    }
+
+    /// The same, with used blocks exactly as they are now: that may take reading pages of the map.
+    pub async fn drive_facts_exactly(&self, number: u32) -> Option<DriveFacts> {
+        let store = self.store(number)?;
+        let (lanes, snapshots) = store.lanes_and_snapshots().await;
+        let facts = self.drive_facts(number)?;
+        Some(DriveFacts {
+            lanes,
+            snapshots,
+            ..facts
         })
     }
 

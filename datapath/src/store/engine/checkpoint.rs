@@ -4,17 +4,15 @@
 //! is on stable media, and nothing that the next one reaches is missing when it is.
 
 use std::cell::Cell;
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::map::{
-    Changes, ChildEntry, GivenUp, LeafEntry, MapError, MergeContext, RecordKind, Root, give_up,
-    merge, write_catalogue,
+    ChildEntry, GivenUp, MapError, MergeContext, RecordKind, Root, give_up, merge, write_catalogue,
 };
 use super::super::superblock;
 use super::super::types::{
-    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneBlock, LaneSequence, Stamp,
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneSequence, Stamp,
 };
 use super::catalogue::Catalogue;
 use super::lane::{LaneState, SharedLayer};
@@ -52,23 +50,6 @@ struct FrozenLane {
     stamp: Stamp,
     entries: usize,
     root: Root,
-}
-
-/// A layer that nothing enters any more.
-struct Frozen<'a>(&'a SharedLayer);
-
-impl Changes for Frozen<'_> {
-    fn next_leaf(&self, from: u64) -> Option<u64> {
-        self.0.borrow().next_leaf(from)
-    }
-
-    fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
-        self.0.borrow().entries(leaf, each);
-    }
-
-    fn next_erased(&self, from: LaneBlock) -> Option<Range<u64>> {
-        self.0.borrow().next_erased(from)
-    }
 }
 
 impl Inner {
@@ -272,7 +253,7 @@ impl Inner {
                 generation,
                 own: &own,
             };
-            frozen.root = merge(&self.pages, &frozen.root, &Frozen(layer), &context).await?;
+            frozen.root = merge(&self.pages, &frozen.root, layer, &context).await?;
             frozen.entries += entries;
             if let Some(snapshot) = closes {
                 set_root(catalogue, snapshot, &frozen.root);

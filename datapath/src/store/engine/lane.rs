@@ -2,15 +2,30 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
 use super::super::VolumeId;
-use super::super::map::Root;
+use super::super::map::{Changes, LeafEntry, Root};
 use super::super::types::{CatalogueHandle, Generation, LaneBlock, LaneSequence, Stamp};
 use super::layer::{Found, Layer};
 
 /// A layer, shared between the lane, records that are on their way to it, and a checkpoint that merges it.
 pub type SharedLayer = Rc<RefCell<Layer>>;
+
+impl Changes for SharedLayer {
+    fn next_leaf(&self, from: u64) -> Option<u64> {
+        self.borrow().next_leaf(from)
+    }
+
+    fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
+        self.borrow().entries(leaf, each);
+    }
+
+    fn next_erased(&self, from: LaneBlock) -> Option<Range<u64>> {
+        self.borrow().next_erased(from)
+    }
+}
 
 /// See the module's text.
 #[derive(Debug)]

@@ -69,6 +69,11 @@ impl Layer {
         self.entries + self.erased.len()
     }
 
+    /// Leaves that it has entries of.
+    pub fn leaves(&self) -> usize {
+        self.leaves.len()
+    }
+
     /// Whether nothing is in it and nothing is on its way to it.
     pub fn is_empty(&self) -> bool {
         self.len() == 0 && self.in_flight == 0

@@ -27,6 +27,7 @@ mod space;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod usage;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -92,8 +93,10 @@ pub struct LaneInfo {
     pub incarnation: u32,
     /// Size of the volume in bytes, as far as this lane was told.
     pub size_bytes: u64,
-    /// Data blocks in use, the delta's included.
+    /// Data blocks in use, as of the last checkpoint, or exactly: the list says which.
     pub used_blocks: u64,
+    /// Why that is not known exactly, where it should be.
+    pub error: Option<StoreError>,
     /// The snapshot that it descends from, if any: of another volume if it is a clone.
     pub origin: Option<(VolumeId, SnapshotId)>,
 }
@@ -113,8 +116,10 @@ pub struct SnapshotInfo {
     pub lanes: u8,
     /// Size of the volume then.
     pub size_bytes: u64,
-    /// Data blocks in use; exact after a checkpoint.
+    /// Data blocks in use, as of the last checkpoint (before its first, the lane's), or exactly: the list says which.
     pub used_blocks: u64,
+    /// Why that is not known exactly, where it should be.
+    pub error: Option<StoreError>,
 }
 
 /// Blocks of a drive, exactly: `total = fixed + used + free`.
@@ -316,7 +321,7 @@ impl Store {
         }
     }
 
-    /// Its live lanes. Used blocks are exact after a checkpoint; before, blocks of the delta count as new ones.
+    /// Its live lanes. Used blocks are those of the last checkpoint.
     pub fn lanes(&self) -> Vec<LaneInfo> {
         let inner = &self.0;
         let catalogue = inner.catalogue.borrow();
@@ -330,14 +335,15 @@ impl Store {
                 lanes: record.lanes,
                 incarnation: record.incarnation,
                 size_bytes: record.size_bytes,
-                used_blocks: lane.root.get().child.used + lane.entries() as u64,
+                used_blocks: lane.root.get().child.used,
+                error: None,
                 origin: catalogue.get(record.parent).map(|p| (p.volume, p.snapshot)),
             })
         });
         infos.collect()
     }
 
-    /// Its snapshots, one for each lane.
+    /// Its snapshots, one for each lane. Used blocks are those of the last checkpoint.
     pub fn snapshots(&self) -> Vec<SnapshotInfo> {
         let catalogue = self.0.catalogue.borrow();
         let all = catalogue.iter().filter_map(|(_, r)| {
@@ -354,6 +360,7 @@ impl Store {
                 lanes: r.lanes,
                 size_bytes: r.size_bytes,
                 used_blocks: r.map.used,
+                error: None,
             })
         });
         all.collect()

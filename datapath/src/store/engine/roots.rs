@@ -6,7 +6,7 @@
 use std::rc::Rc;
 
 use super::super::VolumeId;
-use super::super::map::{CatalogueRecord, RecordKind, Root, count_unique, diff};
+use super::super::map::{CatalogueRecord, RecordKind, Root, diff};
 use super::super::types::{
     CatalogueHandle, Generation, LaneBlock, LaneSequence, SnapshotId, Stamp,
 };
@@ -87,7 +87,7 @@ impl Inner {
     }
 
     /// Handles of a volume's live lanes.
-    fn live(&self, volume: VolumeId) -> Vec<CatalogueHandle> {
+    pub(super) fn live(&self, volume: VolumeId) -> Vec<CatalogueHandle> {
         let names = self.names.borrow();
         let lanes = names.range((volume, 0)..=(volume, u8::MAX));
         lanes.map(|(_, handle)| *handle).collect()
@@ -265,7 +265,11 @@ impl Inner {
     }
 
     /// Every snapshot of this id has a root that a superblock refers to.
-    async fn merge_snapshots(&self, volume: VolumeId, id: SnapshotId) -> Result<(), StoreError> {
+    pub(super) async fn merge_snapshots(
+        &self,
+        volume: VolumeId,
+        id: SnapshotId,
+    ) -> Result<(), StoreError> {
         loop {
             let handles = self.catalogue.borrow().snapshots(volume, id);
             let unmerged = handles.iter().any(|h| self.unmerged.borrow().contains(h));
@@ -393,44 +397,5 @@ impl Inner {
         let newer = self.root_of(volume, lane, newer).await?;
         let _reader = self.reclaim.read();
         Ok(diff(&self.pages, older.as_ref(), &newer, from, ranges_max).await?)
-    }
-
-    pub(super) async fn unique_blocks(
-        self: &Rc<Self>,
-        volume: VolumeId,
-        of: RootOf,
-    ) -> Result<u64, StoreError> {
-        let _one = self.changing.lock().await;
-        let handles = match of {
-            RootOf::Live => {
-                self.checkpoint().await?;
-                self.live(volume)
-            }
-            RootOf::Snapshot(snapshot) => {
-                self.merge_snapshots(volume, snapshot).await?;
-                self.catalogue.borrow().snapshots(volume, snapshot)
-            }
-        };
-        let mut unique = 0;
-        for handle in handles {
-            let found = {
-                let catalogue = self.catalogue.borrow();
-                let children = catalogue.children(handle);
-                let record = catalogue.get(handle);
-                record.filter(|_| children.len() <= 1).map(|r| {
-                    let own = catalogue
-                        .get(r.parent)
-                        .map_or(Generation(0), |p| p.generation);
-                    let child = children.first().and_then(|c| catalogue.get(*c));
-                    (r.root(), own, child.map(CatalogueRecord::root))
-                })
-            };
-            // With several descendants everything is shared until all but one are gone.
-            if let Some((root, own, child)) = found {
-                let _reader = self.reclaim.read();
-                unique += count_unique(&self.pages, &root, own, child.as_ref()).await?;
-            }
-        }
-        Ok(unique)
     }
 }

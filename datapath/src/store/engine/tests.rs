@@ -235,3 +235,83 @@ fn a_full_drive_takes_overwrites_and_erasures() {
     });
     rig.store.check();
 }
+
+impl Rig {
+    fn used(&self, volume: VolumeId, of: RootOf) -> u64 {
+        let store = self.store.clone();
+        self.run(async move { store.used_blocks(volume, of).await })
+            .unwrap()
+    }
+
+    fn erase(&self, volume: VolumeId, blocks: Range<u64>) {
+        let lane = self.lane(volume);
+        self.run(async move { lane.erase(blocks).await }).unwrap();
+    }
+}
+
+#[test]
+fn used_blocks_are_exact_without_a_checkpoint() {
+    let rig = Rig::new(32 << 20);
+    rig.create();
+    let live = |rig: &Rig, expect| {
+        assert_eq!(rig.used(VOLUME, RootOf::Live), expect);
+        let store = rig.store.clone();
+        let (lanes, _) = rig.run(async move { store.lanes_and_snapshots().await });
+        let found = lanes.iter().find(|l| l.volume == VOLUME).unwrap();
+        assert_eq!((found.used_blocks, found.error), (expect, None));
+    };
+    let checkpoints = rig.store.counters().checkpoints;
+    rig.write(VOLUME, 0, 8, 1);
+    rig.write(VOLUME, 4, 8, 2);
+    live(&rig, 12);
+    rig.checkpoint();
+    live(&rig, 12);
+    rig.write(VOLUME, 0, 8, 3);
+    live(&rig, 12);
+    rig.write(VOLUME, 10, 4, 3);
+    live(&rig, 14);
+    rig.erase(VOLUME, 0..2);
+    live(&rig, 12);
+    rig.erase(VOLUME, 100..1 << 30);
+    live(&rig, 12);
+    rig.write(VOLUME, 1000, 3, 3);
+    live(&rig, 15);
+    let store = rig.store.clone();
+    rig.run(async move { store.snapshot(&[(VOLUME, SNAP)]).await })
+        .unwrap();
+    rig.write(VOLUME, 0, 4, 4);
+    rig.erase(VOLUME, 0..1 << 30);
+    live(&rig, 0);
+    assert_eq!(rig.used(VOLUME, RootOf::Snapshot(SNAP)), 15);
+    rig.write(VOLUME, 5, 1, 5);
+    live(&rig, 1);
+    assert_eq!(
+        rig.store.counters().checkpoints,
+        checkpoints + 1,
+        "only the one that was asked for"
+    );
+    rig.flush();
+    let rig = rig.power_cut();
+    live(&rig, 1);
+    assert_eq!(rig.used(VOLUME, RootOf::Snapshot(SNAP)), 15);
+    let store = rig.store.clone();
+    rig.run(async move { store.clone_lanes(VOLUME, SNAP, CLONE).await })
+        .unwrap();
+    rig.write(CLONE, 14, 2, 6);
+    assert_eq!(rig.used(CLONE, RootOf::Live), 17);
+    assert_eq!(rig.used(VOLUME, RootOf::Snapshot(SNAP)), 15);
+    let store = rig.store.clone();
+    rig.run(async move { store.restore(VOLUME, SNAP).await })
+        .unwrap();
+    live(&rig, 15);
+    let unknown = SnapshotId([1; 16]);
+    let store = rig.store.clone();
+    let none = rig.run(async move {
+        let unknown = store.used_blocks(VOLUME, RootOf::Snapshot(unknown)).await;
+        (
+            unknown,
+            store.used_blocks(VolumeId([1; 16]), RootOf::Live).await,
+        )
+    });
+    assert_eq!(none, (Err(StoreError::Unknown), Err(StoreError::Unknown)));
+}

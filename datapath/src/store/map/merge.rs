@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use super::super::types::{CatalogueHandle, Crc, Generation, LaneBlock, PhysicalBlock};
 use super::author::Author;
+use super::changes::Touch;
 use super::interior::{
     self, ChildEntry, DEPTH_MAX, FANOUT, child, leaves_of_level, leaves_of_page, set_child,
 };
@@ -139,46 +140,16 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         !self.root.is_empty() && level > self.root.depth && index == 0
     }
 
-    /// Whether everything beneath leaves `first` to `last` was erased, at one go.
-    fn is_erased(&self, first: u64, last: u64) -> bool {
-        let blocks = self.shape.blocks(first, last);
-        let erased = self.changes.next_erased(LaneBlock(blocks.start));
-        erased.is_some_and(|e| e.start <= blocks.start && e.end >= blocks.end)
+    fn touch(&self) -> Touch<'_, C> {
+        Touch {
+            changes: self.changes,
+            shape: self.shape,
+        }
     }
 
-    /// The children of a page that something happens to, a bit for each.
-    fn touched(&self, level: u8, index: u64) -> u64 {
-        let (first, last) = leaves_of_page(level, index);
-        let span = leaves_of_level(level - 1);
-        let bits_from = |from: u64, to: u64| {
-            let (from, to) = ((from - first) / span, (to - first) / span);
-            (u64::MAX >> (63 - (to - from))) << from
-        };
-        let mut touched = 0;
-        let mut at = first;
-        while let Some(leaf) = self.changes.next_leaf(at)
-            && leaf <= last
-        {
-            touched |= bits_from(leaf, leaf);
-            at = leaf - leaf % span + span;
-        }
-        let blocks = self.shape.blocks(first, last);
-        let mut at = blocks.start;
-        while let Some(erased) = self.changes.next_erased(LaneBlock(at))
-            && erased.start < blocks.end
-        {
-            let (from, _) = self.shape.leaf_of(LaneBlock(erased.start.max(at)));
-            let (to, _) = self
-                .shape
-                .leaf_of(LaneBlock(erased.end.min(blocks.end) - 1));
-            touched |= bits_from(from, to);
-            // The rest of that child is looked at when its turn comes.
-            at = self.shape.first_block(to - to % span + span);
-            if at >= blocks.end {
-                break;
-            }
-        }
-        touched
+    /// See [`Touch::is_erased`].
+    fn is_erased(&self, first: u64, last: u64) -> bool {
+        self.touch().is_erased(first, last)
     }
 
     /// A subtree with its changes.
@@ -205,7 +176,7 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
     /// An interior page with its changes.
     fn interior(&self, level: u8, index: u64, old: ChildEntry) -> Step<'_, ChildEntry> {
         Box::pin(async move {
-            let mut touched = self.touched(level, index);
+            let mut touched = self.touch().touched(level, index);
             let mut page = blank();
             if !old.is_none() {
                 page = self.read(level, index, &old).await?;

@@ -4,6 +4,7 @@
 //! - [`Pages`]: how all this reaches the drive. [`Root`] with [`leaf()`] and [`leaf_cached`]: looking up.
 //! - [`merge()`]: [`Changes`] into a root, copy-on-write, freeing what the [`MergeContext`] says is its own.
 //! - [`give_up`]: a step of a deletion; [`count_unique`]: what one would free; [`next_entries`]: leaf by leaf, for scrub.
+//! - [`used_with`]: data blocks of a map with layers of the delta over it.
 //! - [`diff()`]: ranges in which two roots differ.
 //! - [`write_catalogue`], [`read_catalogue`]: the catalogue's own tree.
 
@@ -27,6 +28,9 @@ pub mod page;
 mod pages;
 mod side;
 mod tree;
+mod used;
+#[cfg(test)]
+mod used_tests;
 mod walk;
 
 pub use catalogue::{CATALOGUE_LEAF_RECORDS, CatalogueRecord, PUT_BYTES, RecordError, RecordKind};
@@ -40,4 +44,5 @@ pub use merge::{MergeContext, merge};
 pub use page::{Page, PageError, PageHeader, PageId, PageKind, PageStamp, check_page};
 pub use pages::Pages;
 pub use tree::{Root, leaf, leaf_cached};
+pub use used::used_with;
 pub use walk::{GivenUp, count_unique, give_up, next_entries};

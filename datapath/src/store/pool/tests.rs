@@ -58,6 +58,7 @@ fn lane(lane: u8, incarnation: u32, size_bytes: u64) -> LaneInfo {
         incarnation,
         size_bytes,
         used_blocks: 3,
+        error: None,
         origin: None,
     }
 }
@@ -119,6 +120,7 @@ fn a_snapshot_is_complete_when_every_lane_has_it() {
         lanes: 16,
         size_bytes: 1 << 30,
         used_blocks: 2,
+        error: None,
     };
     facts(&mut one).snapshots = (0..8).map(info).collect();
     facts(&mut two).snapshots = (8..15).map(info).collect();

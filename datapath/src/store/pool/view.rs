@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::PoolError;
-use crate::store::engine::{Counters, Identity, LaneInfo, SnapshotInfo, Space};
+use crate::store::engine::{Counters, Identity, LaneInfo, SnapshotInfo, Space, StoreError};
 use crate::store::types::{BLOCK_BYTES, SnapshotId};
 use crate::store::{Name, VolumeId};
 
@@ -71,7 +71,7 @@ pub struct PoolVolume {
     pub id: VolumeId,
     /// Its size in bytes: what all of its lanes were told.
     pub size_bytes: u64,
-    /// Bytes of data that it refers to.
+    /// Bytes of data that it refers to, as exactly as its lanes' facts say.
     pub used_bytes: u64,
     /// By lane: its place among the pool's drives; `None`: it is on none that is there.
     pub lanes: Vec<Option<usize>>,
@@ -80,6 +80,11 @@ pub struct PoolVolume {
 }
 
 impl PoolVolume {
+    /// The drives that have lanes of it, each once.
+    pub fn drives(&self) -> Vec<usize> {
+        each_once(&self.lanes)
+    }
+
     /// The place of each lane.
     ///
     /// # Errors
@@ -102,8 +107,10 @@ pub struct PoolSnapshot {
     pub volume: VolumeId,
     /// The volume's size at that time.
     pub size_bytes: u64,
-    /// Bytes of data that it refers to.
+    /// Bytes of data that it refers to, as exactly as its lanes' facts say.
     pub used_bytes: u64,
+    /// Why that is not exact, where it should be.
+    pub error: Option<StoreError>,
     /// By lane: its place among the pool's drives; `None`: no drive that is there has the snapshot of that lane.
     pub lanes: Vec<Option<usize>>,
 }
@@ -116,11 +123,15 @@ impl PoolSnapshot {
 
     /// The drives that have it, each once.
     pub fn drives(&self) -> Vec<usize> {
-        let mut drives: Vec<usize> = self.lanes.iter().copied().flatten().collect();
-        drives.sort_unstable();
-        drives.dedup();
-        drives
+        each_once(&self.lanes)
     }
+}
+
+fn each_once(lanes: &[Option<usize>]) -> Vec<usize> {
+    let mut drives: Vec<usize> = lanes.iter().copied().flatten().collect();
+    drives.sort_unstable();
+    drives.dedup();
+    drives
 }
 
 /// Bytes of a pool.
@@ -233,12 +244,14 @@ impl PoolView {
                     volume: info.volume,
                     size_bytes: info.size_bytes,
                     used_bytes: 0,
+                    error: None,
                     lanes: vec![None; usize::from(info.lanes)],
                 });
                 snapshot.size_bytes = snapshot.size_bytes.min(info.size_bytes);
                 if let Some(lane @ None) = snapshot.lanes.get_mut(usize::from(info.lane)) {
                     *lane = Some(place);
                     snapshot.used_bytes += info.used_blocks * BLOCK_BYTES as u64;
+                    snapshot.error = snapshot.error.or(info.error);
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::engine::StoreError;
+use super::super::engine::{RootOf, SnapshotInfo, StoreError};
 use super::oracle::{Id, Must};
 use super::work::{Admin, BALLAST, Ctx, Snap, snapshot_id, volume_id};
 
@@ -203,6 +203,9 @@ impl Ctx {
             all.push(shown);
         }
         if all.len() == self.model.borrow().lanes_each as usize {
+            if !self.faults {
+                self.verify_used(to).await;
+            }
             self.model
                 .borrow_mut()
                 .snaps
@@ -253,6 +256,7 @@ impl Ctx {
             for lane in 0..lanes_each {
                 self.verify_lane(v, lane, killed, admin.as_ref()).await;
             }
+            self.verify_used(v).await;
         }
         // A snapshot that was being taken is relative to what is there now.
         let again = match admin {
@@ -286,6 +290,51 @@ impl Ctx {
             panic!("after {how}: volume {v} lane {lane}: {e} ({restored})");
         }
         model.changes.settle(&mut l.history, &shown);
+    }
+
+    /// See [`Ctx::verify_used`], of all volumes: nothing is under way.
+    pub async fn verify_all_used(&self) {
+        let volumes: Vec<u8> = self.model.borrow().volumes.keys().copied().collect();
+        for v in volumes {
+            self.verify_used(v).await;
+        }
+    }
+
+    /// A volume that nobody works on uses exactly the blocks that show something, and so do its snapshots whose content is known.
+    async fn verify_used(&self, v: u8) {
+        let there = |lanes: Vec<BTreeMap<u64, Id>>| {
+            let blocks = lanes.iter().flat_map(BTreeMap::values);
+            blocks.filter(|id| **id != 0).count() as u64
+        };
+        let mut lanes = Vec::new();
+        let lanes_each = self.model.borrow().lanes_each;
+        for lane in 0..lanes_each {
+            let shown = all_known(self.shown_all(v, lane).await);
+            lanes.push(shown.expect("no faults while verifying"));
+        }
+        let used = self.store.used_blocks(volume_id(v), RootOf::Live).await;
+        assert_eq!(used, Ok(there(lanes)), "used blocks of volume {v}");
+        let snaps: Vec<(u8, Vec<BTreeMap<u64, Id>>)> = {
+            let model = self.model.borrow();
+            let of_v = model.snaps.iter().filter(|((of, _), _)| *of == v);
+            let known = of_v.filter_map(|((_, s), snap)| Some((*s, snap.shown.clone()?)));
+            known.collect()
+        };
+        let listed = self.store.snapshots();
+        for (s, shown) in snaps {
+            // One that was being deleted may be gone.
+            let is_it = |l: &SnapshotInfo| (l.volume, l.snapshot) == (volume_id(v), snapshot_id(s));
+            if !listed.iter().any(|l| !l.hidden && is_it(l)) {
+                continue;
+            }
+            let of = RootOf::Snapshot(snapshot_id(s));
+            let used = self.store.used_blocks(volume_id(v), of).await;
+            assert_eq!(
+                used,
+                Ok(there(shown)),
+                "used blocks of snapshot {s} of volume {v}"
+            );
+        }
     }
 
     /// The volumes and snapshots that there are.

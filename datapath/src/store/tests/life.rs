@@ -419,6 +419,8 @@ pub fn run(seed: u64) -> Counts {
         if done && life.random.random_range(0..3) == 0 {
             life.sim.disk(DRIVE, |d| d.go_on());
             store.check();
+            let ctx = life.ctx(&store, 1);
+            life.drive("accounts", async move { ctx.verify_all_used().await });
             store = life.close(store);
             continue;
         }

@@ -1,0 +1,187 @@
+//! What volumes and snapshots use, exactly (`docs/store-format.md` §14).
+//!
+//! A root says how many data blocks are beneath it as of the last checkpoint. What the delta makes of that is found out when somebody
+//! asks, so that writes need not read leaves: [`used_with`] goes through the delta once. A delta that leads to very many leaves is brought into
+//! the map first: a checkpoint reads the same leaves, and has to come anyway.
+
+use std::rc::Rc;
+
+use super::super::VolumeId;
+use super::super::map::{CatalogueRecord, Root, count_unique, used_with};
+use super::super::types::{CatalogueHandle, Generation};
+use super::lane::{LaneState, SharedLayer};
+use super::{Inner, LaneInfo, RootOf, SnapshotInfo, Store, StoreError};
+
+/// Leaves of a delta that a question may read; with more, a checkpoint comes first.
+const LEAVES_MAX: usize = 8192;
+
+impl Store {
+    /// Data blocks that a volume's lanes here, or a snapshot of them, refer to now, exactly. Of writes that are under way meanwhile, some count.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`], and [`StoreError::Page`] if it cannot be known.
+    pub async fn used_blocks(&self, volume: VolumeId, of: RootOf) -> Result<u64, StoreError> {
+        self.0.used_blocks(volume, of).await
+    }
+
+    /// As [`Store::lanes`] and [`Store::snapshots`], with used blocks as [`Store::used_blocks`] finds them. Where that fails, the figure is that of
+    /// the last checkpoint, and the error says so.
+    pub async fn lanes_and_snapshots(&self) -> (Vec<LaneInfo>, Vec<SnapshotInfo>) {
+        self.0.few_leaves().await;
+        // Nothing is awaited between the lists and where they are resolved from.
+        let (mut lanes, mut snapshots) = (self.lanes(), self.snapshots());
+        let of_lanes: Vec<_> = lanes
+            .iter()
+            .map(|l| self.0.lane_named(l.volume, l.lane).map(|l| whole(&l)))
+            .collect();
+        let of_snapshots: Vec<_> = snapshots
+            .iter()
+            .map(|s| {
+                let catalogue = self.0.catalogue.borrow();
+                let handle = catalogue.snapshot_of(s.volume, s.lane, s.snapshot)?;
+                drop(catalogue);
+                self.0.unmerged_state(handle)
+            })
+            .collect();
+        let _reader = self.0.reclaim.read();
+        for (lane, state) in lanes.iter_mut().zip(of_lanes) {
+            if let Some(state) = state {
+                match self.0.used_of(&state).await {
+                    Ok(used) => lane.used_blocks = used,
+                    Err(e) => lane.error = Some(e),
+                }
+            }
+        }
+        for (snapshot, state) in snapshots.iter_mut().zip(of_snapshots) {
+            if let Some(state) = state {
+                match self.0.used_of(&state).await {
+                    Ok(used) => snapshot.used_blocks = used,
+                    Err(e) => snapshot.error = Some(e),
+                }
+            }
+        }
+        (lanes, snapshots)
+    }
+}
+
+/// A map and the layers over it, the oldest first, as they were at one moment.
+type State = (Root, Vec<SharedLayer>);
+
+/// A lane as it is now.
+fn whole(lane: &LaneState) -> State {
+    let mut layers = lane.frozen();
+    layers.push(lane.newest());
+    (lane.root.get(), layers)
+}
+
+impl Inner {
+    /// If the delta leads to too many leaves, waits for a checkpoint. That it fails changes nothing of what is found, only what that costs.
+    async fn few_leaves(&self) {
+        let leaves: usize = {
+            let lanes = self.lanes.borrow();
+            let mut sum = 0;
+            for lane in lanes.values() {
+                lane.each_layer(|layer| sum += layer.leaves());
+            }
+            sum
+        };
+        if leaves > LEAVES_MAX
+            && let Err(e) = self.checkpoint().await
+        {
+            tracing::warn!("used blocks are counted without a checkpoint: {e}");
+        }
+    }
+
+    async fn used_blocks(&self, volume: VolumeId, of: RootOf) -> Result<u64, StoreError> {
+        self.few_leaves().await;
+        let states: Vec<State> = match of {
+            RootOf::Live => {
+                let handles = self.live(volume);
+                let lanes = self.lanes.borrow();
+                let live = handles.iter().filter_map(|h| lanes.get(h));
+                live.map(|lane| whole(lane)).collect()
+            }
+            RootOf::Snapshot(id) => {
+                let handles = self.catalogue.borrow().snapshots(volume, id);
+                let state = |h: CatalogueHandle| match self.unmerged_state(h) {
+                    Some(state) => state,
+                    None => {
+                        let catalogue = self.catalogue.borrow();
+                        let root = catalogue.get(h).map(CatalogueRecord::root);
+                        (root.expect("it was just found"), Vec::new())
+                    }
+                };
+                handles.into_iter().map(state).collect()
+            }
+        };
+        if states.is_empty() {
+            return Err(StoreError::Unknown);
+        }
+        // What was looked up stays until it is read.
+        let _reader = self.reclaim.read();
+        let mut used = 0;
+        for state in &states {
+            used += self.used_of(state).await?;
+        }
+        Ok(used)
+    }
+
+    async fn used_of(&self, (root, layers): &State) -> Result<u64, StoreError> {
+        Ok(used_with(&self.pages, root, layers).await?)
+    }
+
+    /// A snapshot whose root no superblock has yet: its lane's map, and the layers up to the one that it closes.
+    fn unmerged_state(&self, snapshot: CatalogueHandle) -> Option<State> {
+        if !self.unmerged.borrow().contains(&snapshot) {
+            return None;
+        }
+        let lanes = self.lanes.borrow();
+        lanes.values().find_map(|lane| {
+            let (root, mut layers) = whole(lane);
+            let last = layers
+                .iter()
+                .position(|l| l.borrow().closes == Some(snapshot))?;
+            layers.truncate(last + 1);
+            Some((root, layers))
+        })
+    }
+
+    pub(super) async fn unique_blocks(
+        self: &Rc<Self>,
+        volume: VolumeId,
+        of: RootOf,
+    ) -> Result<u64, StoreError> {
+        let _one = self.changing.lock().await;
+        let handles = match of {
+            RootOf::Live => {
+                self.checkpoint().await?;
+                self.live(volume)
+            }
+            RootOf::Snapshot(snapshot) => {
+                self.merge_snapshots(volume, snapshot).await?;
+                self.catalogue.borrow().snapshots(volume, snapshot)
+            }
+        };
+        let mut unique = 0;
+        for handle in handles {
+            let found = {
+                let catalogue = self.catalogue.borrow();
+                let children = catalogue.children(handle);
+                let record = catalogue.get(handle);
+                record.filter(|_| children.len() <= 1).map(|r| {
+                    let own = catalogue
+                        .get(r.parent)
+                        .map_or(Generation(0), |p| p.generation);
+                    let child = children.first().and_then(|c| catalogue.get(*c));
+                    (r.root(), own, child.map(CatalogueRecord::root))
+                })
+            };
+            // With several descendants everything is shared until all but one are gone.
+            if let Some((root, own, child)) = found {
+                let _reader = self.reclaim.read();
+                unique += count_unique(&self.pages, &root, own, child.as_ref()).await?;
+            }
+        }
+        Ok(unique)
+    }
+}
