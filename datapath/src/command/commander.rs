@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use super::convert;
 use super::error::CommandError;
+use super::evacuate::Evacuations;
 use super::events::EventSink;
 use super::pools::{OpenDrive, Pools};
 use super::scrub::Scrubs;
@@ -37,6 +38,7 @@ pub struct Commander {
     /// Each pool as it was when it was last looked at: what lists show while a change is under way.
     pub(super) seen: RefCell<BTreeMap<Name, PoolView>>,
     pub(super) scrubs: Scrubs,
+    pub(super) evacuations: Evacuations,
     /// Levels of pools that are not OK, as the control process was told.
     levels: RefCell<BTreeMap<Name, Level>>,
     /// By NQN. Changed together with the target, under `exporting`.
@@ -61,6 +63,7 @@ impl Commander {
         let this = Rc::new(Self {
             handle: handle.clone(),
             scrubs: Scrubs::default(),
+            evacuations: Evacuations::default(),
             registry,
             target,
             events,

@@ -4,7 +4,7 @@ use keelblock_api::datapath as proto;
 
 use super::Commander;
 use super::error::CommandError;
-use super::pools::PreparedDrive;
+use super::prepare::PreparedDrive;
 use crate::store::Name;
 
 impl Commander {
@@ -63,6 +63,7 @@ impl Commander {
             names.retain(|name| *name != drive);
             let view = self.look(&pool, names).await;
             self.tell_members(&view, members, &[]).await?;
+            self.evacuations.borrow_mut().remove(&drive);
             self.close_drives(&[drive]).await;
         }
         let view = self.look(&pool, names).await;
@@ -98,6 +99,7 @@ impl Commander {
             }
             let members = view.members() - 1;
             names.retain(|name| *name != drive);
+            self.evacuations.borrow_mut().remove(&drive);
             self.close_drives(std::slice::from_ref(&drive)).await;
             let view = self.look(&pool, names).await;
             self.tell_members(&view, members, &[]).await?;
@@ -110,7 +112,10 @@ impl Commander {
         if let Some(replacement) = replacement {
             self.join(&pool, names, replacement).await?;
         }
-        let view = self.look(&pool, names).await;
+        let mut view = self.look(&pool, names).await;
+        if self.put_right(&view).await {
+            view = self.look(&pool, names).await;
+        }
         self.open_volumes(&view).await;
         Ok(proto::ReplaceDriveReply {
             pool: Some(self.pool_to(&view)),

@@ -61,6 +61,11 @@ pub enum CommandError {
     /// A pool keeps a drive.
     #[error("drive {0} is the only one of its pool")]
     LastDrive(Name),
+    /// The drive that lanes were moved to failed in the moment in which it took them.
+    #[error(
+        "lanes of drive {0} were taken by a drive that failed then: open the pool again, or replace the failed drive"
+    )]
+    Undecided(Name),
     /// It works: what is on it would be lost.
     #[error("drive {0} works: evacuate and remove it instead")]
     DriveWorks(Name),
@@ -154,6 +159,7 @@ impl CommandError {
             | Self::DriveMissing(_)
             | Self::DriveInUse { .. }
             | Self::LastDrive(_)
+            | Self::Undecided(_)
             | Self::DriveWorks(_)
             | Self::OtherPath { .. }
             | Self::OtherPool { .. } => Code::FailedPrecondition,
@@ -211,7 +217,7 @@ fn store_code(e: StoreError) -> Code {
 
 fn pool_code(e: &PoolError) -> Code {
     match e {
-        PoolError::NoDrive { .. } => Code::ResourceExhausted,
+        PoolError::NoDrive { .. } | PoolError::NoRoom { .. } => Code::ResourceExhausted,
         PoolError::Exists { .. }
         | PoolError::NotThatClone { .. }
         | PoolError::OtherVolume { .. } => Code::AlreadyExists,

@@ -63,6 +63,14 @@ impl EventSink {
         }));
     }
 
+    /// Nothing is left on a drive.
+    pub fn drive_evacuated(&self, pool: &Name, drive: &Name) {
+        self.report(What::DriveEvacuated(proto::DriveEvacuated {
+            pool_id: pool.to_string(),
+            drive_id: drive.to_string(),
+        }));
+    }
+
     /// A scrub has ended.
     pub fn scrub_done(&self, status: proto::ScrubStatus) {
         self.report(What::ScrubDone(status));

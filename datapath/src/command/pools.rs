@@ -1,6 +1,7 @@
 //! Pools and their drives, on reactor 0: opened, looked at, grown.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use keelblock_api::datapath as proto;
@@ -8,25 +9,15 @@ use keelblock_api::datapath as proto;
 use super::Commander;
 use super::convert;
 use super::error::CommandError;
-use crate::device::{DeviceError, DeviceSource, Latch};
+use super::prepare::PreparedDrive;
+use crate::device::Latch;
 use crate::store::engine::{StoreConfig, StoreError};
-use crate::store::pool::{DriveState, PoolDrive, PoolView};
+use crate::store::pool::{DriveFacts, DriveState, PoolDrive, PoolView};
 use crate::store::{Name, VolumeId};
 use crate::volume::{DriveOpening, Fault, VolumeOpening};
 
 /// Memory for cached pages and blocks of one drive.
 const CACHE_BYTES: usize = 32 << 20;
-
-/// A drive to open, made ready on the service thread.
-#[derive(Debug)]
-pub struct PreparedDrive {
-    /// Its id.
-    pub id: Name,
-    /// As it was named.
-    pub path: String,
-    /// Where its bytes are; `None`: it is open already.
-    pub source: Option<Result<DeviceSource, DeviceError>>,
-}
 
 /// A drive of a pool, open or not.
 #[derive(Clone, Debug)]
@@ -37,7 +28,6 @@ pub(super) struct OpenDrive {
     pub latch: Latch,
     pub pool: Name,
     pub error: String,
-    pub state: DriveState,
 }
 
 /// The drives of each pool, in the order in which they joined.
@@ -53,7 +43,7 @@ impl Commander {
 
     /// Opens a pool, or adds drives to one that is open, and opens its volumes on every reactor.
     pub async fn open_pool(
-        &self,
+        self: Rc<Self>,
         id: Name,
         drives: Vec<PreparedDrive>,
         format: bool,
@@ -99,7 +89,6 @@ impl Commander {
                 latch: Latch::new(|_| {}),
                 pool: id.clone(),
                 error: e.to_string(),
-                state: DriveState::InUse,
             };
             self.drives.borrow_mut().insert(name, drive);
         }
@@ -111,10 +100,14 @@ impl Commander {
         }
         let view = self.look(&id, members).await;
         self.tell_members(&view, view.members(), &opened).await?;
-        let view = self.look(&id, members).await;
+        let mut view = self.look(&id, members).await;
+        if self.put_right(&view).await {
+            view = self.look(&id, members).await;
+        }
         let space = view.space();
         tracing::info!(pool = %id, drives = view.drives.len(), bytes = space.total, "pool open");
         self.open_volumes(&view).await;
+        self.go_on_evacuating(&view);
         drop(pools);
         Ok(self.pool_to(&view))
     }
@@ -171,7 +164,6 @@ impl Commander {
             latch,
             pool: pool.clone(),
             error: String::new(),
-            state: DriveState::InUse,
         };
         self.drives.borrow_mut().insert(drive.id, open);
         Ok(true)
@@ -296,7 +288,7 @@ impl Commander {
                 id,
                 number: drive.number,
                 failed: drive.latch.failed() || facts.as_ref().is_none_or(|f| f.failed),
-                state: drive.state,
+                state: facts.as_ref().map_or(DriveState::InUse, |f| f.state),
                 facts,
             }
         });
@@ -330,6 +322,14 @@ impl Commander {
                 hub.drive_facts_exactly(number).await
             };
             let facts = self.registry.on_drives(&numbers, exactly).await;
+            // Drives answer one after the other: a lane that moves meanwhile would be on none of them, or on two.
+            let lanes = |f: &DriveFacts| -> Vec<(VolumeId, u8)> {
+                f.lanes.iter().map(|l| (l.volume, l.lane)).collect()
+            };
+            let mut asked = open.iter().zip(&facts);
+            if asked.any(|(drive, f)| f.as_ref().map(lanes) != drive.facts.as_ref().map(lanes)) {
+                continue;
+            }
             for (drive, facts) in open.iter_mut().zip(facts) {
                 // One that was closed meanwhile stays as it was seen.
                 if facts.is_some() {
@@ -400,7 +400,10 @@ impl Commander {
             Some(why) => why.to_owned(),
             None => d.error.clone(),
         });
-        convert::drive_to(drive, open.map_or("", |d| &d.path), why.unwrap_or_default())
+        let path = open.map_or("", |d| &d.path);
+        let mut shown = convert::drive_to(drive, path, why.unwrap_or_default());
+        self.show_evacuation(&drive.id, &mut shown);
+        shown
     }
 
     /// Makes more of a drive usable. `size_bytes` is the size that it shall have.

@@ -127,7 +127,7 @@ impl Commander {
         if drives == 1 {
             return take().await;
         }
-        let volumes = pairs.iter().map(|&(volume, _)| volume).collect();
+        let volumes = pairs.iter().map(|&(volume, _)| (volume, None)).collect();
         let taken = self.registry.at_barrier(volumes, BARRIER_TIMEOUT, take());
         taken.await.unwrap_or(Err(CommandError::Barrier {
             seconds: BARRIER_TIMEOUT.as_secs(),

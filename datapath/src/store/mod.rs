@@ -9,6 +9,7 @@ pub mod engine;
 pub mod group;
 pub mod journal;
 pub mod map;
+pub mod mover;
 pub mod name;
 #[cfg(planted)]
 pub mod planted;

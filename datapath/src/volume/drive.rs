@@ -148,6 +148,7 @@ impl Hub {
         let store = self.store(number)?;
         Some(DriveFacts {
             identity: store.identity(),
+            state: store.state(),
             size_bytes: store.device().size_bytes(),
             volatile_cache: store.device().volatile_cache(),
             space: store.space(),

@@ -20,7 +20,9 @@ impl Volume {
         };
         // All drives at once: those of others are asked before this reactor's own are waited for.
         let mut elsewhere: [Option<Slot<'_>>; LANES_MAX] = std::array::from_fn(|_| None);
-        let drives = &self.0.drives;
+        // Data of a lane that moves meanwhile is on stable media of its new drive before anybody writes there.
+        let (drives, count) = self.drives();
+        let drives = &drives[..count];
         for (slot, &drive) in elsewhere.iter_mut().zip(drives) {
             let home = hub.home_of(drive);
             if home != hub.here() {
@@ -50,13 +52,17 @@ impl Volume {
 
     /// Flushes a drive whose home is here.
     pub(super) async fn flush_here(&self, hub: &Shared, drive: u32) -> Result<(), VolumeError> {
+        let of_drive = |lane: &super::Lane| self.0.table[lane.index()].drive.get() == drive;
         let Some(store) = hub.store(drive) else {
-            return Err(VolumeError::Closed);
+            // All of it has moved, and the drive was taken out: what was there is stable elsewhere.
+            return match self.0.lanes.all().any(|lane| of_drive(&lane)) {
+                true => Err(VolumeError::Closed),
+                false => Ok(()),
+            };
         };
         match store.flush().await {
             Ok(()) => Ok(()),
             Err(e) => {
-                let of_drive = |lane: &super::Lane| self.0.table[lane.index()].drive == drive;
                 let lane = self.0.lanes.all().find(of_drive);
                 Err(lane.map_or(VolumeError::Closed, |lane| self.failed(hub, lane, e)))
             }

@@ -138,7 +138,7 @@ impl Hub {
             return;
         };
         let mut holds = Vec::new();
-        for entered in volume.enter_all_here() {
+        for entered in volume.enter_all_here(None) {
             holds.push(entered.await);
         }
         shared.handle.sleep(PASS_ENDS).await;
@@ -149,11 +149,20 @@ impl Hub {
         drop(holds);
     }
 
-    /// Waits until nothing is under way on the lanes here of these volumes, and lets nothing begin, until [`Hub::release`] is called with
-    /// the same number. False: it took too long, and nothing is held.
-    pub async fn hold(&self, barrier: u64, volumes: &[VolumeId], within: Duration) -> bool {
-        let open = volumes.iter().filter_map(|&id| self.volume(id));
-        let entering: Vec<_> = open.flat_map(|v| v.enter_all_here()).collect();
+    /// Waits until nothing is under way on these lanes, as far as they are here, and lets nothing begin, until [`Hub::release`] is called with
+    /// the same number. `None` as lane: all of the volume. False: it took too long, and nothing is held.
+    pub async fn hold(
+        &self,
+        barrier: u64,
+        lanes: &[(VolumeId, Option<u8>)],
+        within: Duration,
+    ) -> bool {
+        let open = lanes
+            .iter()
+            .filter_map(|&(id, lane)| Some((self.volume(id)?, lane)));
+        let entering: Vec<_> = open
+            .flat_map(|(volume, lane)| volume.enter_all_here(lane))
+            .collect();
         let all = async {
             let mut holds = Vec::with_capacity(entering.len());
             for entered in entering {
@@ -167,6 +176,19 @@ impl Hub {
                 true
             }
             Err(_) => false,
+        }
+    }
+
+    /// These lanes are on another drive from now on. They are held; volumes that are not open here find them when they are opened.
+    pub(super) fn move_lanes(&self, lanes: &[(VolumeId, u8)], drive: u32) {
+        for &(id, lane) in lanes {
+            let volume = self.volume(id);
+            let lane = volume
+                .as_ref()
+                .and_then(|v| v.0.lanes.get(usize::from(lane)));
+            if let (Some(volume), Some(lane)) = (volume, lane) {
+                volume.move_lane(lane, drive, &self.0);
+            }
         }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Each reactor keeps its handles in a [`Hub`] (`hub`), which also has the stores of the drives whose home it is (`drive`), and serves what
 //! other reactors forward. Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
-//! grows and closes volumes on all of them.
+//! grows and closes volumes on all of them, and has lanes change their drive (`moving`).
 
 mod drive;
 mod error;
@@ -17,6 +17,7 @@ mod hub;
 mod job;
 mod lane;
 mod map;
+mod moving;
 mod op;
 mod range;
 mod registry;
@@ -25,7 +26,7 @@ mod serve;
 #[cfg(test)]
 mod tests;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +40,7 @@ pub use forward::Message;
 pub use hub::Hub;
 pub use lane::{LANES_MAX, Lane, Lanes, SLICE_BYTES};
 pub use map::VolumeSpec;
+pub use moving::DriveHome;
 pub use registry::{Registry, VolumeOpening};
 
 use crate::device::{BLOCK_BYTES, View};
@@ -49,14 +51,14 @@ use map::Slice;
 use op::{Buffers, Op};
 use range::{Entered, Mode, RangeTable};
 
-/// A lane as one reactor sees it.
+/// A lane as one reactor sees it. Drive, owner and store change together when the lane moves.
 struct LaneState {
     /// Its drive.
-    drive: u32,
+    drive: Cell<u32>,
     /// The reactor that owns it.
-    owner: ReactorId,
+    owner: Cell<ReactorId>,
     /// Where the lane is owned, unless its drive was closed.
-    store: Option<StoreLane>,
+    store: RefCell<Option<StoreLane>>,
     /// Only used where the lane is owned.
     ranges: Rc<RangeTable>,
 }
@@ -67,8 +69,6 @@ struct Inner {
     lanes: Lanes,
     here: ReactorId,
     table: Vec<LaneState>,
-    /// The drives of all lanes, each once.
-    drives: Vec<u32>,
     size_bytes: Cell<u64>,
     closed: Cell<bool>,
     volatile_cache: bool,
@@ -97,22 +97,18 @@ impl Volume {
             let drive = spec.drives[lane.index()];
             let store = hub.store(drive);
             LaneState {
-                drive,
-                owner: hub.home_of(drive),
-                store: store.and_then(|store| store.lane(spec.id, lane.index() as u8)),
+                drive: Cell::new(drive),
+                owner: Cell::new(hub.home_of(drive)),
+                store: RefCell::new(store.and_then(|s| s.lane(spec.id, lane.index() as u8))),
                 ranges: Rc::new(RangeTable::new()),
             }
         });
-        let mut drives = spec.drives.to_vec();
-        drives.sort_unstable();
-        drives.dedup();
         Self(Rc::new(Inner {
             id: spec.id,
             number: spec.number,
             lanes: spec.lanes,
             here,
             table: table.collect(),
-            drives,
             size_bytes: Cell::new(spec.size_bytes),
             closed: Cell::new(false),
             volatile_cache: spec.volatile_cache,
@@ -149,11 +145,11 @@ impl Volume {
 
     /// The reactor that owns all of the volume's lanes, if one does: operations from there are the cheapest.
     pub fn only_owner(&self) -> Option<ReactorId> {
-        let first = self.0.table.first()?.owner;
+        let first = self.0.table.first()?.owner.get();
         self.0
             .table
             .iter()
-            .all(|l| l.owner == first)
+            .all(|l| l.owner.get() == first)
             .then_some(first)
     }
 
@@ -163,7 +159,8 @@ impl Volume {
         let inner = &*self.0;
         let slice = Slice::of(inner.lanes, at.start);
         let lane = &inner.table[slice.lane.index()];
-        let store = lane.store.as_ref()?;
+        let store = lane.store.borrow();
+        let store = store.as_ref()?;
         if !lane.ranges.open() || inner.closed.get() || !inner.lanes.single(&at.range()) {
             return None;
         }
@@ -264,15 +261,42 @@ impl Volume {
         self.run(Op::Verify, at, Buffers::none()).await.1
     }
 
-    /// Enters everything on every lane that is owned here, to be alone with it.
-    fn enter_all_here(&self) -> Vec<Entered> {
-        let owned = self.0.table.iter().filter(|l| l.owner == self.0.here);
-        let entered = owned.map(|lane| {
+    /// Enters everything on every lane that is owned here (or only on one), to be alone with it.
+    fn enter_all_here(&self, only: Option<u8>) -> Vec<Entered> {
+        let all = self.0.lanes.all().zip(&self.0.table);
+        let meant = all.filter(|(lane, state)| {
+            state.owner.get() == self.0.here && only.is_none_or(|o| usize::from(o) == lane.index())
+        });
+        let entered = meant.map(|(_, lane)| {
             let entered = Rc::clone(&lane.ranges).enter(0..u64::MAX, Mode::Exclusive);
             // Operations are bounded below what a table has room for.
             entered.expect("room for the registry's one range")
         });
         entered.collect()
+    }
+
+    /// A lane is on another drive from now on. It is held, so nothing is under way on it; who waits for it goes where it is.
+    fn move_lane(&self, lane: Lane, drive: u32, hub: &hub::Shared) {
+        let state = &self.0.table[lane.index()];
+        let store = hub.store(drive);
+        let store = store.and_then(|store| store.lane(self.0.id, lane.index() as u8));
+        state.drive.set(drive);
+        state.owner.set(hub.home_of(drive));
+        state.store.replace(store);
+    }
+
+    /// The drives of all lanes, each once.
+    fn drives(&self) -> ([u32; LANES_MAX], usize) {
+        let mut drives = [0; LANES_MAX];
+        let mut count = 0;
+        for lane in &self.0.table {
+            let drive = lane.drive.get();
+            if !drives[..count].contains(&drive) {
+                drives[count] = drive;
+                count += 1;
+            }
+        }
+        (drives, count)
     }
 }
 

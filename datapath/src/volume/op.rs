@@ -211,14 +211,20 @@ impl Volume {
         let Some(hub) = self.0.hub.upgrade() else {
             return (buffers, Err(VolumeError::Closed));
         };
-        if state.owner != self.0.here {
-            let number = self.0.number;
-            return hub.forward(state.owner, number, op, at, buffers).await;
+        let mut hold = None;
+        if state.owner.get() == self.0.here {
+            match self.enter(op, lane, at).await {
+                Ok(entered) => hold = Some(entered),
+                Err(e) => return (buffers, Err(e)),
+            }
         }
-        let hold = match self.enter(op, lane, at).await {
-            Ok(hold) => hold,
-            Err(e) => return (buffers, Err(e)),
-        };
+        // Asked after it was waited for: the lane may have moved meanwhile.
+        let owner = state.owner.get();
+        if owner != self.0.here {
+            drop(hold);
+            let number = self.0.number;
+            return hub.forward(owner, number, op, at, buffers).await;
+        }
         if self.0.closed.get() {
             return (buffers, Err(VolumeError::Closed));
         }

@@ -193,18 +193,34 @@ impl Registry {
         Some(Arc::clone(&state.volumes.get(&id)?.drives))
     }
 
-    /// Holds up all operations on these volumes, on every reactor, while `work` runs: nothing is under way when it begins. `None`: what
-    /// was under way did not end `within` that time, and nothing was done.
+    pub(super) fn hub(&self) -> &Hub {
+        &self.0.hub
+    }
+
+    /// Lanes of open volumes are on another drive.
+    pub(super) fn note_moved(&self, lanes: &[(VolumeId, u8)], drive: u32) {
+        let mut state = self.0.state.borrow_mut();
+        for &(id, lane) in lanes {
+            if let Some(entry) = state.volumes.get_mut(&id) {
+                let places = entry.drives.iter().zip(0u8..);
+                let moved = places.map(|(&old, n)| if n == lane { drive } else { old });
+                entry.drives = moved.collect();
+            }
+        }
+    }
+
+    /// Holds up all operations on these lanes (`None`: all of the volume), on every reactor, while `work` runs: nothing is under way when it
+    /// begins. `None`: what was under way did not end `within` that time, and nothing was done.
     pub async fn at_barrier<T>(
         &self,
-        volumes: Vec<VolumeId>,
+        lanes: Vec<(VolumeId, Option<u8>)>,
         within: Duration,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let barrier = self.0.next_barrier.get();
         self.0.next_barrier.set(barrier + 1);
         let hub = &self.0.hub;
-        let hold = move |hub: Hub| async move { hub.hold(barrier, &volumes, within).await };
+        let hold = move |hub: Hub| async move { hub.hold(barrier, &lanes, within).await };
         let held = hub.run_on_all(hold).await;
         let done = match held.iter().all(|&held| held) {
             true => Some(work.await),

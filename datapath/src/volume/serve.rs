@@ -30,11 +30,13 @@ impl Volume {
         at: ByteRange,
         buffers: Buffers,
     ) -> (Buffers, Result<(), VolumeError>) {
-        let Some(store) = &self.0.table[lane.index()].store else {
+        // Its own: the lane may move when this has ended, and what it was is let go then.
+        let store = self.0.table[lane.index()].store.borrow().clone();
+        let Some(store) = store else {
             return (buffers, Err(VolumeError::Closed));
         };
         let serving = Serving {
-            store,
+            store: &store,
             slice: Slice::of(self.0.lanes, at.start),
             scratch: hub.scratch(),
         };
@@ -79,7 +81,7 @@ impl Volume {
         ) {
             self.0.media_errors.fetch_add(1, Ordering::Relaxed);
         }
-        hub.report(self.0.table[lane.index()].drive, self.0.id, lane, e);
+        hub.report(self.0.table[lane.index()].drive.get(), self.0.id, lane, e);
         error
     }
 }

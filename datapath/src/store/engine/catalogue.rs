@@ -104,6 +104,21 @@ impl Catalogue {
         children.map(|(h, _)| *h).collect()
     }
 
+    /// What a record directly descends from.
+    pub fn parent(&self, of: CatalogueHandle) -> Option<CatalogueHandle> {
+        let parent = self.records.get(&of)?.parent;
+        self.records.contains_key(&parent).then_some(parent)
+    }
+
+    /// The oldest record that one descends from: what shares blocks has the same.
+    pub fn oldest(&self, of: CatalogueHandle) -> CatalogueHandle {
+        let mut at = of;
+        while let Some(parent) = self.parent(at) {
+            at = parent;
+        }
+        at
+    }
+
     /// The generation that a record's parent closed: above it, entries at a leaf are the record's own. A parent that is being deleted gave up
     /// the leaves below its `walked` already.
     pub fn bound(&self, handle: CatalogueHandle, last_leaf: u64) -> Generation {

@@ -278,6 +278,9 @@ impl Inner {
         let mut more = false;
         let all: Vec<CatalogueHandle> = catalogue.iter().map(|(h, _)| h).collect();
         for handle in all {
+            if self.is_pinned(catalogue, handle) {
+                continue;
+            }
             let Some(record) = catalogue.get(handle).cloned() else {
                 continue;
             };
@@ -335,6 +338,21 @@ impl Inner {
         }
         self.checkpointer.deleting.set(more);
         Ok(removed)
+    }
+
+    /// Whether a deletion waits until a move has ended: of a snapshot that is moved, and of what waits for it.
+    fn is_pinned(&self, catalogue: &Catalogue, handle: CatalogueHandle) -> bool {
+        let pinned = self.pinned.borrow();
+        let mut at = handle;
+        while !pinned.contains(&at) {
+            let parent = catalogue.get(at).map(|r| r.parent);
+            let waits_for = parent.and_then(|p| Some((p, catalogue.get(p)?)));
+            match waits_for {
+                Some((parent, record)) if record.kind == RecordKind::Deleting => at = parent,
+                _ => return false,
+            }
+        }
+        true
     }
 
     async fn write_catalogue(
@@ -409,7 +427,12 @@ impl Inner {
         let (back, done) = superblock::commit(&self.device, &mut next, buffer.lend()).await;
         buffer.back(back);
         done?;
-        *self.superblock.borrow_mut() = next;
+        let mut present = self.superblock.borrow_mut();
+        // What was changed meanwhile is for the next one.
+        next.members = present.members;
+        next.state = present.state;
+        next.layout = present.layout;
+        *present = next;
         Ok(())
     }
 

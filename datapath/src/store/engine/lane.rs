@@ -41,7 +41,8 @@ pub struct LaneState {
     /// The delta, newest layer first; never empty.
     layers: RefCell<VecDeque<SharedLayer>>,
     next_sequence: Cell<u64>,
-    epoch: u32,
+    /// Of its stamps.
+    pub epoch: u32,
     next_seq: Cell<u64>,
     /// Deleted, or replaced by a restore: handles of it are of no use any more.
     pub void: Cell<bool>,
@@ -118,6 +119,13 @@ impl LaneState {
             layer,
             generation,
         }
+    }
+
+    /// A place in the lane's stream for blocks that arrive with stamps of their own (§13), and where they go.
+    pub fn arrive(&self) -> (u64, SharedLayer) {
+        let sequence = self.next_sequence.get();
+        self.next_sequence.set(sequence + 1);
+        (sequence, self.newest())
     }
 
     /// A record was replayed: what comes later is numbered behind it.

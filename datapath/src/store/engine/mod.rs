@@ -7,6 +7,7 @@
 //! makes durable, `reclaim` says when a block may be used again, `checkpoint` brings the delta into the map, `open` finds everything
 //! again, and `roots` has lanes, snapshots and clones. `journal`, `pages` and `cache` are their ways to the drive.
 
+mod arrive;
 mod buffers;
 mod cache;
 mod catalogue;
@@ -17,6 +18,8 @@ mod join;
 mod journal;
 mod lane;
 mod layer;
+mod leave;
+mod moving;
 mod open;
 mod pages;
 mod read;
@@ -39,7 +42,9 @@ use keelblock_hugepages::Buffer;
 use tokio::sync::Mutex;
 
 pub use super::map::DiffRange;
+pub use arrive::{Arrival, Settled};
 pub use error::{OpenError, StoreError};
+pub use moving::{MovedBlock, MovedKind, MovedRecord, NextFamily, Part, StaleCopy};
 pub use scrub::{ScrubError, ScrubPlace, ScrubStep};
 
 use super::group::Space as Groups;
@@ -91,6 +96,8 @@ pub struct LaneInfo {
     pub lanes: u8,
     /// Of two copies of a lane, the higher is the lane.
     pub incarnation: u32,
+    /// A copy on another drive may be the lane by now.
+    pub leaving: bool,
     /// Size of the volume in bytes, as far as this lane was told.
     pub size_bytes: u64,
     /// Data blocks in use, as of the last checkpoint, or exactly: the list says which.
@@ -110,6 +117,8 @@ pub struct SnapshotInfo {
     pub lane: u8,
     /// Which.
     pub snapshot: SnapshotId,
+    /// Of two copies, the higher counts.
+    pub incarnation: u32,
     /// Deleted, and kept for clones.
     pub hidden: bool,
     /// How many lanes the volume has.
@@ -196,6 +205,8 @@ struct Inner {
     names: RefCell<BTreeMap<(VolumeId, u8), CatalogueHandle>>,
     /// Snapshots whose root is not on the drive yet.
     unmerged: RefCell<BTreeSet<CatalogueHandle>>,
+    /// Snapshots that are being moved: no deletion walks them.
+    pinned: RefCell<BTreeSet<CatalogueHandle>>,
     /// One change of the catalogue at a time.
     changing: Mutex<()>,
     /// Entries of all deltas, and how many there may be.
@@ -329,11 +340,15 @@ impl Store {
         let live = lanes.values().filter(|l| !l.void.get());
         let infos = live.filter_map(|lane| {
             let record = catalogue.get(lane.handle)?;
+            if record.kind != RecordKind::Live {
+                return None;
+            }
             Some(LaneInfo {
                 volume: lane.volume,
                 lane: lane.lane,
                 lanes: record.lanes,
                 incarnation: record.incarnation,
+                leaving: record.leaving,
                 size_bytes: record.size_bytes,
                 used_blocks: lane.root.get().child.used,
                 error: None,
@@ -356,6 +371,7 @@ impl Store {
                 volume: r.volume,
                 lane: r.lane,
                 snapshot: r.snapshot,
+                incarnation: r.incarnation,
                 hidden,
                 lanes: r.lanes,
                 size_bytes: r.size_bytes,

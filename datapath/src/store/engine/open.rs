@@ -122,7 +122,11 @@ impl Store {
         let inner = Rc::new(inner);
         inner.read_lanes().await?;
         inner.clone().start_tasks();
-        let opened = if clean { Ok(()) } else { inner.recover().await };
+        let opened = match clean {
+            true if inner.raise_epochs() => inner.checkpoint().await.map_err(checkpoint_failed),
+            true => Ok(()),
+            false => inner.recover().await,
+        };
         if let Err(e) = opened {
             inner.stop();
             return Err(e);
@@ -218,6 +222,7 @@ impl Inner {
             lanes: RefCell::default(),
             names: RefCell::new(BTreeMap::new()),
             unmerged: RefCell::new(BTreeSet::new()),
+            pinned: RefCell::default(),
             changing: Mutex::new(()),
             delta_entries: Cell::new(0),
             delta_max,
@@ -245,20 +250,34 @@ impl Inner {
             found.push((handle, record));
         });
         read.await.map_err(|e| corrupt(format!("catalogue: {e}")))?;
-        for (handle, mut record) in found {
-            if record.kind == RecordKind::Live {
-                self.add_lane(handle, &record);
-            }
-            let arriving = record.kind == RecordKind::Arriving;
-            if arriving {
-                record.kind = RecordKind::Deleting;
+        let mut arriving = Vec::new();
+        for (handle, record) in found {
+            match record.kind {
+                RecordKind::Live => drop(self.add_lane(handle, &record)),
+                RecordKind::Arriving => arriving.push(handle),
+                RecordKind::Snapshot | RecordKind::Hidden | RecordKind::Deleting => {}
             }
             self.catalogue.borrow_mut().load(handle, record);
-            if arriving {
-                self.catalogue.borrow_mut().change(handle, |_| {});
-            }
+        }
+        for handle in arriving {
+            self.forget_arrival(handle);
         }
         Ok(())
+    }
+
+    /// Lanes that came from a drive with higher epochs than this one's mounts: their next epoch is in their records before the first stamp
+    /// of it. True if a checkpoint must say so.
+    fn raise_epochs(&self) -> bool {
+        let mount = self.superblock.borrow().mount_generation.0 as u32;
+        let lanes = self.lanes.borrow();
+        let above = lanes.values().filter(|l| l.epoch > mount);
+        let mut raised = false;
+        for lane in above {
+            raised = true;
+            let raise = |r: &mut CatalogueRecord| r.epoch = r.epoch.max(lane.epoch);
+            self.catalogue.borrow_mut().change(lane.handle, raise);
+        }
+        raised
     }
 
     fn start_tasks(self: Rc<Self>) {
@@ -296,16 +315,10 @@ impl Inner {
         for record in accepted.iter() {
             self.replay(record)?;
         }
+        self.raise_epochs();
         self.hold_delta().await?;
         tracing::info!(drive = %self.superblock.borrow().drive, records = count, "the drive was not closed: its journal was replayed");
-        let failed = |e: StoreError| match e {
-            StoreError::Io(source) => OpenError::Io {
-                doing: "checkpoint the drive",
-                source,
-            },
-            e => corrupt(e),
-        };
-        self.checkpoint().await.map_err(failed)
+        self.checkpoint().await.map_err(checkpoint_failed)
     }
 
     /// Of each block, whether it holds what a record says.
@@ -503,6 +516,16 @@ impl Inner {
         }
         let held = self.space.borrow_mut().hold(at);
         held.map_err(|e| corrupt(format!("journal: {e}")))
+    }
+}
+
+fn checkpoint_failed(e: StoreError) -> OpenError {
+    match e {
+        StoreError::Io(source) => OpenError::Io {
+            doing: "checkpoint the drive",
+            source,
+        },
+        e => corrupt(e),
     }
 }
 

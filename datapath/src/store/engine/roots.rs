@@ -12,13 +12,14 @@ use super::super::types::{
 };
 use super::catalogue::NONE;
 use super::lane::LaneState;
+use super::moving::TEMPORARY;
 use super::{DiffRange, Inner, RootOf, StoreError};
 
 const NO_SNAPSHOT: SnapshotId = SnapshotId([0; 16]);
 
 impl Inner {
     /// Waits until what was appended to the journal up to now is durable.
-    async fn commit_meta(self: &Rc<Self>) -> Result<(), StoreError> {
+    pub(super) async fn commit_meta(self: &Rc<Self>) -> Result<(), StoreError> {
         let ticket = self.writer.meta_tickets.issue();
         self.commit_records(ticket.number());
         ticket.wait().await?;
@@ -27,7 +28,7 @@ impl Inner {
     }
 
     /// Waits until the journal has room for so many records of metadata.
-    async fn room_for_meta(&self, records: u64) -> Result<(), StoreError> {
+    pub(super) async fn room_for_meta(&self, records: u64) -> Result<(), StoreError> {
         loop {
             if self.closed.get() {
                 return Err(StoreError::Closed);
@@ -51,7 +52,11 @@ impl Inner {
         catalogue.put(handle, record);
     }
 
-    fn change(&self, handle: CatalogueHandle, change: impl FnOnce(&mut CatalogueRecord)) {
+    pub(super) fn change(
+        &self,
+        handle: CatalogueHandle,
+        change: impl FnOnce(&mut CatalogueRecord),
+    ) {
         let record = self.catalogue.borrow().get(handle).cloned();
         if let Some(mut record) = record {
             change(&mut record);
@@ -61,6 +66,19 @@ impl Inner {
 
     /// A live lane's state in memory, for its record.
     pub(super) fn add_lane(
+        &self,
+        handle: CatalogueHandle,
+        record: &CatalogueRecord,
+    ) -> Rc<LaneState> {
+        let lane = self.new_lane(handle, record);
+        self.names
+            .borrow_mut()
+            .insert((record.volume, record.lane), handle);
+        lane
+    }
+
+    /// The same for a lane that nobody finds by its name (yet).
+    pub(super) fn new_lane(
         &self,
         handle: CatalogueHandle,
         record: &CatalogueRecord,
@@ -75,9 +93,6 @@ impl Inner {
             mount.max(record.epoch.saturating_add(1)),
         ));
         self.lanes.borrow_mut().insert(handle, lane.clone());
-        self.names
-            .borrow_mut()
-            .insert((record.volume, record.lane), handle);
         lane
     }
 
@@ -154,7 +169,7 @@ impl Inner {
     }
 
     /// A live lane is being deleted from now on.
-    fn end_lane(&self, handle: CatalogueHandle) {
+    pub(super) fn end_lane(&self, handle: CatalogueHandle) {
         let lane = self.lanes.borrow().get(&handle).cloned();
         if let Some(lane) = lane {
             lane.void.set(true);
@@ -162,6 +177,7 @@ impl Inner {
         }
         self.change(handle, |r| {
             r.kind = RecordKind::Deleting;
+            r.leaving = false;
             r.walked = 0;
         });
     }
@@ -170,6 +186,9 @@ impl Inner {
         self: &Rc<Self>,
         volumes: &[(VolumeId, SnapshotId)],
     ) -> Result<(), StoreError> {
+        if volumes.iter().any(|(_, id)| *id == TEMPORARY) {
+            return Err(StoreError::Exists);
+        }
         let _one = self.changing.lock().await;
         self.room_for_meta(256).await?;
         // No await from the first lane to the last: that is the barrier.
@@ -184,10 +203,13 @@ impl Inner {
         self.commit_meta().await
     }
 
-    fn snapshot_lane(&self, live: CatalogueHandle, id: SnapshotId) {
-        let Some(lane) = self.lanes.borrow().get(&live).cloned() else {
-            return;
-        };
+    /// Takes a snapshot of a live lane now; its record.
+    pub(super) fn snapshot_lane(
+        &self,
+        live: CatalogueHandle,
+        id: SnapshotId,
+    ) -> Option<CatalogueHandle> {
+        let lane = self.lanes.borrow().get(&live).cloned()?;
         let (snapshot, closes, generation) = {
             let mut catalogue = self.catalogue.borrow_mut();
             let snapshot = catalogue.new_handle();
@@ -204,6 +226,7 @@ impl Inner {
             .append_snapshot(live, admitted.sequence, closes, snapshot, id, generation);
         admitted.layer.borrow_mut().in_flight -= 1;
         self.take_snapshot(&lane, snapshot, id, generation);
+        Some(snapshot)
     }
 
     /// The catalogue's and the lane's part of a snapshot, now or at replay. A snapshot that the catalogue has already only cuts the lane.
@@ -221,7 +244,11 @@ impl Inner {
             catalogue.put(
                 snapshot,
                 CatalogueRecord {
-                    kind: RecordKind::Snapshot,
+                    kind: match id {
+                        TEMPORARY => RecordKind::Hidden,
+                        _ => RecordKind::Snapshot,
+                    },
+                    leaving: false,
                     snapshot: id,
                     sequence: LaneSequence(0),
                     walked: 0,
@@ -294,13 +321,14 @@ impl Inner {
             return Err(StoreError::Unknown);
         }
         for origin in origins {
-            self.branch(origin, to);
+            self.branch(origin, to, 0);
         }
         self.commit_meta().await
     }
 
     /// A new live lane with a snapshot's root, unless there is one of that name.
-    fn branch(&self, origin: CatalogueHandle, volume: VolumeId) {
+    /// Its stamps are above all of the snapshot, and of epochs above `epoch`.
+    fn branch(&self, origin: CatalogueHandle, volume: VolumeId, epoch: u32) {
         let record = self.catalogue.borrow().get(origin).cloned();
         let record = record.expect("the snapshot was found");
         if self.lane_named(volume, record.lane).is_some() {
@@ -310,16 +338,19 @@ impl Inner {
             let mut catalogue = self.catalogue.borrow_mut();
             (catalogue.new_handle(), catalogue.new_generation())
         };
-        let record = CatalogueRecord {
+        let mut record = CatalogueRecord {
             kind: RecordKind::Live,
             volume,
             parent: origin,
             generation,
             snapshot: NO_SNAPSHOT,
             sequence: LaneSequence(0),
+            epoch: record.epoch.max(epoch),
             ..record
         };
-        self.add_lane(handle, &record);
+        let lane = self.add_lane(handle, &record);
+        // Durable before the first stamp of it: an opening goes above it.
+        record.epoch = lane.epoch;
         self.put(handle, record);
     }
 
@@ -338,6 +369,7 @@ impl Inner {
         for origin in origins {
             let lane = self.catalogue.borrow().get(origin).map(|r| r.lane);
             let named = lane.and_then(|lane| self.lane_named(volume, lane));
+            let epoch = named.as_ref().map_or(0, |l| l.epoch);
             let size = named.as_ref().and_then(|l| {
                 let catalogue = self.catalogue.borrow();
                 catalogue.get(l.handle).map(|r| r.size_bytes)
@@ -345,7 +377,7 @@ impl Inner {
             if let Some(old) = named {
                 self.end_lane(old.handle);
             }
-            self.branch(origin, volume);
+            self.branch(origin, volume, epoch);
             // A volume does not shrink because it was smaller at the snapshot.
             if let (Some(size), Some(lane)) = (size, lane)
                 && let Some(new) = self.lane_named(volume, lane)

@@ -68,6 +68,23 @@ impl Inner {
         blocks: Range<u64>,
     ) -> Result<Vec<Run>, StoreError> {
         let count = (blocks.end - blocks.start) as u32;
+        self.find_space(count, Some((lane, blocks))).await
+    }
+
+    /// Space for blocks that come from another drive: never of the reserve.
+    pub(super) async fn space_to_arrive(&self, count: u32) -> Result<Vec<Run>, StoreError> {
+        match self.take_runs(count, false) {
+            Some(runs) => Ok(runs),
+            None => self.find_space(count, None).await,
+        }
+    }
+
+    /// `over` is what is overwritten by it, if anything is.
+    async fn find_space(
+        &self,
+        count: u32,
+        over: Option<(&LaneState, Range<u64>)>,
+    ) -> Result<Vec<Run>, StoreError> {
         for _ in 0..TRIES {
             // Perhaps the groups in memory were full, and not the drive.
             loop {
@@ -81,6 +98,7 @@ impl Inner {
             let half = { self.space.borrow().reserve() / 2 };
             let enough = { self.space.borrow().free() > half + u64::from(count) };
             if enough
+                && let Some((lane, blocks)) = &over
                 && self.all_own(lane, blocks.clone()).await?
                 && let Some(runs) = self.take_runs(count, true)
             {

@@ -38,6 +38,7 @@ const _: () = assert!(ZERO_124 + 4 == RECORD_BYTES);
 const _: () = assert!(HEADER_BYTES + CATALOGUE_LEAF_RECORDS * RECORD_BYTES <= 4096);
 
 const SEALED: u8 = 1;
+const LEAVING: u8 = 2;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +67,8 @@ pub struct CatalogueRecord {
     pub lanes: u8,
     /// Its leaves have tags.
     pub sealed: bool,
+    /// A copy of it on another drive may be the lane by now (§13); of a live lane.
+    pub leaving: bool,
     /// The snapshot that it was derived from; 0: none.
     pub parent: CatalogueHandle,
     /// What new entries get, or the one that it closed.
@@ -107,6 +110,7 @@ impl CatalogueRecord {
         lane: 0,
         lanes: 1,
         sealed: false,
+        leaving: false,
         parent: CatalogueHandle(0),
         generation: Generation(0),
         incarnation: 0,
@@ -147,7 +151,8 @@ impl CatalogueRecord {
         into[KIND] = self.kind as u8;
         into[LANE] = self.lane;
         into[LANES] = self.lanes;
-        into[FLAGS] = if self.sealed { SEALED } else { 0 };
+        let leaving = if self.leaving { LEAVING } else { 0 };
+        into[FLAGS] = leaving | if self.sealed { SEALED } else { 0 };
         put32(&mut into, PARENT, self.parent.0);
         put32(&mut into, GENERATION, self.generation.0);
         put32(&mut into, INCARNATION, self.incarnation);
@@ -184,7 +189,7 @@ impl CatalogueRecord {
             5 => RecordKind::Arriving,
             _ => return wrong("kind"),
         };
-        if from[FLAGS] & !SEALED != 0 {
+        if from[FLAGS] & !(SEALED | LEAVING) != 0 {
             return wrong("flag");
         }
         if from[LANE] >= from[LANES] {
@@ -206,6 +211,7 @@ impl CatalogueRecord {
             lane: from[LANE],
             lanes: from[LANES],
             sealed: from[FLAGS] & SEALED != 0,
+            leaving: from[FLAGS] & LEAVING != 0,
             parent: CatalogueHandle(get32(from, PARENT)),
             generation: Generation(get32(from, GENERATION)),
             incarnation: get32(from, INCARNATION),
@@ -248,6 +254,9 @@ impl CatalogueRecord {
         }
         if self.generation.0 == 0 || self.map.generation > self.generation {
             return wrong("generation");
+        }
+        if self.leaving && self.kind != RecordKind::Live {
+            return wrong("flag");
         }
         if self.walked != 0 && self.kind != RecordKind::Deleting {
             return wrong("walk");
@@ -310,6 +319,7 @@ mod tests {
             lane: 3,
             lanes: 16,
             sealed: true,
+            leaving: false,
             parent: CatalogueHandle(0x0102_0304),
             generation: Generation(0x1112_1314),
             incarnation: 0x2122_2324,

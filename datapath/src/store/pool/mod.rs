@@ -11,9 +11,10 @@ mod place;
 mod tests;
 mod view;
 
+pub use crate::store::superblock::DriveState;
 pub use diff::{VolumeRange, join_ranges, lane_start};
 pub use place::place;
-pub use view::{DriveFacts, DriveState, PoolDrive, PoolSnapshot, PoolSpace, PoolView, PoolVolume};
+pub use view::{DriveFacts, PoolDrive, PoolSnapshot, PoolSpace, PoolView, PoolVolume};
 
 use super::types::SnapshotId;
 use super::{Name, VolumeId};
@@ -38,6 +39,18 @@ pub enum PoolError {
     NoDrive {
         /// Which.
         pool: Name,
+    },
+    /// The other drives cannot take what is on one.
+    #[error(
+        "the other drives that could take what is on drive {drive} have {free} bytes free, and {needed} are needed: add or grow one"
+    )]
+    NoRoom {
+        /// Which is to be emptied.
+        drive: Name,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
     },
     /// A volume with this id and another size exists.
     #[error("volume {volume} exists with {size_bytes} bytes")]

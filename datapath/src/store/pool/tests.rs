@@ -1,9 +1,10 @@
 //! Pools of drives that say this and that.
 
 use super::*;
-use crate::store::engine::{Counters, Identity, LaneInfo, SnapshotInfo, Space};
+use crate::store::engine::{Counters, Identity, LaneInfo, SnapshotInfo, Space, StaleCopy};
 use crate::store::types::DriveId;
 use proptest::prelude::*;
+use std::collections::BTreeMap;
 
 const V: VolumeId = VolumeId([1; 16]);
 const S: SnapshotId = SnapshotId([2; 16]);
@@ -26,6 +27,7 @@ fn drive(n: usize, free: u64) -> PoolDrive {
                 pool: name(99),
                 members: 2,
             },
+            state: DriveState::InUse,
             size_bytes: 1 << 30,
             volatile_cache: false,
             space: Space {
@@ -56,6 +58,7 @@ fn lane(lane: u8, incarnation: u32, size_bytes: u64) -> LaneInfo {
         lane,
         lanes: 16,
         incarnation,
+        leaving: false,
         size_bytes,
         used_blocks: 3,
         error: None,
@@ -101,6 +104,32 @@ fn of_two_copies_the_higher_incarnation_is_the_lane() {
 }
 
 #[test]
+fn what_is_leaving_counts_only_when_its_copy_can_be_looked_for() {
+    let (mut one, two) = (drive(0, 500), drive(1, 500));
+    facts(&mut one).lanes = (0..16).map(|n| lane(n, 1, 1 << 30)).collect();
+    facts(&mut one).lanes[3].leaving = true;
+    let mut gone = two.clone();
+    gone.facts = None;
+    let degraded = pool(vec![one.clone(), gone]);
+    assert!(degraded.volume(V).unwrap().places().is_err());
+    assert_eq!(degraded.staying(), []);
+    let whole = pool(vec![one.clone(), two.clone()]);
+    assert!(whole.volume(V).unwrap().places().is_ok());
+    assert_eq!(whole.staying(), [(0, V, 3)]);
+    let mut arrived = two;
+    facts(&mut arrived).lanes = vec![lane(3, 2, 1 << 30)];
+    let moved = pool(vec![one, arrived]);
+    assert_eq!(moved.staying(), []);
+    let copy = StaleCopy {
+        volume: V,
+        lane: 3,
+        snapshot: None,
+        below: 2,
+    };
+    assert_eq!(moved.stale(), BTreeMap::from([(0, vec![copy])]));
+}
+
+#[test]
 fn a_size_counts_when_every_lane_was_told() {
     let mut one = drive(0, 500);
     facts(&mut one).lanes = (0..16)
@@ -116,6 +145,7 @@ fn a_snapshot_is_complete_when_every_lane_has_it() {
         volume: V,
         lane,
         snapshot: S,
+        incarnation: 1,
         hidden: false,
         lanes: 16,
         size_bytes: 1 << 30,

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::PoolError;
-use crate::store::engine::{Counters, Identity, LaneInfo, SnapshotInfo, Space, StoreError};
+use crate::store::engine::{
+    Counters, Identity, LaneInfo, SnapshotInfo, Space, StaleCopy, StoreError,
+};
+use crate::store::superblock::DriveState;
 use crate::store::types::{BLOCK_BYTES, SnapshotId};
 use crate::store::{Name, VolumeId};
 
@@ -12,6 +15,8 @@ use crate::store::{Name, VolumeId};
 pub struct DriveFacts {
     /// Who it is.
     pub identity: Identity,
+    /// What is to become of its content.
+    pub state: DriveState,
     /// Bytes of the device.
     pub size_bytes: u64,
     /// Whether completed writes may be lost with power until a flush.
@@ -26,18 +31,6 @@ pub struct DriveFacts {
     pub lanes: Vec<LaneInfo>,
     /// Snapshots of lanes.
     pub snapshots: Vec<SnapshotInfo>,
-}
-
-/// What is to become of a drive's content.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum DriveState {
-    /// It takes new lanes.
-    #[default]
-    InUse,
-    /// Its lanes are being moved to others.
-    Evacuating,
-    /// It was emptied.
-    Evacuated,
 }
 
 /// A drive of a pool.
@@ -203,6 +196,7 @@ impl PoolView {
     /// Its volumes.
     pub fn volumes(&self) -> BTreeMap<VolumeId, PoolVolume> {
         let mut lanes: BTreeMap<VolumeId, BTreeMap<u8, (usize, &LaneInfo)>> = BTreeMap::new();
+        let whole = self.whole().is_ok();
         for (place, facts) in self.facts() {
             for info in &facts.lanes {
                 let of_volume = lanes.entry(info.volume).or_default();
@@ -215,7 +209,12 @@ impl PoolView {
         let volumes = lanes.into_iter().map(|(id, lanes)| {
             let infos = || lanes.values().map(|(_, info)| *info);
             let count = infos().map(|i| i.lanes).max().unwrap_or(0);
-            let place = |lane| lanes.get(&lane).map(|(place, _)| *place);
+            // What is leaving may be older than its copy on a drive that is not there.
+            let counts = |info: &LaneInfo| whole || !info.leaving;
+            let place = |lane| {
+                let found = lanes.get(&lane).filter(|(_, info)| counts(info));
+                found.map(|(place, _)| *place)
+            };
             let volume = PoolVolume {
                 id,
                 size_bytes: infos().map(|i| i.size_bytes).min().unwrap_or(0),
@@ -228,6 +227,66 @@ impl PoolView {
         volumes.collect()
     }
 
+    /// Copies of lanes and snapshots that a move left behind, by the place of their drive: each has a higher one on a drive that works. What
+    /// a drive holds that failed may be otherwise on the drive itself.
+    pub fn stale(&self) -> BTreeMap<usize, Vec<StaleCopy>> {
+        self.lower(|drive| !drive.failed)
+    }
+
+    /// Copies that are lower than one on a drive that counts.
+    fn lower(&self, counts: impl Fn(&PoolDrive) -> bool) -> BTreeMap<usize, Vec<StaleCopy>> {
+        let mut highest: BTreeMap<(VolumeId, u8, Option<SnapshotId>), u32> = BTreeMap::new();
+        let mut all = Vec::new();
+        for (place, facts) in self.facts() {
+            let lanes = facts
+                .lanes
+                .iter()
+                .map(|l| ((l.volume, l.lane, None), l.incarnation));
+            let visible = facts.snapshots.iter().filter(|s| !s.hidden);
+            let snapshots = visible.map(|s| ((s.volume, s.lane, Some(s.snapshot)), s.incarnation));
+            for (key, incarnation) in lanes.chain(snapshots) {
+                if counts(&self.drives[place]) {
+                    let most = highest.entry(key).or_insert(incarnation);
+                    *most = (*most).max(incarnation);
+                }
+                all.push((place, key, incarnation));
+            }
+        }
+        let mut stale: BTreeMap<usize, Vec<StaleCopy>> = BTreeMap::new();
+        for (place, key, incarnation) in all {
+            let below = highest.get(&key).copied().unwrap_or(0);
+            if incarnation < below {
+                stale.entry(place).or_default().push(StaleCopy {
+                    volume: key.0,
+                    lane: key.1,
+                    snapshot: key.2,
+                    below,
+                });
+            }
+        }
+        stale
+    }
+
+    /// Lanes that are leaving and have no higher copy, by the place of their drive; only said of a pool that is whole.
+    pub fn staying(&self) -> Vec<(usize, VolumeId, u8)> {
+        if self.whole().is_err() {
+            return Vec::new();
+        }
+        let stale = self.lower(|_| true);
+        let mut staying = Vec::new();
+        for (place, facts) in self.facts() {
+            for lane in facts.lanes.iter().filter(|l| l.leaving) {
+                let mut copies = stale.get(&place).into_iter().flatten();
+                if !copies
+                    .any(|c| c.snapshot.is_none() && (c.volume, c.lane) == (lane.volume, lane.lane))
+                {
+                    staying.push((place, lane.volume, lane.lane));
+                }
+            }
+        }
+        staying
+    }
+
     /// One of its volumes.
     pub fn volume(&self, id: VolumeId) -> Option<PoolVolume> {
         self.volumes().remove(&id)
@@ -235,27 +294,32 @@ impl PoolView {
 
     /// Its snapshots that are not hidden, by volume.
     pub fn snapshots(&self) -> BTreeMap<(VolumeId, SnapshotId), PoolSnapshot> {
-        let mut all: BTreeMap<(VolumeId, SnapshotId), PoolSnapshot> = BTreeMap::new();
+        type Lanes<'a> = BTreeMap<u8, (usize, &'a SnapshotInfo)>;
+        let mut all: BTreeMap<(VolumeId, SnapshotId), Lanes<'_>> = BTreeMap::new();
         for (place, facts) in self.facts() {
             for info in facts.snapshots.iter().filter(|info| !info.hidden) {
-                let key = (info.volume, info.snapshot);
-                let snapshot = all.entry(key).or_insert_with(|| PoolSnapshot {
-                    id: info.snapshot,
-                    volume: info.volume,
-                    size_bytes: info.size_bytes,
-                    used_bytes: 0,
-                    error: None,
-                    lanes: vec![None; usize::from(info.lanes)],
-                });
-                snapshot.size_bytes = snapshot.size_bytes.min(info.size_bytes);
-                if let Some(lane @ None) = snapshot.lanes.get_mut(usize::from(info.lane)) {
-                    *lane = Some(place);
-                    snapshot.used_bytes += info.used_blocks * BLOCK_BYTES as u64;
-                    snapshot.error = snapshot.error.or(info.error);
+                let lanes = all.entry((info.volume, info.snapshot)).or_default();
+                let present = lanes.entry(info.lane).or_insert((place, info));
+                if info.incarnation > present.1.incarnation {
+                    *present = (place, info);
                 }
             }
         }
-        all
+        let snapshots = all.into_iter().map(|((volume, id), lanes)| {
+            let infos = || lanes.values().map(|(_, info)| *info);
+            let count = infos().map(|i| i.lanes).max().unwrap_or(0);
+            let place = |lane| lanes.get(&lane).map(|(place, _)| *place);
+            let snapshot = PoolSnapshot {
+                id,
+                volume,
+                size_bytes: infos().map(|i| i.size_bytes).min().unwrap_or(0),
+                used_bytes: infos().map(|i| i.used_blocks).sum::<u64>() * BLOCK_BYTES as u64,
+                error: infos().find_map(|i| i.error),
+                lanes: (0..count).map(place).collect(),
+            };
+            ((volume, id), snapshot)
+        });
+        snapshots.collect()
     }
 
     /// One of its snapshots.

@@ -81,12 +81,13 @@ impl TableEntry {
 }
 
 /// What is to become of a drive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum DriveState {
-    /// In use.
+    /// It takes new lanes.
+    #[default]
     InUse = 0,
-    /// Its lanes are being moved elsewhere.
+    /// Its lanes are being moved to others.
     Evacuating = 1,
     /// It holds no lanes, and gets none.
     Evacuated = 2,

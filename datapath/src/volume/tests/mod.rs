@@ -1,5 +1,6 @@
 //! Volumes on running reactors: what is written is read back, from whichever reactor, over drives with different homes.
 
+mod moving;
 mod simulated;
 mod workload;
 
@@ -401,7 +402,7 @@ fn a_barrier_holds_up_all_reactors() {
         let second = Duration::from_secs(1);
         for _ in 0..50 {
             let stores = registry.clone();
-            let looked = registry.at_barrier(vec![ID], second, async move {
+            let looked = registry.at_barrier(vec![(ID, None)], second, async move {
                 let mut seen = Vec::new();
                 for drive in [0, 1] {
                     let byte = stores.on_drive(drive, move |hub| async move {
