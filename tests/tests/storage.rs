@@ -326,7 +326,6 @@ fn a_drive_that_is_gone_takes_only_what_was_on_it() {
 }
 
 #[test]
-#[ignore = "the data path cannot evacuate a drive yet"]
 fn a_drive_is_emptied_and_taken_out() {
     let mut cluster = Cluster::builder().volume("v:64M").start();
     let mut host = Host::connect(&cluster, "v");
@@ -371,7 +370,6 @@ fn a_drive_is_emptied_and_taken_out() {
 }
 
 #[test]
-#[ignore = "the data path has no scrub yet"]
 fn a_pool_is_scanned() {
     let cluster = Cluster::builder().volume("v:16M").start();
     let mut host = Host::connect(&cluster, "v");

@@ -266,8 +266,11 @@ impl Commander {
         let (to, to_number) = match to {
             Ok(to) => to,
             Err(e) => {
-                self.on_store(drive, number, |store| async move { Ok(store.unpin()) })
-                    .await?;
+                self.on_store(drive, number, |store| async move {
+                    store.unpin();
+                    Ok(())
+                })
+                .await?;
                 return Err(e);
             }
         };

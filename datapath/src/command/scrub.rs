@@ -122,6 +122,16 @@ impl Commander {
     }
 
     async fn scrub_drive(&self, scrub: &Scrub, drive: Name, number: u32) {
+        // A scrub reads what maps refer to: what was written before it began shall be in them.
+        let merged = self.on_store(
+            &drive,
+            number,
+            |store| async move { store.checkpoint().await },
+        );
+        if let Err(e) = merged.await {
+            tracing::warn!(%drive, "a scrub does not see what was written last: {e}");
+            scrub.errors.set(scrub.errors.get() + 1);
+        }
         let mut place = Some(ScrubPlace::default());
         while let Some(from) = place {
             while scrub.state.get() == ScrubState::ScrubPaused {

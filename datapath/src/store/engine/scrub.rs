@@ -50,7 +50,7 @@ struct Wanted {
 }
 
 impl Store {
-    /// Looks at the next leaf of some map, and at what it refers to.
+    /// Looks at the next leaf of some map, and at what it refers to. What no checkpoint has brought into a map is not seen.
     ///
     /// # Errors
     /// [`StoreError::Closed`]. What is damaged is no error but a finding.
@@ -77,7 +77,11 @@ impl Inner {
             };
             let next = all.find(|(h, r)| h.0 >= from.handle && looked_at(r));
             next.map(|(handle, record)| {
-                let parent = catalogue.get(record.parent);
+                // What is being deleted is not looked at itself: what is left of it is its child's.
+                let mut parent = catalogue.get(record.parent);
+                while let Some(deleted) = parent.filter(|p| !looked_at(p)) {
+                    parent = catalogue.get(deleted.parent);
+                }
                 let own = parent.map_or(Generation(0), |p| p.generation);
                 (handle, record.clone(), own)
             })

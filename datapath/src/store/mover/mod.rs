@@ -124,7 +124,11 @@ pub async fn move_family<S: AtDrive, D: AtDrive, C: Conduct>(
         mover.forget(&copies).await;
     }
     // A drive that cannot be reached any more has forgotten its pins.
-    let _ = mover.source.run(|s| async move { Ok(s.unpin()) }).await;
+    let unpin = mover.source.run(|s| async move {
+        s.unpin();
+        Ok(())
+    });
+    let _ = unpin.await;
     moved
 }
 

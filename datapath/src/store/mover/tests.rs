@@ -112,6 +112,10 @@ impl Shared {
         done
     }
 
+    fn all(&self) -> Vec<Store> {
+        self.stores.borrow().clone()
+    }
+
     fn lane(&self, volume: VolumeId) -> super::super::engine::StoreLane {
         let home = self.home.borrow()[&volume];
         let lane = self.stores.borrow()[home].lane(volume, 0);
@@ -222,7 +226,7 @@ impl Shared {
         if let Some(there) = self.model.borrow_mut().snapshots.get_mut(&(volume, id)) {
             there.0 = false;
         }
-        for store in self.stores.borrow().clone() {
+        for store in self.all() {
             store.delete_snapshot(volume, id).await.expect("deleting");
         }
         self.model.borrow_mut().snapshots.remove(&(volume, id));
@@ -298,7 +302,7 @@ impl Shared {
     /// What opening a pool does.
     async fn put_right(&self) {
         let view = self.view();
-        let stores = self.stores.borrow().clone();
+        let stores = self.all();
         for (place, volume, lane) in view.staying() {
             stores[place].stay(volume, lane).await.expect("it stays");
         }
@@ -432,7 +436,7 @@ impl Life {
             random,
         };
         life.run(|s| async move {
-            for store in s.stores.borrow().clone() {
+            for store in s.all() {
                 store.set_members(2).await.expect("it is told");
             }
             let store = s.stores.borrow()[0].clone();
@@ -487,7 +491,7 @@ impl Life {
 
     fn close(&mut self) -> [Report; 2] {
         self.run(|s| async move {
-            for store in s.stores.borrow().clone() {
+            for store in s.all() {
                 store.check();
                 store.close().await.expect("it closes");
             }
@@ -536,7 +540,7 @@ fn a_family_moves_and_shares_as_before() {
     life.run(|s| family(s, 5));
     let used = |life: &Life| {
         life.run(|s| async move {
-            let stores = s.stores.borrow().clone();
+            let stores = s.all();
             for store in &stores {
                 while !store.settled() {
                     store.checkpoint().await.expect("a checkpoint");
@@ -582,7 +586,7 @@ fn an_ended_move_leaves_nothing() {
     assert_eq!(ended, Err(MoveError::Cancelled));
     assert!(life.shared.copied.get() > 0);
     life.run(|s| async move {
-        let stores = s.stores.borrow().clone();
+        let stores = s.all();
         for store in &stores {
             while !store.settled() {
                 s.handle.sleep(Duration::from_millis(30)).await;
@@ -600,7 +604,7 @@ fn damage_is_not_moved() {
     let life = Life::new(3);
     life.run(|s| async move {
         s.put(VOLUME, 0, 50, false).await;
-        s.stores.borrow()[0].clone().checkpoint().await.unwrap();
+        s.all()[0].checkpoint().await.unwrap();
     });
     // Before it lie the superblocks.
     let value = life.shared.model.borrow().next;
