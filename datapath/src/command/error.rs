@@ -205,9 +205,10 @@ fn open_code(e: &OpenError) -> Code {
 fn store_code(e: StoreError) -> Code {
     match e {
         StoreError::Full => Code::ResourceExhausted,
-        StoreError::Checksum { .. } | StoreError::Poisoned { .. } | StoreError::Page { .. } => {
-            Code::DataLoss
-        }
+        StoreError::Checksum { .. }
+        | StoreError::Poisoned { .. }
+        | StoreError::Page { .. }
+        | StoreError::Lost => Code::DataLoss,
         StoreError::Io(e) => io_code(e),
         StoreError::Unknown => Code::NotFound,
         StoreError::Exists => Code::AlreadyExists,

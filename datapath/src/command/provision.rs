@@ -4,11 +4,20 @@ use keelblock_api::datapath as proto;
 
 use super::Commander;
 use super::error::CommandError;
-use crate::store::engine::RootOf;
+use crate::store::engine::{LaneInfo, RootOf};
 use crate::store::pool::{PoolError, PoolView, PoolVolume, check_size, place};
 use crate::store::types::BLOCK_BYTES;
 use crate::store::{Name, VolumeId};
 use crate::volume::Lanes;
+
+/// What is wrong with a lane that is there; empty: nothing.
+fn lane_error(info: &LaneInfo) -> String {
+    match (info.lossy, info.error) {
+        (true, _) => "a part of its map was damaged: reads of what it led to fail until that is written or discarded; restore a snapshot or backup".to_owned(),
+        (false, Some(e)) => format!("its used bytes are those of the last checkpoint: {e}"),
+        (false, None) => String::new(),
+    }
+}
 
 impl Commander {
     /// Makes a volume and opens it on every reactor.
@@ -237,9 +246,7 @@ impl Commander {
                 error: match (drive, failed) {
                     (None, _) => "it is on a drive that is missing or lost".to_owned(),
                     (_, Some(d)) => format!("drive {} failed", d.id),
-                    _ => info.and_then(|i| i.error).map_or_else(String::new, |e| {
-                        format!("its used bytes are those of the last checkpoint: {e}")
-                    }),
+                    _ => info.map_or_else(String::new, lane_error),
                 },
             }
         });

@@ -105,9 +105,10 @@ impl From<StoreError> for VolumeError {
     fn from(e: StoreError) -> Self {
         match e {
             StoreError::Full => Self::CapacityExceeded,
-            StoreError::Checksum { .. } | StoreError::Poisoned { .. } | StoreError::Page { .. } => {
-                Self::Damaged
-            }
+            StoreError::Checksum { .. }
+            | StoreError::Poisoned { .. }
+            | StoreError::Page { .. }
+            | StoreError::Lost => Self::Damaged,
             StoreError::Io(e) => e.into(),
             // The lane is not here any more.
             StoreError::Unknown | StoreError::Exists | StoreError::Closed => Self::Closed,

@@ -47,6 +47,10 @@ pub struct Report {
     pub data_read: u64,
     /// Entries that say that their block is damaged.
     pub poisoned: u64,
+    /// Subtrees of maps that were lost to damage.
+    pub lost: u64,
+    /// Blocks that are marked and not reached, after pages were lost.
+    pub cut_off: u64,
     /// The first of what is wrong.
     pub problems: Vec<Problem>,
     /// How much is wrong.
@@ -119,6 +123,12 @@ impl Report {
             if self.poisoned > 0 {
                 line(format!("{} blocks are known to be damaged", self.poisoned));
             }
+            if self.lost + self.cut_off > 0 {
+                line(format!(
+                    "{} parts of maps are lost to damage, and {} blocks are marked that nothing leads to any more",
+                    self.lost, self.cut_off
+                ));
+            }
         }
         for note in &self.notes {
             line(format!("note: {note}"));
@@ -166,6 +176,8 @@ impl Report {
             ("deleting", deleting),
             ("data_read", self.data_read),
             ("poisoned", self.poisoned),
+            ("lost", self.lost),
+            ("cut_off", self.cut_off),
             ("problem_count", self.problem_count),
         ];
         for (name, number) in numbers {

@@ -94,8 +94,11 @@ impl Checker<'_> {
         self.report.used += u64::from(usable) - free.min(usable.into());
         let wanted = self.marks.bitmap(group);
         self.differences("unmarked", group, |word| wanted[word] & !bits[word]);
-        if self.complete {
+        if self.complete && self.superblock.lost_pages == 0 {
             self.differences("leak", group, |word| bits[word] & !wanted[word]);
+        } else if self.complete {
+            let cut_off = bits.iter().zip(&wanted).map(|(b, w)| (b & !w).count_ones());
+            self.report.cut_off += u64::from(cut_off.sum::<u32>());
         }
         free
     }

@@ -135,6 +135,10 @@ impl Checker<'_> {
             let Some(below) = interior::child(&page, n).present() else {
                 continue;
             };
+            if below.is_lost() {
+                self.report.lost += 1;
+                continue;
+            }
             let index = at.index * interior::FANOUT + n;
             if below.generation > entry.generation {
                 let what = format!(

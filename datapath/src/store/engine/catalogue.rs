@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::VolumeId;
-use super::super::map::{CATALOGUE_LEAF_RECORDS, CatalogueRecord, RecordKind};
+use super::super::map::{CATALOGUE_LEAF_RECORDS, CatalogueLeaf, CatalogueRecord, RecordKind};
 use super::super::types::{CatalogueHandle, Generation, SnapshotId};
 
 /// No record: what has no parent has this one.
@@ -155,16 +155,21 @@ impl Catalogue {
     }
 
     /// The leaves that changed, with their records (none: the leaf goes), and forgets that they did.
-    pub fn take_dirty(&mut self) -> BTreeMap<u64, Vec<(CatalogueHandle, CatalogueRecord)>> {
+    pub fn take_dirty(&mut self) -> BTreeMap<u64, CatalogueLeaf> {
         let dirty = std::mem::take(&mut self.dirty);
-        let leaves = dirty.into_iter().map(|leaf| {
-            let first = leaf as u32 * CATALOGUE_LEAF_RECORDS as u32;
-            let range =
-                CatalogueHandle(first)..CatalogueHandle(first + CATALOGUE_LEAF_RECORDS as u32);
-            let records = self.records.range(range).map(|(h, r)| (*h, r.clone()));
-            (leaf, records.collect())
-        });
-        leaves.collect()
+        dirty.into_iter().map(|n| (n, self.leaf(n))).collect()
+    }
+
+    /// The records of a leaf.
+    pub fn leaf(&self, leaf: u64) -> CatalogueLeaf {
+        let first = leaf * CATALOGUE_LEAF_RECORDS as u64;
+        let Ok(first) = u32::try_from(first) else {
+            return Vec::new();
+        };
+        let last = first.saturating_add(CATALOGUE_LEAF_RECORDS as u32 - 1);
+        let range = CatalogueHandle(first)..=CatalogueHandle(last);
+        let records = self.records.range(range);
+        records.map(|(h, r)| (*h, r.clone())).collect()
     }
 
     /// A checkpoint wrote `record`: root, sequence and walk are taken over, the rest may have changed since its freeze. What was

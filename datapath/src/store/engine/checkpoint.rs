@@ -159,6 +159,7 @@ impl Inner {
         }
         let removed = self.walk_deletions(&mut catalogue).await?;
         // 4
+        self.pages.at_work_for.set(CatalogueHandle(0));
         let (root, depth) = self.write_catalogue(&mut catalogue).await?;
         self.pages.settle().await?;
         self.write_space(number).await?;
@@ -183,6 +184,7 @@ impl Inner {
         self.commit_superblock(number, cut, root, depth, &catalogue)
             .await?;
         // 6: no await from here on: readers see the old state or the new one.
+        self.tell_lost();
         self.adopt(frozen, catalogue, &removed);
         self.journal.set_tail(cut);
         // Records may wait for the room that this made.
@@ -238,6 +240,8 @@ impl Inner {
         catalogue: &mut Catalogue,
     ) -> Result<(), StoreError> {
         let handle = frozen.lane.handle;
+        self.pages.at_work_for.set(handle);
+        let lost_before = self.pages.lost_count();
         for (n, layer) in frozen.layers.iter().enumerate() {
             let rest = &frozen.layers[n..];
             let owner = rest.iter().find_map(|l| l.borrow().closes);
@@ -255,15 +259,19 @@ impl Inner {
             };
             frozen.root = merge(&self.pages, &frozen.root, layer, &context).await?;
             frozen.entries += entries;
+            let lossy = self.pages.lost_count() > lost_before;
             if let Some(snapshot) = closes {
                 set_root(catalogue, snapshot, &frozen.root);
+                catalogue.change(snapshot, |r| r.lossy |= lossy);
             }
         }
         set_root(catalogue, handle, &frozen.root);
+        let lossy = self.pages.lost_count() > lost_before;
         let (sequence, stamp) = (frozen.sequence, frozen.stamp);
         catalogue.change(handle, |r| {
             r.sequence = sequence;
             r.epoch = r.epoch.max(stamp.epoch);
+            r.lossy |= lossy;
         });
         Ok(())
     }
@@ -310,6 +318,7 @@ impl Inner {
                 more |= children.len() <= 1;
                 continue;
             }
+            self.pages.at_work_for.set(handle);
             let own = parent.map_or(Generation(0), |p| p.generation);
             let child = children.first().and_then(|c| catalogue.get(*c));
             let child = child.map(|c| c.root());
@@ -360,12 +369,13 @@ impl Inner {
         catalogue: &mut Catalogue,
     ) -> Result<(ChildEntry, u32), StoreError> {
         let dirty = catalogue.take_dirty();
+        let all = |leaf| catalogue.leaf(leaf);
         let (root, depth) = {
             let superblock = self.superblock.borrow();
             let root = ChildEntry::decode(&superblock.catalogue_root);
             (root.unwrap_or(ChildEntry::NONE), superblock.catalogue_depth)
         };
-        Ok(write_catalogue(&self.pages, &root, depth, &dirty).await?)
+        Ok(write_catalogue(&self.pages, &root, depth, &dirty, &all).await?)
     }
 
     /// Bitmaps and table pages that changed, into their other copies.
@@ -423,6 +433,7 @@ impl Inner {
         next.free_blocks = self.space.borrow().free_after();
         next.table = self.space.borrow().table_entries();
         next.clean = self.closing.get();
+        next.lost_pages += self.pages.lost_count() as u64;
         let mut buffer = self.superblock_buffer.take().await;
         let (back, done) = superblock::commit(&self.device, &mut next, buffer.lend()).await;
         buffer.back(back);
@@ -434,6 +445,24 @@ impl Inner {
         next.layout = present.layout;
         *present = next;
         Ok(())
+    }
+
+    /// Pages that were given up are lost from now on.
+    fn tell_lost(&self) {
+        let drive = self.superblock.borrow().drive.clone();
+        let catalogue = self.catalogue.borrow();
+        for lost in self.pages.lost() {
+            let (level, index) = (lost.what.level, lost.what.index);
+            let whose = catalogue.get(lost.handle);
+            match whose {
+                Some(r) => {
+                    tracing::error!(%drive, volume = %r.volume, lane = r.lane, level, index, "a page of the map is damaged, and what it led to is lost: {}", lost.error);
+                }
+                None => {
+                    tracing::error!(%drive, level, index, "a page of the catalogue is damaged, and was written anew: {}", lost.error);
+                }
+            }
+        }
     }
 
     /// The new state is the present one.
@@ -478,6 +507,7 @@ impl From<MapError> for StoreError {
         match e {
             MapError::NoSpace => Self::Full,
             MapError::Io(e) => Self::Io(e),
+            MapError::Lost => Self::Lost,
             MapError::Checksum { at, .. }
             | MapError::Page { at, .. }
             | MapError::Contradiction { at } => Self::Page { at },

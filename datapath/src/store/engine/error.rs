@@ -36,6 +36,9 @@ pub enum StoreError {
         /// Of the drive.
         at: PhysicalBlock,
     },
+    /// A page of the map was damaged, and what it led to is lost: blocks here cannot be found until they are written or erased.
+    #[error("the part of the map that leads there was damaged, and is lost")]
+    Lost,
     /// The drive could not do it.
     #[error(transparent)]
     Io(#[from] IoError),

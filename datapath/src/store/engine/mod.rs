@@ -104,6 +104,8 @@ pub struct LaneInfo {
     pub used_blocks: u64,
     /// Why that is not known exactly, where it should be.
     pub error: Option<StoreError>,
+    /// A page of its map was damaged, and what it led to was lost: reads there fail until it is written or erased.
+    pub lossy: bool,
     /// The snapshot that it descends from, if any: of another volume if it is a clone.
     pub origin: Option<(VolumeId, SnapshotId)>,
 }
@@ -129,6 +131,8 @@ pub struct SnapshotInfo {
     pub used_blocks: u64,
     /// Why that is not known exactly, where it should be.
     pub error: Option<StoreError>,
+    /// See [`LaneInfo::lossy`].
+    pub lossy: bool,
 }
 
 /// Blocks of a drive, exactly: `total = fixed + used + free`.
@@ -169,7 +173,7 @@ pub struct StoreLane {
 /// What happened since the drive was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Blocks that did not match their checksum.
+    /// Blocks and pages that did not match their checksum.
     pub checksum_errors: u64,
     /// Reads of one block that were answered from the cache.
     pub cache_hits: u64,
@@ -181,6 +185,8 @@ pub struct Counters {
     pub journal_blocks: u64,
     /// Pages written.
     pub pages: u64,
+    /// Pages of maps that were damaged and given up, since the drive was formatted.
+    pub lost_pages: u64,
 }
 
 struct Inner {
@@ -323,7 +329,8 @@ impl Store {
     pub fn counters(&self) -> Counters {
         let inner = &self.0;
         Counters {
-            checksum_errors: inner.checksum_errors.get(),
+            checksum_errors: inner.checksum_errors.get() + inner.pages.mismatches.get(),
+            lost_pages: inner.superblock.borrow().lost_pages,
             cache_hits: inner.cache_hits.get(),
             checkpoints: inner.checkpointer.count.get(),
             flushes: inner.flusher.count.get(),
@@ -352,6 +359,7 @@ impl Store {
                 size_bytes: record.size_bytes,
                 used_blocks: lane.root.get().child.used,
                 error: None,
+                lossy: record.lossy,
                 origin: catalogue.get(record.parent).map(|p| (p.volume, p.snapshot)),
             })
         });
@@ -377,6 +385,7 @@ impl Store {
                 size_bytes: r.size_bytes,
                 used_blocks: r.map.used,
                 error: None,
+                lossy: r.lossy,
             })
         });
         all.collect()

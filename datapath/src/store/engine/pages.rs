@@ -1,18 +1,29 @@
 //! How the map reaches the drive: pages read through the cache, and written in runs by a checkpoint.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::super::group::{GroupId, NoSpace, Space};
-use super::super::map::{MapError, Page, PageId, PageStamp, Pages, check_page};
-use super::super::types::{BLOCK_BYTES, CheckpointNumber, Crc, DriveId, PhysicalBlock};
+use super::super::map::{LOST_BLOCK, MapError, Page, PageId, PageStamp, Pages, check_page};
+use super::super::superblock::{COPIES, COPY_BYTES};
+use super::super::types::{
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Crc, DriveId, PhysicalBlock,
+};
 use super::buffers::BufferSet;
 use super::cache::BlockCache;
 use super::join::join_all;
 use crate::device::{Device, IoError};
 use crate::reactor::{Handle, Notify};
 
+/// How often a block that does not match, or cannot be read, is read again before it counts as damaged, and after which time.
+const READ_AGAIN: u32 = 2;
+const READ_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// Places of damaged blocks that are remembered.
+const DAMAGED_MAX: usize = 4096;
+/// A checkpoint that meets more damaged pages meets a drive that does not read (`docs/store-format.md` §15).
+const LOST_MAX: usize = 64;
 /// Pages that are read at a time.
 pub const READS_MAX: usize = 32;
 /// Bytes of pages that are written with one request.
@@ -42,6 +53,25 @@ pub struct DrivePages {
     contradicted: Cell<Option<PhysicalBlock>>,
     /// Pages written since the drive was opened.
     pub written: Cell<u64>,
+    /// Whose map the checkpoint is at.
+    pub at_work_for: Cell<CatalogueHandle>,
+    /// Pages that it gave up, and whose map it was at.
+    lost: RefCell<Vec<LostPage>>,
+    /// Places that were read again to no avail: not every reader of what they lead to waits for that.
+    damaged: RefCell<BTreeSet<PhysicalBlock>>,
+    /// Pages and bitmaps that did not match what was written.
+    pub mismatches: Cell<u64>,
+}
+
+/// A page that was damaged, and given up.
+#[derive(Clone, Copy, Debug)]
+pub struct LostPage {
+    /// Whose map the checkpoint was at.
+    pub handle: CatalogueHandle,
+    /// Which page.
+    pub what: PageId,
+    /// How it was damaged.
+    pub error: MapError,
 }
 
 impl std::fmt::Debug for DrivePages {
@@ -77,6 +107,10 @@ impl DrivePages {
             failed: Cell::new(None),
             contradicted: Cell::new(None),
             written: Cell::new(0),
+            at_work_for: Cell::new(CatalogueHandle(0)),
+            lost: RefCell::default(),
+            damaged: RefCell::default(),
+            mismatches: Cell::new(0),
         })
     }
 
@@ -84,6 +118,17 @@ impl DrivePages {
     pub fn begin(&self, checkpoint: CheckpointNumber) {
         self.checkpoint.set(checkpoint);
         self.failed.set(None);
+        self.lost.borrow_mut().clear();
+    }
+
+    /// Pages that the checkpoint gave up so far.
+    pub fn lost(&self) -> Vec<LostPage> {
+        self.lost.borrow().clone()
+    }
+
+    /// How many these are.
+    pub fn lost_count(&self) -> usize {
+        self.lost.borrow().len()
     }
 
     /// Waits until every page is on the drive (in its cache, perhaps).
@@ -101,10 +146,10 @@ impl DrivePages {
         self.failed.get().map_or(Ok(()), |e| Err(MapError::Io(e)))
     }
 
-    /// Loads the bitmap of a group.
+    /// Loads the bitmap of a group. One that is damaged takes its group out of use.
     ///
     /// # Errors
-    /// [`MapError`]: it is not what was written.
+    /// [`MapError`]: it contradicts the group table or the map, or the drive fails.
     pub async fn load_group(&self, group: GroupId) -> Result<(), MapError> {
         loop {
             let place = self.space.borrow().bitmap_place(group);
@@ -120,6 +165,11 @@ impl DrivePages {
             }
             let bitmap = match bitmap {
                 Some(Err(_)) if self.space.borrow().is_loaded(group) => None,
+                Some(Err(e)) if e.is_damage() => {
+                    tracing::error!(drive = %self.drive, group = group.0, "a bitmap is damaged, and its group is not used any more: {e}");
+                    self.space.borrow_mut().unreadable(group);
+                    return Ok(());
+                }
                 Some(read) => Some(read?),
                 None => None,
             };
@@ -172,6 +222,60 @@ impl DrivePages {
     /// # Errors
     /// [`MapError`].
     pub async fn read_raw(&self, at: PhysicalBlock, crc: Crc) -> Result<Rc<Page>, MapError> {
+        match self.read_once(at, crc).await {
+            Err(e) if e.is_damage() => self.read_again(at, crc, e).await,
+            read => read,
+        }
+    }
+
+    async fn read_again(
+        &self,
+        at: PhysicalBlock,
+        crc: Crc,
+        mut error: MapError,
+    ) -> Result<Rc<Page>, MapError> {
+        let known = self.damaged.borrow().contains(&at);
+        for _ in 0..if known { 0 } else { READ_AGAIN } {
+            self.handle.sleep(READ_AGAIN_AFTER).await;
+            match self.read_once(at, crc).await {
+                Err(e) if e.is_damage() => error = e,
+                read => return read,
+            }
+        }
+        self.remember_damaged(at);
+        match error {
+            MapError::Checksum { .. } => self.mismatches.set(self.mismatches.get() + 1),
+            MapError::Io(_) if !self.reads_at_all().await => {
+                return Err(MapError::Io(IoError::Failed));
+            }
+            _ => {}
+        }
+        Err(error)
+    }
+
+    fn remember_damaged(&self, at: PhysicalBlock) {
+        let mut damaged = self.damaged.borrow_mut();
+        if damaged.len() == DAMAGED_MAX {
+            damaged.clear();
+        }
+        damaged.insert(at);
+    }
+
+    /// Whether a drive that could not read a block reads others: the superblock's copies, of which each can be missed.
+    async fn reads_at_all(&self) -> bool {
+        for copy in 0..COPIES {
+            let mut buffer = self.reads.take().await;
+            let place = (copy * COPY_BYTES) as u64;
+            let (back, read) = self.device.read(place, buffer.lend(), BLOCK_BYTES).await;
+            buffer.back(back);
+            if read.is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn read_once(&self, at: PhysicalBlock, crc: Crc) -> Result<Rc<Page>, MapError> {
         let mut buffer = self.reads.take().await;
         let place = at.0 * BLOCK_BYTES as u64;
         let (back, read) = self.device.read(place, buffer.lend(), BLOCK_BYTES).await;
@@ -213,7 +317,11 @@ impl Pages for Rc<DrivePages> {
         if let Some(page) = self.cached(at) {
             return Ok(page);
         }
-        let page = self.read_raw(at, crc).await?;
+        if at == LOST_BLOCK {
+            return Err(MapError::Lost);
+        }
+        // What it takes would make the state of every operation larger.
+        let page = Box::pin(self.read_raw(at, crc)).await?;
         check_page(&page, &self.drive, what).map_err(|why| MapError::Page { at, why })?;
         self.cache.put(at, page.clone());
         Ok(page)
@@ -225,18 +333,30 @@ impl Pages for Rc<DrivePages> {
             .or_else(|| self.unwritten.borrow().get(&at).cloned())
     }
 
-    async fn read_many(
+    async fn read_each(
         &self,
         wanted: &[(PhysicalBlock, Crc, PageId)],
-    ) -> Result<Vec<Rc<Page>>, MapError> {
+    ) -> Vec<Result<Rc<Page>, MapError>> {
         let mut pages = Vec::with_capacity(wanted.len());
         for part in wanted.chunks(READS_MAX) {
             let reads = part.iter().map(|&(at, crc, what)| self.read(at, crc, what));
-            for page in join_all(reads).await {
-                pages.push(page?);
-            }
+            pages.extend(join_all(reads).await);
         }
-        Ok(pages)
+        pages
+    }
+
+    fn give_up_page(&self, what: PageId, error: MapError) -> Result<(), MapError> {
+        let mut lost = self.lost.borrow_mut();
+        if !error.is_damage() || lost.len() == LOST_MAX {
+            return Err(error);
+        }
+        let handle = self.at_work_for.get();
+        lost.push(LostPage {
+            handle,
+            what,
+            error,
+        });
+        Ok(())
     }
 
     async fn allocate(&self) -> Result<PhysicalBlock, MapError> {
@@ -262,6 +382,7 @@ impl Pages for Rc<DrivePages> {
         if !follows || full {
             self.send_run().await;
         }
+        self.damaged.borrow_mut().remove(&at);
         self.cache.put(at, page.clone());
         self.unwritten.borrow_mut().insert(at, page.clone());
         self.run.borrow_mut().push((at, page));

@@ -50,7 +50,10 @@ impl Inner {
             match wanted {
                 Some(group) => {
                     if let Err(e) = self.load_group(group).await {
-                        tracing::error!(group = group.0, "a bitmap of the drive is damaged: {e}");
+                        tracing::error!(
+                            group = group.0,
+                            "a bitmap of the drive contradicts the group table, or cannot be read: {e}"
+                        );
                         self.checkpointer.failed.set(Some(e));
                         return;
                     }

@@ -315,3 +315,150 @@ fn used_blocks_are_exact_without_a_checkpoint() {
     });
     assert_eq!(none, (Err(StoreError::Unknown), Err(StoreError::Unknown)));
 }
+
+/// Where a page of a lane's map is: the first of a level in which a leaf's path leads through it.
+fn page_at(
+    rig: &Rig,
+    volume: VolumeId,
+    level: u8,
+    leaf: u64,
+) -> super::super::types::PhysicalBlock {
+    use super::super::map::{PageId, PageKind, Pages, interior};
+    let root = rig.lane(volume).lane.root.get();
+    let pages = rig.store.0.pages.clone();
+    rig.run(async move {
+        let (mut entry, mut at) = (root.child, root.depth);
+        while at > level {
+            let index = leaf / interior::leaves_of_level(at);
+            let kind = PageKind::Interior;
+            let what = PageId {
+                kind,
+                level: at,
+                index,
+            };
+            let page = pages.read(entry.block, entry.crc, what).await.unwrap();
+            at -= 1;
+            entry = interior::child(
+                &page,
+                leaf / interior::leaves_of_level(at) % interior::FANOUT,
+            );
+        }
+        assert!(!entry.is_none());
+        entry.block
+    })
+}
+
+/// Rot in a page of a map: lanes go on, the journal's tail moves, what is not known says so, and what is written again is whole.
+#[test]
+fn a_damaged_page_costs_what_it_led_to_and_nothing_else() {
+    for level in [0, 1] {
+        let rig = Rig::new(64 << 20);
+        rig.create();
+        let store = rig.store.clone();
+        rig.run(async move { store.create_lanes(CLONE, &[0], 1, 1 << 30).await })
+            .unwrap();
+        // Leaves 0 and 1, and one beneath another interior page.
+        rig.write(VOLUME, 0, 200, 1);
+        rig.write(VOLUME, 20_000, 10, 2);
+        rig.write(CLONE, 0, 10, 3);
+        rig.checkpoint();
+        let at = page_at(&rig, VOLUME, level, 0);
+        rig.flush();
+        let rig = rig.power_cut();
+        rig.sim.disk("d", |d| d.rot(at.0 * 4096 + 100, 3));
+        rig.write(VOLUME, 5, 1, 4);
+        rig.write(CLONE, 5, 1, 5);
+        rig.checkpoint();
+        for n in 0..20_u8 {
+            // Elsewhere in the volume, and in another lane.
+            rig.write(VOLUME, 20_000 + u64::from(n), 1, n + 10);
+            rig.write(CLONE, 7, 1, n + 10);
+            rig.checkpoint();
+        }
+        assert!(!rig.store.failed());
+        let counters = rig.store.counters();
+        assert_eq!((counters.lost_pages, counters.checksum_errors), (1, 1));
+        let found = |rig: &Rig, block: u64| {
+            let (lane, handle) = (rig.lane(VOLUME), rig.handle.clone());
+            rig.run(async move {
+                let buffer = handle.buffers().take(4096).await;
+                let (buffer, read) = lane.read(block..block + 1, buffer).await;
+                read.map(|()| buffer[0])
+            })
+        };
+        let check = |rig: &Rig| {
+            assert_eq!(found(rig, 5), Ok(4));
+            let of_leaf_0 = StoreError::Poisoned {
+                block: LaneBlock(6),
+            };
+            assert_eq!(found(rig, 6), Err(of_leaf_0));
+            let of_leaf_1 = if level == 0 {
+                Ok(1)
+            } else {
+                Err(StoreError::Lost)
+            };
+            assert_eq!(found(rig, 160), of_leaf_1);
+            assert_eq!(rig.read(VOLUME, 20_000, 20)[19], 29);
+            assert_eq!(rig.read(CLONE, 5, 3), [5, 3, 29]);
+            let lossy = rig
+                .store
+                .lanes()
+                .iter()
+                .map(|l| (l.volume, l.lossy))
+                .collect::<Vec<_>>();
+            assert_eq!(lossy, [(VOLUME, true), (CLONE, false)]);
+        };
+        check(&rig);
+        let store = rig.store.clone();
+        rig.run(async move { store.close().await }).unwrap();
+        let report = super::super::check::check(
+            &crate::store::tests::Peek(&rig.sim),
+            super::super::check::CheckOptions { data: true },
+        );
+        assert!(report.is_clean(), "{}", report.text());
+        // Of leaf 0 all but the block that was written again; beneath the interior page all.
+        let cut_off = if level == 0 { 152 } else { 200 + 2 };
+        assert_eq!(report.cut_off, cut_off, "{}", report.text());
+        let rig = rig.power_cut();
+        check(&rig);
+        rig.erase(VOLUME, 0..1000);
+        rig.write(VOLUME, 0, 10, 6);
+        assert_eq!(rig.read(VOLUME, 0, 11)[9..], [6, 0]);
+        rig.checkpoint();
+        assert_eq!(rig.read(VOLUME, 160, 1), [0]);
+        assert_eq!(rig.used(VOLUME, RootOf::Live), 10 + 20);
+        rig.store.check();
+    }
+}
+
+/// A drive that cannot be read for a while is not taken for one whose pages rotted.
+#[test]
+fn a_drive_that_does_not_read_fails_a_checkpoint_and_loses_nothing() {
+    let rig = Rig::new(64 << 20);
+    rig.create();
+    for n in 0..100 {
+        rig.write(VOLUME, n * 152, 1, 1);
+    }
+    rig.checkpoint();
+    let rig = {
+        rig.flush();
+        rig.power_cut()
+    };
+    rig.sim
+        .disk("d", |d| d.faults.unreadable.push(0..d.bytes()));
+    for n in 0..100 {
+        rig.write(VOLUME, n * 152, 1, 2);
+    }
+    let store = rig.store.clone();
+    let failed = rig.run(async move { store.checkpoint().await });
+    assert!(failed.is_err() && rig.store.failed(), "{failed:?}");
+    rig.sim.disk("d", |d| d.faults.unreadable.clear());
+    let rig = {
+        rig.flush();
+        rig.power_cut()
+    };
+    for n in 0..100 {
+        assert_eq!(rig.read(VOLUME, n * 152, 2), [2, 0]);
+    }
+    assert_eq!(rig.store.counters().lost_pages, 0);
+}

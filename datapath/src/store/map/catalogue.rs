@@ -39,6 +39,7 @@ const _: () = assert!(HEADER_BYTES + CATALOGUE_LEAF_RECORDS * RECORD_BYTES <= 40
 
 const SEALED: u8 = 1;
 const LEAVING: u8 = 2;
+const LOSSY: u8 = 4;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub struct CatalogueRecord {
     pub sealed: bool,
     /// A copy of it on another drive may be the lane by now (§13); of a live lane.
     pub leaving: bool,
+    /// A page of its map was lost to damage.
+    pub lossy: bool,
     /// The snapshot that it was derived from; 0: none.
     pub parent: CatalogueHandle,
     /// What new entries get, or the one that it closed.
@@ -111,6 +114,7 @@ impl CatalogueRecord {
         lanes: 1,
         sealed: false,
         leaving: false,
+        lossy: false,
         parent: CatalogueHandle(0),
         generation: Generation(0),
         incarnation: 0,
@@ -143,6 +147,8 @@ impl CatalogueRecord {
         self.sequence = present.sequence;
         self.walked = present.walked;
         self.settled = present.settled;
+        // What is lost does not come back because a put was written without knowing of it.
+        self.lossy |= present.lossy;
     }
 
     /// As it is in a leaf of the catalogue.
@@ -151,8 +157,9 @@ impl CatalogueRecord {
         into[KIND] = self.kind as u8;
         into[LANE] = self.lane;
         into[LANES] = self.lanes;
-        let leaving = if self.leaving { LEAVING } else { 0 };
-        into[FLAGS] = leaving | if self.sealed { SEALED } else { 0 };
+        into[FLAGS] = (u8::from(self.sealed) * SEALED)
+            | (u8::from(self.leaving) * LEAVING)
+            | (u8::from(self.lossy) * LOSSY);
         put32(&mut into, PARENT, self.parent.0);
         put32(&mut into, GENERATION, self.generation.0);
         put32(&mut into, INCARNATION, self.incarnation);
@@ -189,7 +196,7 @@ impl CatalogueRecord {
             5 => RecordKind::Arriving,
             _ => return wrong("kind"),
         };
-        if from[FLAGS] & !(SEALED | LEAVING) != 0 {
+        if from[FLAGS] & !(SEALED | LEAVING | LOSSY) != 0 {
             return wrong("flag");
         }
         if from[LANE] >= from[LANES] {
@@ -212,6 +219,7 @@ impl CatalogueRecord {
             lanes: from[LANES],
             sealed: from[FLAGS] & SEALED != 0,
             leaving: from[FLAGS] & LEAVING != 0,
+            lossy: from[FLAGS] & LOSSY != 0,
             parent: CatalogueHandle(get32(from, PARENT)),
             generation: Generation(get32(from, GENERATION)),
             incarnation: get32(from, INCARNATION),
@@ -320,6 +328,7 @@ mod tests {
             lanes: 16,
             sealed: true,
             leaving: false,
+            lossy: true,
             parent: CatalogueHandle(0x0102_0304),
             generation: Generation(0x1112_1314),
             incarnation: 0x2122_2324,
@@ -345,7 +354,7 @@ mod tests {
     fn a_record_is_at_its_offsets() {
         let record = snapshot();
         let bytes = record.encode();
-        assert_eq!(bytes[..8], [2, 3, 16, 1, 4, 3, 2, 1]);
+        assert_eq!(bytes[..8], [2, 3, 16, 5, 4, 3, 2, 1]);
         assert_eq!(
             bytes[8..16],
             [0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21]
@@ -360,8 +369,14 @@ mod tests {
         let put = CatalogueRecord::decode_put(&record.encode_put());
         let mut put = put.expect("valid").expect("not free");
         assert_eq!((put.sequence, put.settled), (LaneSequence(0), NO_STAMP));
+        put.lossy = false;
         put.keep_of(&record);
         assert_eq!(put, record);
+        put.keep_of(&CatalogueRecord {
+            lossy: false,
+            ..record.clone()
+        });
+        assert!(put.lossy, "what is lost does not come back");
         let root = record.root();
         assert!(root.sealed && root.depth == 3 && root.child == record.map);
     }
@@ -373,7 +388,7 @@ mod tests {
             (0, 6, "kind"),
             (0, 0, "kind"),
             (1, 16, "lane"),
-            (3, 2, "flag"),
+            (3, 8, "flag"),
             (53, 1, "root"),
             (68, 7, "depth"),
             (69, 1, "reserved byte"),

@@ -35,7 +35,8 @@ fn checked_depth(depth: u32) -> Result<u8, MapError> {
     fits.ok_or(MapError::Depth { depth })
 }
 
-/// Writes leaves of the catalogue, each with all its records (none: the leaf goes); the answer is the new root and depth.
+/// Writes leaves of the catalogue, each with all its records (none: the leaf goes); the answer is the new root and depth. `all` has the records
+/// of any leaf, the changed ones too: what is beneath an interior page that is damaged is written anew.
 ///
 /// # Errors
 /// [`MapError`]. Then some of the work is done: the checkpoint must be given up.
@@ -44,6 +45,7 @@ pub async fn write_catalogue<P: Pages>(
     root: &ChildEntry,
     depth: u32,
     changed: &BTreeMap<u64, CatalogueLeaf>,
+    all: &dyn Fn(u64) -> CatalogueLeaf,
 ) -> Result<(ChildEntry, u32), MapError> {
     let root_depth = checked_depth(depth)?;
     let mut depth = root_depth;
@@ -61,13 +63,14 @@ pub async fn write_catalogue<P: Pages>(
         root: *root,
         root_depth,
         changed,
+        all,
     };
     let old = if depth == root_depth {
         *root
     } else {
         ChildEntry::NONE
     };
-    let new = writer.page(depth, 0, old).await?;
+    let new = writer.page(depth, 0, old, false).await?;
     let depth = if new.is_none() { 0 } else { u32::from(depth) };
     Ok((new, depth))
 }
@@ -77,22 +80,23 @@ struct Writer<'a, P> {
     root: ChildEntry,
     root_depth: u8,
     changed: &'a BTreeMap<u64, CatalogueLeaf>,
+    all: &'a dyn Fn(u64) -> CatalogueLeaf,
 }
 
 impl<P: Pages> Writer<'_, P> {
-    /// A page with its changes.
-    fn page(&self, level: u8, index: u64, old: ChildEntry) -> Step<'_, ChildEntry> {
+    /// A page with its changes; `anew`: with all records beneath, whatever was there.
+    fn page(&self, level: u8, index: u64, old: ChildEntry, anew: bool) -> Step<'_, ChildEntry> {
         Box::pin(async move {
             let above_root = level > self.root_depth && index == 0 && !self.root.is_none();
             let (first, last) = leaves_of_page(level, index);
             let untouched = self.changed.range(first..=last).next().is_none();
-            if untouched && !above_root {
+            if untouched && !above_root && !anew {
                 return Ok(old);
             }
             let (page, beneath) = if level == 0 {
-                self.leaf(index)
+                self.leaf(index, anew)
             } else {
-                let page = self.interior(level, index, &old, above_root).await?;
+                let page = self.interior(level, index, &old, above_root, anew).await?;
                 let beneath = interior::beneath(&page);
                 (page, beneath)
             };
@@ -108,10 +112,12 @@ impl<P: Pages> Writer<'_, P> {
         })
     }
 
-    fn leaf(&self, leaf: u64) -> (Rc<Page>, Beneath) {
+    fn leaf(&self, leaf: u64, anew: bool) -> (Rc<Page>, Beneath) {
         let mut page = blank();
         let mut beneath = Beneath::NOTHING;
-        for (handle, record) in self.changed.get(&leaf).into_iter().flatten() {
+        let whole = if anew { (self.all)(leaf) } else { Vec::new() };
+        let changed = self.changed.get(&leaf).filter(|_| !anew);
+        for (handle, record) in changed.unwrap_or(&whole) {
             let records = CATALOGUE_LEAF_RECORDS as u64;
             let handle = u64::from(handle.0);
             assert_eq!(handle / records, leaf, "a record of another leaf");
@@ -129,17 +135,25 @@ impl<P: Pages> Writer<'_, P> {
         index: u64,
         old: &ChildEntry,
         above_root: bool,
+        mut anew: bool,
     ) -> Result<Rc<Page>, MapError> {
         let mut page = blank();
         if !old.is_none() {
             let what = page_id(level, index);
-            page = self.author.pages.read(old.block, old.crc, what).await?;
+            match self.author.pages.read(old.block, old.crc, what).await {
+                Ok(there) => page = there,
+                Err(e) => {
+                    self.author.pages.give_up_page(what, e)?;
+                    anew = true;
+                }
+            }
         } else if above_root && level - 1 == self.root_depth {
             set_child(Rc::make_mut(&mut page), 0, &self.root);
         }
         for n in 0..FANOUT {
             let before = child(&page, n);
-            let after = self.page(level - 1, index * FANOUT + n, before).await?;
+            let index = index * FANOUT + n;
+            let after = self.page(level - 1, index, before, anew).await?;
             if after != before {
                 set_child(Rc::make_mut(&mut page), n, &after);
             }
@@ -233,7 +247,8 @@ mod tests {
         let mut model = BTreeMap::new();
         for (leaf, handles, size, expected) in steps {
             let changed = BTreeMap::from([(leaf, records(handles, size))]);
-            (root, depth) = run(write_catalogue(&pages, &root, depth, &changed)).expect("room");
+            let written = write_catalogue(&pages, &root, depth, &changed, &|_| Vec::new());
+            (root, depth) = run(written).expect("room");
             assert_eq!(depth, expected);
             model.insert(leaf, handles.iter().map(|h| (*h, size)).collect());
             let all: Vec<(u32, u64)> = model.values().flat_map(Vec::clone).collect();
@@ -241,7 +256,8 @@ mod tests {
         }
         assert_eq!(pages.used.borrow().len(), 6);
         let changed = BTreeMap::from([(138_547_332, Vec::new())]);
-        let gone = run(write_catalogue(&pages, &root, depth, &changed)).expect("room");
+        let written = write_catalogue(&pages, &root, depth, &changed, &|_| Vec::new());
+        let gone = run(written).expect("room");
         assert_eq!(gone, (ChildEntry::NONE, 0));
         assert!(pages.used.borrow().is_empty());
     }
@@ -254,8 +270,9 @@ mod tests {
             let leaf = changed.entry(u64::from(handle) / 31).or_default();
             leaf.extend(records(&[handle], u64::from(handle)));
         }
-        let (root, depth) =
-            run(write_catalogue(&pages, &ChildEntry::NONE, 0, &changed)).expect("room");
+        let none = |_| CatalogueLeaf::new();
+        let written = write_catalogue(&pages, &ChildEntry::NONE, 0, &changed, &none);
+        let (root, depth) = run(written).expect("room");
         assert_eq!(depth, 2);
         assert_eq!(pages.writes.get(), 162 + 3 + 1);
         let found = read(&pages, &root, depth);
@@ -263,6 +280,20 @@ mod tests {
             found,
             (1..=5000).map(|h| (h, u64::from(h))).collect::<Vec<_>>()
         );
+        // A damaged interior page: what is beneath is written anew from memory, and the rest stays as it is.
+        let what = page_id(2, 0);
+        let top = run(pages.read(root.block, root.crc, what)).expect("read");
+        let (damaged, whole) = (child(&top, 1), child(&top, 0));
+        pages.damage(damaged.block);
+        let one = BTreeMap::from([(100, changed[&100].clone())]);
+        let all = |leaf| changed.get(&leaf).cloned().unwrap_or_default();
+        pages.writes.set(0);
+        let (root, depth) = run(write_catalogue(&pages, &root, depth, &one, &all)).expect("room");
+        assert_eq!(pages.writes.get(), 64 + 1 + 1);
+        assert_eq!(*pages.given_up.borrow(), [page_id(1, 1)]);
+        let top = run(pages.read(root.block, root.crc, what)).expect("read");
+        assert_eq!(child(&top, 0), whole);
+        assert_eq!(read(&pages, &root, depth), found);
         let refused = run(read_catalogue(&pages, &root, 200, |_, _| {}));
         assert_eq!(refused, Err(MapError::Depth { depth: 200 }));
     }

@@ -28,6 +28,9 @@ pub enum MapError {
         /// What is wrong with it.
         why: PageError,
     },
+    /// A part of the map was lost to damage before.
+    #[error("a part of the map was damaged, and is lost")]
+    Lost,
     /// Map and bitmaps, or a bitmap and the group table, contradict each other.
     #[error("block {at:?} of the drive: map and bitmaps contradict each other")]
     Contradiction {
@@ -43,4 +46,14 @@ pub enum MapError {
     /// The drive could not do it.
     #[error(transparent)]
     Io(#[from] IoError),
+}
+
+impl MapError {
+    /// Whether a page is damaged, as opposed to a drive that fails: then what it led to is lost, and nothing else is.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Checksum { .. } | Self::Page { .. } | Self::Io(IoError::Unreadable)
+        )
+    }
 }

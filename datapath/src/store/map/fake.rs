@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use super::super::types::{CheckpointNumber, Crc, DriveId, LaneBlock, PhysicalBlock};
-use super::interior::{self, ChildEntry, FANOUT, child, leaves_of_page};
+use super::interior::{self, ChildEntry, FANOUT, LOST_BLOCK, child, leaves_of_page};
 use super::page::{Page, PageId, PageStamp, check_page};
 use super::{Changes, LeafEntry, LeafShape, MapError, Pages, Root};
 
@@ -38,6 +38,8 @@ pub struct FakePages {
     pub writes: Cell<u64>,
     /// Blocks that may still be allocated for pages, if that is limited.
     pub room: Cell<Option<u64>>,
+    /// Damaged pages that were given up.
+    pub given_up: RefCell<Vec<PageId>>,
 }
 
 const DRIVE: DriveId = DriveId([5; 16]);
@@ -141,6 +143,9 @@ impl Reached {
 
 impl Pages for FakePages {
     async fn read(&self, at: PhysicalBlock, crc: Crc, what: PageId) -> Result<Rc<Page>, MapError> {
+        if at == LOST_BLOCK {
+            return Err(MapError::Lost);
+        }
         self.reads.set(self.reads.get() + 1);
         let page = self.cached(at).expect("the page was not freed");
         let actual = Crc::of(&page[..]);
@@ -159,15 +164,23 @@ impl Pages for FakePages {
         self.pages.borrow().get(&at.0).cloned()
     }
 
-    async fn read_many(
+    async fn read_each(
         &self,
         wanted: &[(PhysicalBlock, Crc, PageId)],
-    ) -> Result<Vec<Rc<Page>>, MapError> {
+    ) -> Vec<Result<Rc<Page>, MapError>> {
         let mut pages = Vec::new();
         for &(at, crc, what) in wanted {
-            pages.push(self.read(at, crc, what).await?);
+            pages.push(self.read(at, crc, what).await);
         }
-        Ok(pages)
+        pages
+    }
+
+    fn give_up_page(&self, what: PageId, error: MapError) -> Result<(), MapError> {
+        if !error.is_damage() {
+            return Err(error);
+        }
+        self.given_up.borrow_mut().push(what);
+        Ok(())
     }
 
     async fn allocate(&self) -> Result<PhysicalBlock, MapError> {

@@ -1,8 +1,10 @@
 //! Interior pages of the map and of the catalogue (`docs/store-format.md` §6): what is beneath, and where.
 
-use super::super::types::{Crc, Generation, PhysicalBlock, Stamp};
+use std::rc::Rc;
+
+use super::super::types::{BLOCKS_MAX, Crc, Generation, PhysicalBlock, Stamp};
 use super::bytes::{get32, get40, get48, get64, is_zero, put32, put40, put48, put64};
-use super::page::{HEADER_BYTES, Page, PageError};
+use super::page::{HEADER_BYTES, Page, PageError, blank};
 
 /// Children of an interior page.
 pub const FANOUT: u64 = 64;
@@ -49,6 +51,9 @@ impl Beneath {
     };
 }
 
+/// Where a page would be that was lost to damage.
+pub const LOST_BLOCK: PhysicalBlock = PhysicalBlock(BLOCKS_MAX - 1);
+
 /// A child entry: where a page is, what its bytes must be, what is beneath it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChildEntry {
@@ -76,6 +81,19 @@ impl ChildEntry {
         highest: NO_STAMP,
         summary: 0,
     };
+
+    /// What is beneath was lost to damage. No drive has this block, so whoever takes it for a page gets an error. No record has this
+    /// generation, so it is nobody's own, and never freed.
+    pub const LOST: Self = Self {
+        block: LOST_BLOCK,
+        ..Self::NONE
+    };
+
+    /// Whether what is beneath was lost to damage.
+    #[inline]
+    pub fn is_lost(&self) -> bool {
+        self.block == LOST_BLOCK
+    }
 
     /// Whether there is no page.
     #[inline]
@@ -118,8 +136,10 @@ impl ChildEntry {
             return None;
         }
         let reserved = from[5] == 0 && (!whole || is_zero(&from[ZERO..]));
-        let none = get40(from, 0) == 0;
-        if !reserved || none && !is_zero(from) {
+        let block = get40(from, 0);
+        let none = block == 0 && !is_zero(from);
+        let lost = block == LOST_BLOCK.0 && !is_zero(&from[5..]);
+        if !reserved || none || lost {
             return None;
         }
         Some(Self::read(from))
@@ -156,6 +176,15 @@ fn child_bytes(page: &Page, n: u64) -> &[u8] {
 pub(super) fn set_child(page: &mut Page, n: u64, entry: &ChildEntry) {
     let at = HEADER_BYTES + n as usize * CHILD_BYTES;
     entry.encode(&mut page[at..at + CHILD_BYTES]);
+}
+
+/// An interior page of which nothing is known.
+pub(super) fn all_lost() -> Rc<Page> {
+    let mut page = blank();
+    for n in 0..FANOUT {
+        set_child(Rc::make_mut(&mut page), n, &ChildEntry::LOST);
+    }
+    page
 }
 
 /// What the parent's entry says of an interior page.
@@ -204,8 +233,6 @@ pub const fn leaves_of_page(level: u8, index: u64) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::map::page::blank;
-    use std::rc::Rc;
 
     #[test]
     fn a_child_entry_is_at_its_offsets() {
@@ -244,6 +271,17 @@ mod tests {
         let mut bad = bytes;
         bad[..5].fill(0);
         assert_eq!(ChildEntry::decode(&bad), None, "no block, but the rest");
+        let mut lost = [0xff; CHILD_BYTES];
+        ChildEntry::LOST.encode(&mut lost);
+        assert_eq!(lost[..5], [0xff; 5]);
+        assert!(is_zero(&lost[5..]));
+        assert_eq!(ChildEntry::decode(&lost), Some(ChildEntry::LOST));
+        lost[14] = 1;
+        assert_eq!(
+            ChildEntry::decode(&lost),
+            None,
+            "lost, but something is known"
+        );
         assert_eq!(ChildEntry::decode(&[0; 56]), Some(ChildEntry::NONE));
         assert_eq!(ChildEntry::decode(&[0; 21]), None);
     }

@@ -4,11 +4,12 @@
 //! from a page's bytes; the page was checked when it came from the drive.
 
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::super::types::{Crc, Generation, LaneBlock, PhysicalBlock, SLICE_BLOCKS, Stamp};
 use super::bytes::{array, get32, get40, get64, is_zero, put, put32, put40, put64};
 use super::interior::{Beneath, NO_STAMP};
-use super::page::{HEADER_BYTES, Page, PageError, PageKind};
+use super::page::{HEADER_BYTES, Page, PageError, PageKind, blank};
 
 /// Bytes of an entry without a tag.
 const PLAIN_BYTES: usize = 26;
@@ -130,6 +131,15 @@ impl LeafShape {
         entry.encode(&mut page[at..at + self.entry_bytes()]);
     }
 
+    /// A leaf of which nothing is known.
+    pub(super) fn all_lost(self, leaf: u64) -> Rc<Page> {
+        let mut page = blank();
+        for slot in 0..self.slots(leaf) {
+            self.set_entry(Rc::make_mut(&mut page), slot, &LeafEntry::LOST);
+        }
+        page
+    }
+
     /// What the parent's entry says of a leaf.
     pub(in crate::store) fn beneath(self, page: &Page, leaf: u64) -> Beneath {
         let mut beneath = Beneath::NOTHING;
@@ -242,9 +252,13 @@ impl LeafEntry {
         (self.kind == EntryKind::Data).then_some(self.block)
     }
 
-    /// Whether the two say the same of a block; in which generation does not matter.
+    /// Damage took what was known of the block. Nobody's own, since no record has this generation.
+    pub const LOST: Self = Self::poison(Generation(0), NO_STAMP, Crc(0));
+
+    /// Whether the two say the same of a block; in which generation does not matter. Of what was lost nothing is the same.
     pub fn same_content(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.block == other.block && self.stamp == other.stamp
+        let known = self.kind != EntryKind::Poison || self.stamp != NO_STAMP;
+        known && self.kind == other.kind && self.block == other.block && self.stamp == other.stamp
     }
 
     fn encode(&self, into: &mut [u8]) {

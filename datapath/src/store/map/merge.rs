@@ -2,6 +2,7 @@
 //!
 //! Only pages on the paths to what changed are written again, each at most once. What is replaced is freed if it is the tree's *own*: written
 //! or inserted at a generation above the one that its parent closed. Everything else is referred to by the parent too, and stays (S3).
+//! A page that is damaged is replaced by one that says of what is beneath that it is lost (§15); what it led to is not freed.
 //! Erased subtrees are walked for what is own in them, and dropped. A page that nothing is left of is dropped; so is an empty root.
 //!
 //! The work is done for one interior page of level 1 at a time: its leaves are read together, so memory holds at most 64 of them and the
@@ -91,6 +92,15 @@ pub async fn merge<P: Pages, C: Changes>(
     Ok(Root::new(new, depth, root.sealed))
 }
 
+/// The old content of a leaf.
+enum Before {
+    /// There is none, or it does not matter.
+    Nothing,
+    Page(Rc<Page>),
+    /// There is one, and nobody knows what.
+    Lost,
+}
+
 struct Merge<'a, P, C> {
     author: Author<'a, P>,
     changes: &'a C,
@@ -118,6 +128,10 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
     /// The old root with stamp and summary, which roots do not keep.
     async fn whole_entry(&self) -> Result<ChildEntry, MapError> {
         let page = self.read(self.root.depth, 0, &self.root.child).await?;
+        let Some(page) = page else {
+            self.retire(self.root.depth, 0, &self.root.child);
+            return Ok(ChildEntry::LOST);
+        };
         let beneath = if self.root.depth == 0 {
             self.shape.beneath(&page, 0)
         } else {
@@ -130,9 +144,28 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         })
     }
 
-    async fn read(&self, level: u8, index: u64, entry: &ChildEntry) -> Result<Rc<Page>, MapError> {
+    /// A page of the old tree; `None`: it is damaged or lost.
+    async fn read(
+        &self,
+        level: u8,
+        index: u64,
+        entry: &ChildEntry,
+    ) -> Result<Option<Rc<Page>>, MapError> {
         let what = self.root.page(level, index);
-        self.pages().read(entry.block, entry.crc, what).await
+        let read = self.pages().read(entry.block, entry.crc, what).await;
+        self.or_lost(what, read)
+    }
+
+    fn or_lost(
+        &self,
+        what: PageId,
+        read: Result<Rc<Page>, MapError>,
+    ) -> Result<Option<Rc<Page>>, MapError> {
+        match read {
+            Ok(page) => Ok(Some(page)),
+            Err(MapError::Lost) => Ok(None),
+            Err(e) => self.pages().give_up_page(what, e).map(|()| None),
+        }
     }
 
     /// A page that does not exist yet and has the old root beneath: the tree gets deeper.
@@ -178,8 +211,11 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         Box::pin(async move {
             let mut touched = self.touch().touched(level, index);
             let mut page = blank();
+            let mut changed = old.is_none();
             if !old.is_none() {
-                page = self.read(level, index, &old).await?;
+                let read = self.read(level, index, &old).await?;
+                changed |= read.is_none() && !old.is_lost();
+                page = read.unwrap_or_else(interior::all_lost);
             } else if self.is_above_root(level, index) {
                 if level - 1 == self.root.depth {
                     set_child(Rc::make_mut(&mut page), 0, &self.base);
@@ -187,7 +223,6 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
                     touched |= 1;
                 }
             }
-            let mut changed = old.is_none();
             if level == 1 {
                 changed |= self.leaves(index, &mut page, touched).await?;
             } else {
@@ -228,16 +263,16 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
                 wanted.push((old.block, old.crc, self.root.page(0, leaf)));
             }
         }
-        let mut read = self.pages().read_many(&wanted).await?.into_iter();
+        let mut read = self.pages().read_each(&wanted).await.into_iter();
         let mut changed = false;
         let mut since = 0;
         for n in bits(touched) {
             let (leaf, old) = (index * FANOUT + n, child(page, n));
-            let before = if self.must_read(leaf, &old) {
-                read.next()
-            } else {
-                None
+            let before = match self.must_read(leaf, &old) {
+                true => Some(read.next().expect("one for each")),
+                false => None,
             };
+            let before = self.before(leaf, before)?;
             let new = self.leaf(leaf, old, before).await?;
             if new != old {
                 set_child(Rc::make_mut(page), n, &new);
@@ -254,10 +289,12 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
     /// A tree of one leaf.
     async fn only_leaf(&self, old: ChildEntry) -> Result<ChildEntry, MapError> {
         let before = if self.must_read(0, &old) {
-            Some(self.read(0, 0, &old).await?)
+            let what = self.root.page(0, 0);
+            Some(self.pages().read(old.block, old.crc, what).await)
         } else {
             None
         };
+        let before = self.before(0, before)?;
         self.leaf(0, old, before).await
     }
 
@@ -266,15 +303,37 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         !old.is_none() && (self.is_own(old.generation, leaf) || !self.is_erased(leaf, leaf))
     }
 
-    /// A leaf with its changes; `before` is its old page, if that matters.
+    /// The old content of a leaf, if it was read.
+    fn before(
+        &self,
+        leaf: u64,
+        read: Option<Result<Rc<Page>, MapError>>,
+    ) -> Result<Before, MapError> {
+        let Some(read) = read else {
+            return Ok(Before::Nothing);
+        };
+        let page = self.or_lost(self.root.page(0, leaf), read)?;
+        Ok(page.map_or(Before::Lost, Before::Page))
+    }
+
+    /// A leaf with its changes.
     async fn leaf(
         &self,
         leaf: u64,
         old: ChildEntry,
-        before: Option<Rc<Page>>,
+        before: Before,
     ) -> Result<ChildEntry, MapError> {
-        let dropped = !old.is_none() && before.is_none();
-        let before = before.unwrap_or_else(blank);
+        // A page that is not in what comes out, though no entry of it changes.
+        let dropped = match before {
+            Before::Nothing => !old.is_none(),
+            Before::Lost => !old.is_lost(),
+            Before::Page(_) => false,
+        };
+        let before = match before {
+            Before::Nothing => blank(),
+            Before::Page(page) => page,
+            Before::Lost => self.shape.all_lost(leaf),
+        };
         let mut after = Rc::new(*before);
         let changed = self.change(leaf, &before, Rc::make_mut(&mut after));
         if !changed && !dropped {
@@ -330,25 +389,32 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         Box::pin(async move {
             let (first, _) = leaves_of_page(level, index);
             // Nothing beneath is newer than the page.
-            if entry.is_none() || !self.is_own(entry.generation, first) {
+            let nothing = entry.is_none() || entry.is_lost();
+            if nothing || !self.is_own(entry.generation, first) {
                 return Ok(());
             }
-            let page = self.read(level, index, &entry).await?;
+            let Some(page) = self.read(level, index, &entry).await? else {
+                self.retire(level, index, &entry);
+                return Ok(());
+            };
             if level == 0 {
                 self.give_back_entries(first, &page);
             } else if level == 1 {
                 let own = |n: &u64| {
                     let child = child(&page, *n);
-                    !child.is_none() && self.is_own(child.generation, index * FANOUT + n)
+                    let there = !child.is_none() && !child.is_lost();
+                    there && self.is_own(child.generation, index * FANOUT + n)
                 };
                 let mut wanted = Vec::new();
                 for n in (0..FANOUT).filter(own) {
                     let (child, what) = (child(&page, n), self.root.page(0, index * FANOUT + n));
                     wanted.push((child.block, child.crc, what));
                 }
-                let leaves = self.pages().read_many(&wanted).await?;
-                for ((block, _, what), leaf) in wanted.iter().zip(&leaves) {
-                    self.give_back_entries(what.index, leaf);
+                let leaves = self.pages().read_each(&wanted).await;
+                for ((block, _, what), leaf) in wanted.iter().zip(leaves) {
+                    if let Some(leaf) = self.or_lost(*what, leaf)? {
+                        self.give_back_entries(what.index, &leaf);
+                    }
                     self.pages().free(*block);
                 }
             } else {
@@ -381,7 +447,8 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
     /// A page is not referred to any more.
     fn retire(&self, level: u8, index: u64, entry: &ChildEntry) {
         let (_, last) = leaves_of_page(level, index);
-        if !entry.is_none() && self.is_own(entry.generation, last) {
+        let there = !entry.is_none() && !entry.is_lost();
+        if there && self.is_own(entry.generation, last) {
             self.pages().free(entry.block);
         }
     }

@@ -13,6 +13,8 @@ mod bytes;
 pub mod catalogue;
 mod catalogue_tree;
 mod changes;
+#[cfg(test)]
+mod damage_tests;
 mod diff;
 mod error;
 #[cfg(test)]
@@ -38,7 +40,7 @@ pub use catalogue_tree::{CatalogueLeaf, read_catalogue, write_catalogue};
 pub use changes::Changes;
 pub use diff::{DiffRange, diff};
 pub use error::MapError;
-pub use interior::ChildEntry;
+pub use interior::{ChildEntry, LOST_BLOCK};
 pub use leaf::{EntryKind, LeafEntry, LeafShape, block_of, leaf_of};
 pub use merge::{MergeContext, merge};
 pub use page::{Page, PageError, PageHeader, PageId, PageKind, PageStamp, check_page};

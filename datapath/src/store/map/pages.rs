@@ -9,17 +9,31 @@ use super::page::{Page, PageId, PageStamp};
 /// A drive's pages.
 #[allow(async_fn_in_trait)]
 pub trait Pages {
-    /// A page, its CRC and header verified; from the cache if it is there.
+    /// A page, its CRC and header verified; from the cache if it is there. [`MapError::Lost`] for [`super::interior::LOST_BLOCK`].
     async fn read(&self, at: PhysicalBlock, crc: Crc, what: PageId) -> Result<Rc<Page>, MapError>;
 
     /// Only from the cache; for readers that must not wait.
     fn cached(&self, at: PhysicalBlock) -> Option<Rc<Page>>;
 
-    /// Many at once, concurrently; in the order in which they were asked for.
+    /// Many at once, concurrently; in the order in which they were asked for, each as [`Pages::read`] answers.
+    async fn read_each(
+        &self,
+        wanted: &[(PhysicalBlock, Crc, PageId)],
+    ) -> Vec<Result<Rc<Page>, MapError>>;
+
+    /// The same, all or none.
     async fn read_many(
         &self,
         wanted: &[(PhysicalBlock, Crc, PageId)],
-    ) -> Result<Vec<Rc<Page>>, MapError>;
+    ) -> Result<Vec<Rc<Page>>, MapError> {
+        self.read_each(wanted).await.into_iter().collect()
+    }
+
+    /// A damaged page is given up by who changes or deletes a map: what it led to is lost (`docs/store-format.md` §15).
+    ///
+    /// # Errors
+    /// The same error, if it is no damage, or the last of too many.
+    fn give_up_page(&self, what: PageId, error: MapError) -> Result<(), MapError>;
 
     /// Space for a new page.
     ///

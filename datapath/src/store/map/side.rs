@@ -82,10 +82,10 @@ impl Side {
         }
     }
 
-    /// Whether both have the same page: then everything beneath is shared.
+    /// Whether both have the same page: then everything beneath is shared. What is lost is the same as nothing else.
     pub fn is_shared(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Page(a), Self::Page(b)) => a.block == b.block,
+            (Self::Page(a), Self::Page(b)) => a.block == b.block && !a.is_lost(),
             (Self::Nothing, Self::Nothing) => true,
             _ => false,
         }

@@ -5,6 +5,8 @@
 //! beneath was. Subtrees that both have are passed at once. Below the position c frees what it replaces, at and above it X will: each block is
 //! freed exactly once, however the child changes between two steps.
 //!
+//! A page that is damaged is given up: of what it led to, or of what X has where the child's page is damaged, nothing is freed (§15).
+//!
 //! This needs a line that holds still otherwise: no step of X while its parent or its child is in the middle of a walk itself.
 
 use std::cell::Cell;
@@ -97,18 +99,19 @@ struct Walk<'a, P> {
 impl<P: Pages> Walk<'_, P> {
     async fn run(&self) -> Result<Option<u64>, MapError> {
         let level = self.root.depth;
-        let other = Side::top(self.pages, self.child, level).await?;
+        let other = match Side::top(self.pages, self.child, level).await {
+            Err(MapError::Lost) => Side::Nothing,
+            top => match self.or_damaged(self.root.page(level, 0), top)? {
+                Some(top) => top,
+                // What the child has of this map is not known at all.
+                None => return Ok(None),
+            },
+        };
         if !self.concerns(level, 0, &self.root.child, &other) {
             return Ok(None);
         }
         if level == 0 {
-            let what = self.root.page(0, 0);
-            let entry = &self.root.child;
-            let page = self.pages.read(entry.block, entry.crc, what).await?;
-            let theirs = other.read(self.pages, self.child, 0, 0).await?;
-            self.leaf(0, &page, theirs.as_deref());
-            self.free(entry.block);
-            return Ok(None);
+            return self.leaves(&[(0, self.root.child, other)]).await;
         }
         self.interior(level, 0, self.root.child, other).await
     }
@@ -117,7 +120,7 @@ impl<P: Pages> Walk<'_, P> {
     fn concerns(&self, level: u8, index: u64, entry: &ChildEntry, other: &Side) -> bool {
         let (_, last) = leaves_of_page(level, index);
         // Nothing beneath is newer than the page.
-        let own = !entry.is_none() && entry.generation > self.own;
+        let own = !entry.is_none() && !entry.is_lost() && entry.generation > self.own;
         own && last >= self.from && !self.shares(entry.block, other.entry().map(|e| e.block))
     }
 
@@ -147,8 +150,16 @@ impl<P: Pages> Walk<'_, P> {
     ) -> Step<'_, Option<u64>> {
         Box::pin(async move {
             let what = self.root.page(level, index);
-            let page = self.pages.read(entry.block, entry.crc, what).await?;
-            let theirs = other.read(self.pages, self.child, level, index).await?;
+            let page = self.pages.read(entry.block, entry.crc, what).await;
+            let page = self.or_damaged(what, page)?;
+            let other = known(other);
+            let theirs = other.read(self.pages, self.child, level, index).await;
+            let theirs = self.or_damaged(what, theirs)?;
+            let (Some(page), Some(theirs)) = (page, theirs) else {
+                self.free(entry.block);
+                self.spend();
+                return Ok(None);
+            };
             let mut concerned = Vec::new();
             for n in 0..FANOUT {
                 let below = child(&page, n);
@@ -197,20 +208,39 @@ impl<P: Pages> Walk<'_, P> {
             wanted.push((entry.block, entry.crc, self.root.page(0, *leaf)));
         }
         for (leaf, _, other) in now {
-            if let (Some(theirs), Some(root)) = (other.entry(), self.child) {
+            if let (Some(theirs), Some(root)) = (known(*other).entry(), self.child) {
                 wanted.push((theirs.block, theirs.crc, root.page(0, *leaf)));
             }
         }
-        let read = self.pages.read_many(&wanted).await?;
-        let (ours, theirs) = read.split_at(now.len());
-        let mut theirs = theirs.iter();
+        let mut ours = self.pages.read_each(&wanted).await;
+        let mut theirs = ours.split_off(now.len()).into_iter();
         for ((leaf, entry, other), page) in now.iter().zip(ours) {
-            let theirs = other.entry().and_then(|_| theirs.next());
-            self.leaf(*leaf, page, theirs.map(|p| &**p));
+            let what = self.root.page(0, *leaf);
+            let page = self.or_damaged(what, page)?;
+            let theirs = known(*other)
+                .entry()
+                .map(|_| theirs.next().expect("one for each"));
+            let theirs = self.or_damaged(what, theirs.transpose())?;
+            if let (Some(page), Some(theirs)) = (page, theirs) {
+                self.leaf(*leaf, &page, theirs.as_deref());
+            }
             self.free(entry.block);
             self.spend();
         }
         Ok(concerned.get(now.len()).map(|(leaf, _, _)| *leaf))
+    }
+
+    /// `None`: it is damaged, and given up. Who only counts cannot know then.
+    fn or_damaged<T>(
+        &self,
+        what: PageId,
+        read: Result<T, MapError>,
+    ) -> Result<Option<T>, MapError> {
+        match read {
+            Ok(page) => Ok(Some(page)),
+            Err(e) if !self.frees => Err(e),
+            Err(e) => self.pages.give_up_page(what, e).map(|()| None),
+        }
     }
 
     fn leaf(&self, leaf: u64, page: &Page, theirs: Option<&Page>) {
@@ -234,6 +264,14 @@ impl<P: Pages> Walk<'_, P> {
     }
 }
 
+/// What the child lost it does not refer to any more.
+fn known(side: Side) -> Side {
+    match side {
+        Side::Page(entry) if entry.is_lost() => Side::Nothing,
+        side => side,
+    }
+}
+
 /// The first leaf at or behind a place that a map has and, if `own` is given, that was written above that generation: what is below is the
 /// parent's too. Subtrees without such leaves are passed.
 ///
@@ -246,7 +284,8 @@ pub async fn next_entries<P: Pages>(
     from_leaf: u64,
 ) -> Result<Option<(u64, Rc<Page>)>, MapError> {
     let wanted = |entry: &ChildEntry| {
-        !entry.is_none() && own.is_none_or(|generation| entry.generation > generation)
+        let there = !entry.is_none() && !entry.is_lost();
+        there && own.is_none_or(|generation| entry.generation > generation)
     };
     let mut from = from_leaf;
     'from_root: while from < leaves_of_level(root.depth) && wanted(&root.child) {

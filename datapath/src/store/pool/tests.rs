@@ -62,6 +62,7 @@ fn lane(lane: u8, incarnation: u32, size_bytes: u64) -> LaneInfo {
         size_bytes,
         used_blocks: 3,
         error: None,
+        lossy: false,
         origin: None,
     }
 }
@@ -151,6 +152,7 @@ fn a_snapshot_is_complete_when_every_lane_has_it() {
         size_bytes: 1 << 30,
         used_blocks: 2,
         error: None,
+        lossy: false,
     };
     facts(&mut one).snapshots = (0..8).map(info).collect();
     facts(&mut two).snapshots = (8..15).map(info).collect();

@@ -44,7 +44,8 @@ const STATE: usize = 193;
 const DRIVE_NAME: usize = 194;
 const POOL_NAME: usize = DRIVE_NAME + NAME_FIELD;
 const NAME_FIELD: usize = 1 + NAME_BYTES_MAX;
-const TAIL: std::ops::Range<usize> = POOL_NAME + NAME_FIELD..HEADER_CRC;
+const LOST_PAGES: usize = POOL_NAME + NAME_FIELD;
+const TAIL: std::ops::Range<usize> = LOST_PAGES + 8..HEADER_CRC;
 const HEADER_CRC: usize = 4092;
 const HEADER_BYTES: usize = 4096;
 const TABLE: usize = HEADER_BYTES;
@@ -56,7 +57,7 @@ const ENTRY_COPY: usize = 4;
 const ENTRY_IN_USE: usize = 5;
 
 const _: () = assert!(CATALOGUE_DEPTH == 176);
-const _: () = assert!(TAIL.start == 320);
+const _: () = assert!(LOST_PAGES == 320);
 const _: () = assert!(HEADER_CRC + 4 == HEADER_BYTES);
 const _: () = assert!(PROMISES == 36_864);
 
@@ -130,6 +131,8 @@ pub struct Superblock {
     pub drive: Name,
     /// The pool that it is of.
     pub pool: Name,
+    /// Pages of maps that were damaged and given up: if there are any, blocks may be marked that nothing leads to.
+    pub lost_pages: u64,
     /// One entry for each page of the group table.
     pub table: Vec<TableEntry>,
 }
@@ -207,6 +210,7 @@ impl Superblock {
             state: DriveState::InUse,
             drive: drive.clone(),
             pool: pool.clone(),
+            lost_pages: 0,
             table: vec![TableEntry::UNUSED; layout.table_pages() as usize],
         }
     }
@@ -254,6 +258,7 @@ impl Superblock {
         into[STATE] = self.state as u8;
         put_name(into, DRIVE_NAME, &self.drive);
         put_name(into, POOL_NAME, &self.pool);
+        put64(into, LOST_PAGES, self.lost_pages);
         let body = Crc::of(&into[HEADER_BYTES..]);
         put32(into, BODY_CRC, body.0);
         let header = Crc::of(&into[..HEADER_CRC]);
@@ -302,6 +307,7 @@ impl Superblock {
             },
             drive: get_name(from, DRIVE_NAME).ok_or_else(|| field("drive name"))?,
             pool: get_name(from, POOL_NAME).ok_or_else(|| field("pool name"))?,
+            lost_pages: get64(from, LOST_PAGES),
             table: get_table(&from[TABLE..PROMISES], layout.table_pages() as usize)?,
         };
         this.consistent()?;

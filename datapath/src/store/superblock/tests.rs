@@ -26,6 +26,7 @@ pub fn sample() -> Superblock {
     s.next_generation = Generation(18);
     s.members = 3;
     s.clean = false;
+    s.lost_pages = 0x0506;
     s.state = DriveState::Evacuating;
     s.table[16] = TableEntry {
         crc: Crc(0x1234_5678),
@@ -73,6 +74,7 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!((bytes[192], bytes[193]), (0, 1));
     assert_eq!(&bytes[194..203], b"\x08drive-\xce\xb1");
     assert_eq!((bytes[257], bytes[258], bytes[319]), (62, b'p', b'p'));
+    assert_eq!(get64(&bytes, 320), 0x0506);
     assert_eq!(get32(&bytes, 4096 + 16 * 8), 0x1234_5678);
     assert_eq!(&bytes[4096 + 16 * 8 + 4..4096 + 17 * 8], &[1, 1, 0, 0]);
     assert!(bytes[4096 + 17 * 8..].iter().all(|b| *b == 0));
@@ -95,7 +97,7 @@ fn fields_are_checked_behind_valid_checksums() {
     let cases: [(Harm, CopyError); 27] = [
         (|b| put32(b, 8, 2), CopyError::Version { found: 2 }),
         (|b| b[79] = 1, reserved("behind the drive id")),
-        (|b| b[320] = 1, reserved("header")),
+        (|b| b[328] = 1, reserved("header")),
         (|b| b[4091] = 1, reserved("header")),
         (|b| b[36_864] = 1, reserved("promises")),
         (|b| b[COPY_BYTES - 1] = 1, reserved("promises")),

@@ -39,7 +39,7 @@ async fn read_all(ctx: Ctx, must: Must) {
 /// One run: work, damage, and looking at everything in several ways.
 pub fn run(seed: u64) -> Counts {
     let mut life = Life::new(seed ^ 0xfa17);
-    let store = life.first();
+    let mut store = life.first();
     let blocks = life.sim.disk("d", |d| d.bytes()) / 4096;
     life.work_quietly(&store);
     let kind = life.random.random_range(0..3);
@@ -59,15 +59,29 @@ pub fn run(seed: u64) -> Counts {
             ctx.handle.sleep(Duration::from_secs(3)).await;
         });
         flushed.expect("it flushes");
+        // Half the time pages are damaged, and none of them is in memory any more.
+        let pages = checkpoint && life.random.random_bool(0.5);
+        if pages {
+            drop(store);
+            let killed = life.crash();
+            drop(life.come_back(killed));
+            // Verifying read everything: once more, without it.
+            let killed = life.crash();
+            store = life.reopen(killed).0;
+        }
         // Twice the same truth is what the format keeps: one damage anywhere, or many where each thing is by itself.
         let many = [1, 1, 3, 30][life.random.random_range(0..4)];
         for _ in 0..many {
             let mut at = life.random.random_range(0..blocks);
-            for _ in 0..300 {
+            for _ in 0..3000 {
                 let mut bytes = [0; 4096];
                 life.sim.disk("d", |d| d.peek(at * 4096, &mut bytes));
                 let superblock = at < 256 && life.random.random_range(0..20) > 0;
                 let shared = many > 1 && at < FIRST_GROUP;
+                if pages && bytes[..4] != *b"KPG1" {
+                    at = life.random.random_range(FIRST_GROUP..blocks);
+                    continue;
+                }
                 if bytes != [0; 4096] && !superblock && !shared {
                     break;
                 }
@@ -100,6 +114,19 @@ pub fn run(seed: u64) -> Counts {
     // A sector that cannot be read can be read again once it was written; this disk does not know that.
     if kind != 2 && life.random.random_bool(0.5) {
         life.work_damaged(&store);
+        if kind == 1 {
+            // Rot costs what it is in, and not the drive.
+            let ctx = life.ctx(&store, 1);
+            let done = life.sim.run(&life.handle, LONG, async move {
+                ctx.store.checkpoint().await.map(|()| ctx.store.counters())
+            });
+            match done.expect("it ends") {
+                Ok(counters) => life.counts.lost_pages += counters.lost_pages,
+                Err(e) => panic!("a checkpoint does not come past rot: {e}"),
+            }
+            assert!(!store.failed());
+            store.check();
+        }
     }
     let crashed = kind != 0 && life.random.random_bool(0.7);
     if !crashed {

@@ -19,7 +19,7 @@ use crate::reactor::Handle;
 use crate::reactor::sim::{NodeId, Sim};
 
 /// Virtual time that nothing needs.
-pub const LONG: Duration = Duration::from_secs(3000);
+pub const LONG: Duration = Duration::from_secs(600);
 const DRIVE: &str = "d";
 
 /// What runs did.
@@ -32,6 +32,8 @@ pub struct Counts {
     pub checks: u64,
     pub writes: u64,
     pub full: u64,
+    /// Pages of maps that were given up, in runs with damage.
+    pub lost_pages: u64,
 }
 
 impl Counts {
@@ -43,6 +45,7 @@ impl Counts {
         self.checks += other.checks;
         self.writes += other.writes;
         self.full += other.full;
+        self.lost_pages += other.lost_pages;
     }
 }
 
@@ -268,7 +271,7 @@ impl Life {
     }
 
     /// Opens after a crash, and compares.
-    fn come_back(&mut self, killed: bool) -> Store {
+    pub fn come_back(&mut self, killed: bool) -> Store {
         let (store, killed) = self.reopen(killed);
         let ctx = self.ctx(&store, 1);
         self.drive("verifying", async move { ctx.verify(killed).await });
@@ -298,6 +301,7 @@ impl Life {
     }
 
     fn workers(&mut self, ctx: Ctx, sound: bool) {
+        self.store = Some(ctx.store.clone());
         let workers = self.random.random_range(1..6);
         let running = Rc::new(Cell::new(workers));
         for _ in 0..workers {
@@ -315,8 +319,10 @@ impl Life {
         });
         assert!(
             done.is_some(),
-            "work on a {} drive does not end",
-            if sound { "sound" } else { "damaged" }
+            "work on a {} drive does not end: {}, {:#?}",
+            if sound { "sound" } else { "damaged" },
+            self.model.borrow().state(),
+            self.store,
         );
     }
 

@@ -12,6 +12,8 @@ mod oracle;
 mod planted;
 mod work;
 
+pub use life::Peek;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 

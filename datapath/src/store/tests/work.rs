@@ -409,6 +409,8 @@ impl Ctx {
             if len == 1 {
                 return vec![(blocks.start, None)];
             }
+            // Others may wait for it, and hold what is waited for below.
+            drop(buffer);
             let mut all = Vec::new();
             for block in blocks {
                 all.extend(Box::pin(self.shown(volume, lane, block..block + 1)).await);
