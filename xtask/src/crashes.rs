@@ -29,7 +29,7 @@ pub struct PlantedArgs {
     #[arg(long)]
     pub bug: Option<String>,
     /// Crash points after which a bug counts as not found.
-    #[arg(long, default_value_t = 50_000)]
+    #[arg(long, default_value_t = 20_000)]
     pub bound: u64,
     /// Where the seeds begin.
     #[arg(long, default_value_t = 1)]
@@ -119,15 +119,33 @@ pub fn crashes(args: &CrashesArgs) -> Outcome {
     }
 }
 
-fn bugs() -> Vec<String> {
-    let all = BUGS
-        .split_once("pub const ALL")
-        .map_or("", |(_, rest)| rest);
+/// A bug, and the rule of the design that it leaves out.
+struct Planted {
+    name: String,
+    rule: String,
+}
+
+/// All bugs, with what their documentation says of their rule.
+fn bugs() -> Vec<Planted> {
+    let (enumeration, all) = BUGS.split_once("pub const ALL").unwrap_or((BUGS, ""));
+    let rule = |name: &str| {
+        let says = enumeration.lines().zip(enumeration.lines().skip(1));
+        let of = says
+            .filter(|(_, line)| line.trim_start().starts_with(&format!("{name} = ")))
+            .find_map(|(says, _)| says.trim_start().strip_prefix("/// S")?.split_once(' '));
+        of.map_or("none by itself".to_owned(), |(number, _)| {
+            format!("S{number}")
+        })
+    };
     let names = all
         .split("Bug::")
         .skip(1)
         .filter_map(|rest| rest.split(',').next());
-    names.map(str::to_owned).collect()
+    let planted = names.map(|name| Planted {
+        name: name.to_owned(),
+        rule: rule(name),
+    });
+    planted.collect()
 }
 
 /// Plants each bug in a process of its own, and fails if one is not found.
@@ -135,7 +153,7 @@ pub fn planted(args: &PlantedArgs) -> Outcome {
     let program = program(true)?;
     let mut table = Vec::new();
     let mut missed = Vec::new();
-    for bug in bugs() {
+    for Planted { name: bug, rule } in bugs() {
         if args.bug.as_ref().is_some_and(|only| *only != bug) {
             continue;
         }
@@ -144,24 +162,27 @@ pub fn planted(args: &PlantedArgs) -> Outcome {
         command.env("KEEL_CRASHES", args.bound.to_string());
         command.env("KEEL_SEED", args.seed.to_string());
         let mut found = None;
+        let began = Instant::now();
         let ended = step_seen(&mut command, |line| {
             // libtest's own words stand before ours in the first line.
             if let Some((_, what)) = line.split_once("FOUND ") {
-                found = Some(what.to_owned());
+                found = what.split_once(": ").map(|(_, how)| how.to_owned());
             }
         });
+        let seconds = began.elapsed().as_secs_f64();
         match (found, ended) {
-            (Some(found), _) => table.push(found),
+            (Some(how), _) => table.push(format!("| {bug} | {rule} | {how} | {seconds:.1} |")),
             // A bug that ends the process is found as well; what ended it is above.
-            (None, Err(e)) if e.contains("signal") => {
-                table.push(format!("{bug}: the process died"))
-            }
+            (None, Err(e)) if e.contains("signal") => table.push(format!(
+                "| {bug} | {rule} | the process died | {seconds:.1} |"
+            )),
             (None, _) => missed.push(bug),
         }
     }
     println!("\n==> planted bugs");
+    println!("| bug | rule left out | found | seconds |\n| --- | --- | --- | --- |");
     for line in &table {
-        println!("found   {line}");
+        println!("{line}");
     }
     for bug in &missed {
         println!("MISSED  {bug}");

@@ -72,6 +72,8 @@ pub struct Life {
     pub model: Rc<RefCell<Model>>,
     pub counts: Counts,
     pub mix: Mix,
+    /// A nearly full drive whose few blocks are written over and over: what is freed is used again within a few writes, mostly before the next flush.
+    pub hot: bool,
     /// To show when it hangs.
     pub store: Option<Store>,
 }
@@ -96,27 +98,37 @@ impl Life {
     pub fn new(seed: u64) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let sim = Sim::new(random.random());
-        let mib = [16, 16, 17, 24, 32, 64, 160][random.random_range(0..7)];
+        let hot = random.random_range(0..8) == 0;
+        let mib = match hot {
+            true => 16,
+            false => [16, 16, 17, 24, 32, 64, 160][random.random_range(0..7)],
+        };
         sim.add_disk(DRIVE, mib << 20);
-        let volatile = random.random_range(0..4) > 0;
+        let volatile = hot || random.random_range(0..4) > 0;
         sim.disk(DRIVE, |d| d.volatile_cache = volatile);
         let (node, handles) = sim.start_node(1);
-        let size = [4, 16, 40, 160, 600][random.random_range(0..5)];
+        let size = match hot {
+            true => [60, 120, 200, 250][random.random_range(0..4)],
+            false => [4, 16, 40, 160, 600][random.random_range(0..5)],
+        };
         let mut windows = Vec::from([std::ops::Range {
             start: 0,
             end: size,
         }]);
-        if random.random_bool(0.5) {
+        if !hot && random.random_bool(0.5) {
             windows.push(4090..4090 + size.min(30));
             windows.push((1 << 20)..(1 << 20) + size.min(20));
         }
-        if random.random_range(0..60) == 0 {
+        if !hot && random.random_range(0..60) == 0 {
             // More than the drive has room for.
             windows.push(10_000..10_000 + (mib << 8));
         }
         let model = Model {
             changes: Changes::new(volatile),
-            lanes_each: [1, 1, 2, 3][random.random_range(0..4)],
+            lanes_each: match hot {
+                true => 1,
+                false => [1, 1, 2, 3][random.random_range(0..4)],
+            },
             windows,
             volumes: BTreeMap::new(),
             gated: None,
@@ -127,7 +139,11 @@ impl Life {
             errors: 0,
         };
         Self {
-            mix: Mix::random(&mut random),
+            mix: match hot {
+                true => Mix::hot(&mut random),
+                false => Mix::random(&mut random),
+            },
+            hot,
             store: None,
             sim,
             node,
@@ -233,13 +249,16 @@ impl Life {
     /// Works until the world stops, or all is done.
     fn work(&mut self, store: Store) -> bool {
         let ops = self.random.random_range(1..400);
-        let workers = [1, 1, 2, 4, 8, 32][self.random.random_range(0..6)];
+        let workers =
+            [1, 1, 2, 4, 8, 32][self.random.random_range(0..if self.hot { 3 } else { 6 })];
+        // A snapshot closes a generation: what is written over then is freed by a checkpoint.
+        let first = usize::from(self.hot);
         let ctx = self.ctx(&store, ops);
         self.store = Some(store.clone());
         let admin_pause = [500, 5000, 200_000][self.random.random_range(0..3)];
-        let running = Rc::new(Cell::new(workers + 1));
+        let running = Rc::new(Cell::new(workers + 1 - first));
         let left = ctx.left.clone();
-        for n in 0..=workers {
+        for n in first..=workers {
             let (ctx, seed, running) = (ctx.clone(), self.random.random(), running.clone());
             self.handle.spawn("work", async move {
                 if n == 0 {
@@ -331,13 +350,16 @@ impl Life {
         let store = opened.expect("nothing halts").expect("it opens");
         let ctx = self.ctx(&store, 1);
         // Blocks are used again soon only where few are left.
-        let (bytes, ballast) = (
-            self.sim.disk(DRIVE, |d| d.bytes()),
-            self.random.random_range(0..3) == 0,
-        );
+        let small = self.sim.disk(DRIVE, |d| d.bytes()) < 24 << 20;
+        let some = small && self.random.random_range(0..3) == 0;
+        let window = self.model.borrow().windows[0].end;
+        let ballast = match self.hot {
+            true => Some((32, window)),
+            false => some.then_some((256, 300)),
+        };
         let create = async move {
-            if ballast && bytes < 24 << 20 {
-                ctx.ballast().await;
+            if let Some((piece, left)) = ballast {
+                ctx.ballast(piece, left).await;
             }
             ctx.perform(Admin::Create(251)).await;
         };
@@ -418,6 +440,7 @@ pub fn run(seed: u64) -> Counts {
         let events = match life.random.random_range(0..4) {
             0 => life.random.random_range(1..40),
             1 | 2 => life.random.random_range(1..600),
+            _ if life.hot => life.random.random_range(1..150),
             _ => u64::MAX / 2,
         };
         life.halt_after(events);

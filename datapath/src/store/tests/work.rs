@@ -136,6 +136,19 @@ impl Mix {
             pause_us: [0, 0, 50, 2000, 200_000][random.random_range(0..5)],
         }
     }
+
+    /// Large writes, and a flush now and then.
+    pub fn hot(random: &mut StdRng) -> Self {
+        Self {
+            read: 2,
+            write: 30,
+            erase: 0,
+            flush: random.random_range(2..8),
+            fua: 0.0,
+            large: 1.0,
+            pause_us: 0,
+        }
+    }
 }
 
 const SHORT: Duration = Duration::from_micros(20);
@@ -334,8 +347,8 @@ impl Ctx {
         self.leave(volume, lane, |l, _| l.erasing = false);
     }
 
-    /// Fills the drive up to a few hundred blocks above its reserve.
-    pub async fn ballast(&self) {
+    /// Fills the drive, piece by piece, until no more than `left` blocks and a piece are above its reserve.
+    pub async fn ballast(&self, piece: u64, left: u64) {
         let created = self
             .store
             .create_lanes(volume_id(BALLAST), &[0], 1, 1 << 40)
@@ -345,13 +358,13 @@ impl Ctx {
         let mut at = 0;
         loop {
             let space = self.store.space();
-            if space.free < space.reserve + 256 + 300 {
+            if space.free < space.reserve + piece + left {
                 break;
             }
-            let buffer = self.handle.buffers().take(256 * 4096).await;
-            let (_, result) = lane.write(at..at + 256, buffer, false).await;
+            let buffer = self.handle.buffers().take(piece as usize * 4096).await;
+            let (_, result) = lane.write(at..at + piece, buffer, false).await;
             result.expect("there is room");
-            at += 256;
+            at += piece;
         }
         self.store.checkpoint().await.expect("a checkpoint");
     }
