@@ -393,7 +393,11 @@ impl Drop for Cluster {
     }
 }
 
-fn kill(pid: u32, signal: Signal) {
+/// Sends a signal to a process of a cluster.
+///
+/// # Panics
+/// If there is none.
+pub fn kill(pid: u32, signal: Signal) {
     let pid = Pid::from_raw(pid.cast_signed()).expect("process ids are positive");
     kill_process(pid, signal).expect("a process of ours can be signalled");
 }

@@ -149,7 +149,7 @@ struct Host {
 
 impl Host {
     fn connect(target: Target, seed: u64, when_lost: WhenLost) -> Result<Host, Error> {
-        let (controller, queue, namespace) = open(&target)?;
+        let (controller, queue, namespace) = open(&target, QUEUE_DEPTH)?;
         let unknown = Block {
             version: 0,
             doubtful: None,
@@ -254,7 +254,7 @@ impl Host {
     fn come_back(&mut self) -> Result<(), String> {
         let deadline = Instant::now() + COME_BACK;
         loop {
-            match open(&self.target) {
+            match open(&self.target, QUEUE_DEPTH) {
                 Ok((controller, queue, namespace)) => {
                     (self.controller, self.queue, self.namespace) = (controller, queue, namespace);
                     return Ok(());
@@ -273,7 +273,8 @@ impl Host {
 /// # Errors
 /// What went wrong.
 pub fn fill_volume(target: &Target) -> Result<(), String> {
-    let (controller, mut queue, namespace) = open(target).map_err(|e| e.to_string())?;
+    let (controller, mut queue, namespace) =
+        open(target, QUEUE_DEPTH).map_err(|e| e.to_string())?;
     let step = queue.max_transfer_bytes() as u64 / u64::from(namespace.block_bytes);
     for first in (0..namespace.blocks).step_by(step as usize) {
         let count = step.min(namespace.blocks - first) as usize;
@@ -308,7 +309,8 @@ pub fn write_region(target: &Target, seed: u64) -> Result<Vec<u64>, String> {
 /// # Errors
 /// What went wrong, or the first block that is not as it was.
 pub fn verify_region(target: &Target, versions: &[u64]) -> Result<(), String> {
-    let (controller, mut queue, namespace) = open(target).map_err(|e| e.to_string())?;
+    let (controller, mut queue, namespace) =
+        open(target, QUEUE_DEPTH).map_err(|e| e.to_string())?;
     let mut wanted = vec![0; namespace.block_bytes as usize];
     for (number, version) in versions.iter().enumerate() {
         let found = queue
@@ -341,7 +343,8 @@ impl From<Error> for Trouble {
     }
 }
 
-fn open(target: &Target) -> Result<(Controller, IoQueue, Namespace), Error> {
+/// Connects, with room for so many commands in flight.
+pub(crate) fn open(target: &Target, depth: u16) -> Result<(Controller, IoQueue, Namespace), Error> {
     let options = ConnectOptions {
         hostid: *b"keelblock-test-1",
         timeout: Duration::from_secs(20),
@@ -356,12 +359,12 @@ fn open(target: &Target) -> Result<(Controller, IoQueue, Namespace), Error> {
         Controller::connect_retrying(target.address, &target.nqn, host, &options, &once)?;
     let namespace = Namespace::new(target.nsid, &controller.namespace(target.nsid)?)?;
     controller.set_io_queues(1)?;
-    let queue = controller.io_queue(1, QUEUE_DEPTH)?;
+    let queue = controller.io_queue(1, depth)?;
     Ok((controller, queue, namespace))
 }
 
 /// A block's content: its number and version, then a stream that both decide.
-fn fill(block: &mut [u8], number: u64, version: u64) {
+pub(crate) fn fill(block: &mut [u8], number: u64, version: u64) {
     let mut state = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ version.rotate_left(32);
     for word in block.chunks_exact_mut(8) {
         state = state

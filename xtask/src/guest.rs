@@ -1,4 +1,4 @@
-//! `cargo xtask guest` and `cargo xtask fuzz`: long tests by themselves, on the release build.
+//! `cargo xtask guest`, `fuzz` and `kills`: long tests by themselves, on the release build.
 use crate::cluster::{build_release, release_dir};
 use crate::run::{Outcome, cargo, step};
 use clap::Args;
@@ -58,6 +58,27 @@ pub fn fuzz(args: &FuzzArgs) -> Outcome {
         "--threads",
         &args.threads.to_string(),
     ]);
+    if let Some(seed) = args.seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+}
+
+#[derive(Args)]
+pub struct KillsArgs {
+    /// Kills.
+    #[arg(long, default_value = "200")]
+    count: u64,
+    /// Decides everything that is random but time; another each time without it.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Kills the data path of a cluster while hosts write.
+pub fn kills(args: &KillsArgs) -> Outcome {
+    build_release()?;
+    let mut command = Command::new(release_dir().join("keelblock-kills"));
+    command.args(["--count", &args.count.to_string()]);
     if let Some(seed) = args.seed {
         command.args(["--seed", &seed.to_string()]);
     }

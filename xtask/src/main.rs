@@ -37,6 +37,8 @@ enum Task {
     Conformance(conformance::ConformanceArgs),
     /// Send junk to the NVMe/TCP target of a cluster, beside a verified workload.
     Fuzz(guest::FuzzArgs),
+    /// Kill the data path of a cluster over and over while hosts write, and compare what is found.
+    Kills(guest::KillsArgs),
     /// Run the tests with a real Linux host in a virtual machine.
     Guest(guest::GuestArgs),
     /// What `.ci/run` runs: formatting, clippy, documentation, tests, and a whole `keelblock up --check`.
@@ -52,6 +54,7 @@ fn main() -> std::process::ExitCode {
         Task::Planted(args) => crashes::planted(&args),
         Task::Conformance(args) => conformance::conformance(&args),
         Task::Fuzz(args) => guest::fuzz(&args),
+        Task::Kills(args) => guest::kills(&args),
         Task::Guest(args) => guest::guest(&args),
         Task::Ci => ci::ci(),
     };
