@@ -370,6 +370,60 @@ fn a_drive_is_emptied_and_taken_out() {
 }
 
 #[test]
+fn a_drive_is_emptied_though_the_data_path_dies() {
+    let cluster = Cluster::builder().volume("v:1G").start();
+    let mut host = Host::connect(&cluster, "v");
+    // Some of every lane.
+    for n in 0..32u64 {
+        host.write(n * 4096 + 7, &vec![n as u8 + 1; 3 * MIB]);
+    }
+    cluster.keelctl_json(&["volume", "snapshot", "create", "v", "--name", "s"]);
+    for n in 0..32u64 {
+        host.write(n * 4096 + 7, &[100 + n as u8; 8192]);
+    }
+    let drives = || cluster.keelctl_json(&["service", "drive", "list"]);
+    let first = drives()[0]["path"].as_str().unwrap().to_owned();
+    let small = cluster.path("small.img");
+    let small = small.to_str().unwrap();
+    cluster.keelctl_json(&["service", "drive", "add", small, "--size", "64M"]);
+    refused(
+        &cluster,
+        &["service", "drive", "evacuate", &first],
+        1,
+        "bytes free",
+    );
+    let path = cluster.path("second.img");
+    let path = path.to_str().unwrap();
+    cluster.keelctl_json(&["service", "drive", "add", path, "--size", "1G"]);
+    let begun = cluster.keelctl_json(&["service", "drive", "evacuate", &first]);
+    assert_eq!(begun["use"], "evacuating", "{begun}");
+    let lanes_left = || drives()[0]["lanes"].as_u64().unwrap();
+    cluster.wait_until("some lanes have moved", |_| lanes_left() < 16);
+    drop(host);
+    let killed = cluster.kill_datapath();
+    cluster.wait_until("it goes on by itself", |ready| {
+        let runs = ready.nodes[0].datapath_pid.is_some_and(|pid| pid != killed);
+        let listed = cluster.keelctl(&["service", "drive", "list"]);
+        runs && listed.status.success() && drives()[0]["use"] == "evacuated"
+    });
+    let alerts = cluster.keelctl_json(&["alerts", "show", "--resource", "drive"]);
+    assert_eq!(alerts[0]["tag"], "drive-evacuated", "{alerts}");
+    assert_eq!(lanes_left(), 0);
+    let mut host = Host::connect(&cluster, "v");
+    for n in 0..32u64 {
+        host.assert_reads(n * 4096 + 7, 8192, 100 + n as u8);
+        host.assert_reads(n * 4096 + 9, 3 * MIB - 8192, n as u8 + 1);
+    }
+    let again = cluster.keelctl_json(&["service", "drive", "evacuate", &first, "--cancel"]);
+    assert_eq!(again["use"], "in-use", "{again}");
+    cluster.keelctl_json(&["volume", "clone", "s", "--name", "c"]);
+    let mut clone = Host::connect(&cluster, "c");
+    for n in 0..32u64 {
+        clone.assert_reads(n * 4096 + 7, 3 * MIB, n as u8 + 1);
+    }
+}
+
+#[test]
 fn a_pool_is_scanned() {
     let cluster = Cluster::builder().volume("v:16M").start();
     let mut host = Host::connect(&cluster, "v");

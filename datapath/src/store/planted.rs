@@ -56,10 +56,24 @@ pub enum Bug {
     MountGenerationNotRaised = 24,
     /// A reader's block may be reused under it.
     ReadersNotWaitedFor = 25,
+    /// §13: lanes are used on their new drive before the checkpoint that makes them its.
+    MoveNotCheckpointed = 26,
+    /// §13: the source gives a family up before the destination has taken it.
+    MoveLeftFirst = 27,
+    /// §13: the source does not say that a lane is leaving.
+    LeavingNotTold = 28,
+    /// §13: a moved lane's stamps begin with the new drive's mount.
+    MovedEpochLost = 29,
+    /// §13: arriving records stay at opening.
+    ArrivingKept = 30,
+    /// §13: deletions walk what is being moved.
+    PinsIgnored = 31,
+    /// §13: lanes are not held while the last differences are copied.
+    MoveNotHeld = 32,
 }
 
 /// All of them.
-pub const ALL: [Bug; 25] = [
+pub const ALL: [Bug; 32] = [
     Bug::ReuseBeforeFlush,
     Bug::CheckpointWithoutFlush,
     Bug::RotIsTorn,
@@ -85,6 +99,13 @@ pub const ALL: [Bug; 25] = [
     Bug::DeletionFreesShared,
     Bug::MountGenerationNotRaised,
     Bug::ReadersNotWaitedFor,
+    Bug::MoveNotCheckpointed,
+    Bug::MoveLeftFirst,
+    Bug::LeavingNotTold,
+    Bug::MovedEpochLost,
+    Bug::ArrivingKept,
+    Bug::PinsIgnored,
+    Bug::MoveNotHeld,
 ];
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

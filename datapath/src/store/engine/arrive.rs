@@ -53,6 +53,16 @@ impl Arrival {
     }
 }
 
+impl Arrival {
+    fn epoch(&self) -> u32 {
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::MovedEpochLost) {
+            return 0;
+        }
+        self.epoch
+    }
+}
+
 impl Store {
     /// Makes a record for an arrival, which shows what its parent does.
     ///
@@ -107,6 +117,10 @@ impl Store {
     pub async fn settle_family(&self, family: &[Settled]) -> Result<(), StoreError> {
         self.0.can_arrive()?;
         self.0.settle_family(family)?;
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::MoveNotCheckpointed) {
+            return Ok(());
+        }
         self.0.checkpoint().await
     }
 }
@@ -129,7 +143,7 @@ impl Inner {
             lane: arrival.lane,
             lanes: arrival.lanes,
             volume: arrival.volume,
-            epoch: arrival.epoch,
+            epoch: arrival.epoch(),
             ..CatalogueRecord::EMPTY
         };
         let handle = {
@@ -250,6 +264,10 @@ impl Inner {
     /// See [`Store::forget_arrivals`]; also at opening.
     pub(super) fn forget_arrival(&self, handle: CatalogueHandle) {
         let mut catalogue = self.catalogue.borrow_mut();
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::ArrivingKept) {
+            return;
+        }
         let several = catalogue.children(handle).len() > 1;
         catalogue.change(handle, |r| {
             if r.kind != RecordKind::Arriving {

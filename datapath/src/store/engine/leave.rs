@@ -83,6 +83,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub async fn leave(&self, lanes: &[CatalogueHandle]) -> Result<(), StoreError> {
+        #[cfg(planted)]
+        if super::super::planted::is(super::super::planted::Bug::LeavingNotTold) {
+            return Ok(());
+        }
         let inner = &self.0;
         let _one = inner.changing.lock().await;
         inner.room_for_meta(lanes.len() as u64).await?;

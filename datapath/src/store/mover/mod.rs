@@ -4,7 +4,7 @@
 //! may change what drives hold, and who uses lanes, is known by the [`Conduct`].
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -302,8 +302,14 @@ impl<S: AtDrive, D: AtDrive, C: Conduct> Mover<'_, S, D, C> {
             .source
             .run(move |s| async move { s.leave(&leaving).await });
         leave.await.map_err(MoveError::Source)?;
-        self.decide(records, lanes).await?;
         let all: Vec<CatalogueHandle> = records.iter().map(|r| r.handle).collect();
+        #[cfg(planted)]
+        if super::planted::is(super::planted::Bug::MoveLeftFirst) {
+            let all = all.clone();
+            let left = self.source.run(move |s| async move { s.left(&all).await });
+            left.await.map_err(MoveError::NotForgotten)?;
+        }
+        self.decide(records, lanes).await?;
         let left = self.source.run(move |s| async move { s.left(&all).await });
         let left = left.await.map_err(MoveError::NotForgotten);
         self.conduct.switch(lanes).await;

@@ -2,6 +2,7 @@
 //! [`super::super::planted::Bug`]), since a planted bug may do anything; `cargo xtask planted` goes through all.
 
 use super::super::map::{Page, PageHeader, PageId, PageKind, check_page};
+use super::super::mover;
 use super::super::planted::{ALL, Bug, plant};
 use super::super::types::{CatalogueHandle, CheckpointNumber, DriveId, Generation};
 use super::{faults, life, run_many, setting};
@@ -24,8 +25,22 @@ fn planted() {
         return;
     }
     std::panic::set_hook(Box::new(|_| {}));
+    let of_moves = [
+        Bug::MoveNotCheckpointed,
+        Bug::MoveLeftFirst,
+        Bug::LeavingNotTold,
+        Bug::MovedEpochLost,
+        Bug::ArrivingKept,
+        Bug::PinsIgnored,
+        Bug::MoveNotHeld,
+    ];
     let needs_damage = matches!(bug, Bug::RotIsTorn | Bug::ChecksumNotCompared);
-    let found = if needs_damage {
+    let found = if of_moves.contains(&bug) {
+        run_many(bound, seed, |seed| life::Counts {
+            crashes: 1 + mover::tests::run(seed).crashes,
+            ..life::Counts::default()
+        })
+    } else if needs_damage {
         run_many(bound, seed, faults::run)
     } else {
         run_many(bound, seed, life::run)
