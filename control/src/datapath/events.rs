@@ -6,7 +6,7 @@ use crate::records::{AlertKind, Severity};
 use keelblock_api::datapath::event::What;
 use keelblock_api::datapath::pool_space_low::Level;
 use keelblock_api::datapath::{
-    ChecksumError, CommitReservationRequest, Event, PoolSpaceLow, ReservationChanged,
+    ChecksumError, CommitReservationRequest, Event, PoolSpaceLow, ReadError, ReservationChanged,
 };
 use tonic::Streaming;
 
@@ -58,6 +58,7 @@ impl Node {
             Some(
                 what @ (What::DriveFailed(_)
                 | What::ChecksumError(_)
+                | What::ReadError(_)
                 | What::PoolSpaceLow(_)
                 | What::ScrubDone(_)
                 | What::DriveEvacuated(_)),
@@ -86,6 +87,7 @@ impl Node {
                     .await
             }
             What::ChecksumError(error) => self.checksum_error(error).await,
+            What::ReadError(error) => self.read_error(error).await,
             What::PoolSpaceLow(space) => self.pool_space(space).await,
             What::ScrubDone(status) => self.scan_done(status).await,
             What::DriveEvacuated(done) => {
@@ -114,7 +116,10 @@ impl Node {
         let path = self.path_of(&error.drive_id).await?;
         let at = match (error.metadata, error.volume_id.is_empty()) {
             (true, true) => "in the drive's own records".to_owned(),
-            (true, false) => format!("in the map of volume {}", error.volume_id),
+            (true, false) => format!(
+                "in page {} of the map of lane {} of volume {}",
+                error.block, error.lane, error.volume_id
+            ),
             (false, _) => format!(
                 "in block {} of lane {} of volume {}",
                 error.block, error.lane, error.volume_id
@@ -122,11 +127,30 @@ impl Node {
         };
         let message = format!(
             "drive {path} gave back other data than were written, {at} (block {} of the drive; checksum {:08x}, not {:08x}): reads of \
-             it fail. Restore it from a snapshot or backup, and think of replacing the drive",
+             it, and of what a page leads to, fail. Restore it from a snapshot or backup, and think of replacing the drive",
             error.physical_block, error.actual, error.expected
         );
         tracing::error!(message);
         let (kind, id) = (AlertKind::ChecksumError, &error.drive_id);
+        self.raise_alert(kind, id, &error.volume_id, Severity::Alarm, message)
+            .await
+    }
+
+    async fn read_error(&self, error: &ReadError) -> Result<(), OpError> {
+        let path = self.path_of(&error.drive_id).await?;
+        let at = match error.volume_id.is_empty() {
+            true => "its own records".to_owned(),
+            false => format!(
+                "what is at or behind block {} of lane {} of volume {}",
+                error.block, error.lane, error.volume_id
+            ),
+        };
+        let message = format!(
+            "drive {path} cannot read {at}: reads of it fail. What is written there anew may be readable again; restore the rest from a \
+             snapshot or backup, and think of replacing the drive"
+        );
+        tracing::error!(message);
+        let (kind, id) = (AlertKind::ReadError, &error.drive_id);
         self.raise_alert(kind, id, &error.volume_id, Severity::Alarm, message)
             .await
     }

@@ -390,6 +390,7 @@ impl Node {
         for kind in [
             AlertKind::DriveFailed,
             AlertKind::ChecksumError,
+            AlertKind::ReadError,
             AlertKind::DriveEvacuated,
         ] {
             self.clear_alert(kind, &id).await?;

@@ -68,13 +68,17 @@ pub enum AlertKind {
     ScanDone = 5,
     /// A volume lost data, or cannot be used.
     VolumeError = 6,
+    /// A drive cannot read a block.
+    ReadError = 7,
 }
 
 impl AlertKind {
     /// What it is about.
     pub fn resource(self) -> Resource {
         match self {
-            Self::DriveFailed | Self::ChecksumError | Self::DriveEvacuated => Resource::Drive,
+            Self::DriveFailed | Self::ChecksumError | Self::DriveEvacuated | Self::ReadError => {
+                Resource::Drive
+            }
             Self::PoolSpaceLow | Self::ScanDone => Resource::Pool,
             Self::VolumeError => Resource::Volume,
         }
@@ -89,6 +93,7 @@ impl AlertKind {
             Self::PoolSpaceLow => "pool-space-low",
             Self::ScanDone => "scan-done",
             Self::VolumeError => "volume-error",
+            Self::ReadError => "read-error",
         }
     }
 }

@@ -2,7 +2,9 @@
 use crate::bench::{Bench, Drive, refused};
 use keelblock_api::datapath::event::What;
 use keelblock_api::datapath::pool_space_low::Level;
-use keelblock_api::datapath::{ChecksumError, DriveEvacuated, DriveFailed, PoolSpaceLow};
+use keelblock_api::datapath::{
+    ChecksumError, DriveEvacuated, DriveFailed, PoolSpaceLow, ReadError,
+};
 use keelblock_api::openstorage::sdk_alerts_option::Opt;
 use keelblock_api::openstorage::sdk_alerts_query::Query;
 use keelblock_api::openstorage::*;
@@ -66,6 +68,29 @@ async fn drives_and_pools_raise_alerts() {
         found[0].message
     );
     assert!(found[0].message.contains(&drive.path));
+    let page = ChecksumError {
+        volume_id: "g".into(),
+        metadata: true,
+        ..error
+    };
+    b.fake.report(What::ChecksumError(page)).await;
+    let unread = ReadError {
+        drive_id: drive.drive_id.clone(),
+        volume_id: "f".into(),
+        lane: 4,
+        block: 7,
+    };
+    b.fake.report(What::ReadError(unread)).await;
+    let of_drive = wait(&b, ResourceType::Drive, |a| a.len() == 3).await;
+    let says = |text: &str| of_drive.iter().find(|a| a.message.contains(text));
+    let page = says("page 9 of the map of lane 3 of volume g").expect("of the page");
+    assert_eq!(page.alert_type, 2);
+    let unread = says("block 7 of lane 4 of volume f").expect("of the read");
+    assert_eq!(
+        (unread.alert_type, unread.unique_tag.as_str()),
+        (7, "read-error/f")
+    );
+    assert_eq!(unread.severity(), SeverityType::Alarm);
     assert!(found[0].first_seen.unwrap().seconds <= found[0].timestamp.unwrap().seconds);
 
     let space = |level: Level| PoolSpaceLow {
@@ -94,7 +119,7 @@ async fn drives_and_pools_raise_alerts() {
         drive_id: drive.drive_id.clone(),
     };
     b.fake.report(What::DriveEvacuated(empty)).await;
-    let found = wait(&b, ResourceType::Drive, |a| a.len() == 3).await;
+    let found = wait(&b, ResourceType::Drive, |a| a.len() == 5).await;
     let failed = found.iter().find(|a| a.message.contains("EIO")).unwrap();
     assert!(
         failed.message.contains("drive replace"),

@@ -82,7 +82,9 @@ pub fn drive_to(drive: &PoolDrive, path: &str, error: String) -> proto::Drive {
         used_bytes: facts.map_or(0, used),
         free_bytes: drive.free_bytes(),
         lanes: facts.map_or(0, |f| f.lanes.len() as u32),
+        read_errors: facts.map_or(0, |f| f.counters.read_errors),
         checksum_errors: facts.map_or(0, |f| f.counters.checksum_errors),
+        write_errors: facts.map_or(0, |f| f.counters.write_errors),
         ..Default::default()
     }
 }

@@ -1,7 +1,8 @@
 //! Events on their way to the control process: from reactors and drives into one bounded queue, from there to whoever watches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use keelblock_api::datapath::event::What;
 use keelblock_api::datapath::pool_space_low::Level;
@@ -11,16 +12,27 @@ use tonic::Status;
 
 use crate::nvmf::seam::TargetEvent;
 use crate::reactor::ReactorId;
-use crate::store::Name;
+use crate::store::engine::{Damage, DamageKind};
 use crate::store::pool::PoolSpace;
-use crate::volume::Fault;
+use crate::store::{Name, VolumeId};
 
 /// Events that wait for a watcher. Those of the target wait on reactor 0 beyond that; drive and task reports beyond it are only logged.
 const EVENTS_MAX: usize = 1024;
 
+/// Between reports of damage in one volume on one drive; the drive's counters have all.
+const DAMAGE_INTERVAL: Duration = Duration::from_millis(250);
+/// Volumes of which it is remembered when damage was reported last.
+const DAMAGE_VOLUMES: usize = 1024;
+
+type Told = BTreeMap<(String, Option<VolumeId>), Instant>;
+
 /// Where events go in. Can be used on any thread.
 #[derive(Clone, Debug)]
-pub struct EventSink(mpsc::Sender<Event>);
+pub struct EventSink {
+    queue: mpsc::Sender<Event>,
+    /// When damage was reported last, by drive and volume.
+    damage: Arc<std::sync::Mutex<Told>>,
+}
 
 /// Where events come out: one watcher at a time.
 #[derive(Clone, Debug)]
@@ -37,7 +49,11 @@ pub fn channel() -> (EventSink, Events) {
         queue: Arc::new(Mutex::new(receiver)),
         turn: watch::Sender::new(0),
     };
-    (EventSink(sender), events)
+    let sink = EventSink {
+        queue: sender,
+        damage: Arc::default(),
+    };
+    (sink, events)
 }
 
 impl EventSink {
@@ -49,18 +65,54 @@ impl EventSink {
         }));
     }
 
-    /// A block of a drive is not what was written there.
-    pub fn checksum_error(&self, drive_id: &str, fault: &Fault) {
-        self.report(What::ChecksumError(proto::ChecksumError {
-            drive_id: drive_id.to_owned(),
-            volume_id: fault.volume.to_string(),
-            lane: u32::from(fault.lane),
-            block: fault.block.0,
-            expected: fault.expected.0,
-            actual: fault.actual.0,
-            physical_block: fault.at.0,
-            metadata: false,
-        }));
+    /// Something on a drive is not what was written there, or cannot be read. Of a volume, one in a while is told of.
+    pub fn damage(&self, drive_id: &str, damage: &Damage) {
+        if !self.tells_of(drive_id, damage.volume) {
+            return;
+        }
+        let (drive_id, lane) = (drive_id.to_owned(), u32::from(damage.lane));
+        let volume_id = damage.volume.map_or_else(String::new, |v| v.to_string());
+        let block = damage.block;
+        let physical_block = damage.at.map_or(0, |at| at.0);
+        let metadata = matches!(damage.kind, DamageKind::Page { .. });
+        self.report(match damage.kind {
+            DamageKind::Data { expected, actual } | DamageKind::Page { expected, actual } => {
+                What::ChecksumError(proto::ChecksumError {
+                    drive_id,
+                    volume_id,
+                    lane,
+                    block,
+                    expected: expected.0,
+                    actual: actual.0,
+                    physical_block,
+                    metadata,
+                })
+            }
+            DamageKind::Unreadable => What::ReadError(proto::ReadError {
+                drive_id,
+                volume_id,
+                lane,
+                block,
+            }),
+        });
+    }
+
+    fn tells_of(&self, drive_id: &str, volume: Option<VolumeId>) -> bool {
+        let now = Instant::now();
+        let recent = |last: &Instant| now.duration_since(*last) < DAMAGE_INTERVAL;
+        let mut told = match self.damage.lock() {
+            Ok(told) => told,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        let key = (drive_id.to_owned(), volume);
+        if told.get(&key).is_some_and(recent) {
+            return false;
+        }
+        if told.len() >= DAMAGE_VOLUMES {
+            told.retain(|_, last| recent(last));
+        }
+        told.insert(key, now);
+        true
     }
 
     /// Nothing is left on a drive.
@@ -98,11 +150,11 @@ impl EventSink {
     /// An event of the target; waits for room.
     pub async fn target(&self, event: TargetEvent) {
         // No receiver: the process is ending.
-        let _ = self.0.send(stamped(of_target(event))).await;
+        let _ = self.queue.send(stamped(of_target(event))).await;
     }
 
     fn report(&self, what: What) {
-        if self.0.try_send(stamped(what)).is_err() {
+        if self.queue.try_send(stamped(what)).is_err() {
             tracing::warn!(
                 "an event was not kept for the control process: {EVENTS_MAX} are waiting"
             );
@@ -203,6 +255,7 @@ fn of_target(event: TargetEvent) -> What {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::types::{Crc, PhysicalBlock};
 
     fn drive_of(event: Option<Result<Event, Status>>) -> String {
         match event.unwrap().unwrap().what.unwrap() {
@@ -225,6 +278,53 @@ mod tests {
         drop(second);
         sink.drive_failed("c", "");
         assert_eq!(drive_of(events.watch().recv().await), "c");
+    }
+
+    #[tokio::test]
+    async fn damage_is_told_of_once_in_a_while_for_each_volume() {
+        let (sink, events) = channel();
+        let (expected, actual) = (Crc(1), Crc(2));
+        let damage = |volume: u8, block| Damage {
+            volume: Some(VolumeId([volume; 16])),
+            lane: 3,
+            block,
+            at: Some(PhysicalBlock(77)),
+            kind: DamageKind::Page { expected, actual },
+        };
+        for block in 0..1000 {
+            sink.damage("d", &damage(1, block));
+        }
+        let unreadable = Damage {
+            kind: DamageKind::Unreadable,
+            ..damage(2, 5)
+        };
+        sink.damage("d", &unreadable);
+        sink.damage("e", &damage(1, 9));
+        sink.drive_failed("end", "");
+        let mut watcher = events.watch();
+        let mut told = Vec::new();
+        loop {
+            match watcher.recv().await.unwrap().unwrap().what.unwrap() {
+                What::ChecksumError(e) => {
+                    assert!(e.metadata);
+                    assert_eq!((e.lane, e.expected, e.actual), (3, 1, 2));
+                    assert_eq!(e.physical_block, 77);
+                    told.push((e.drive_id, e.volume_id, e.block));
+                }
+                What::ReadError(e) => told.push((e.drive_id, e.volume_id, e.block)),
+                _ => break,
+            }
+        }
+        let id = |volume| VolumeId([volume; 16]).to_string();
+        let expected = [("d", id(1), 0), ("d", id(2), 5), ("e", id(1), 9)];
+        assert_eq!(told, expected.map(|(d, v, b)| (d.to_owned(), v, b)));
+        let later = Instant::now() + 2 * DAMAGE_INTERVAL;
+        while Instant::now() < later {
+            tokio::time::sleep(DAMAGE_INTERVAL).await;
+        }
+        sink.damage("d", &damage(1, 8));
+        let again = watcher.recv().await.unwrap().unwrap().what;
+        assert!(matches!(again, Some(What::ChecksumError(e)) if e.block == 8));
     }
 
     #[tokio::test]

@@ -11,10 +11,10 @@ use super::convert;
 use super::error::CommandError;
 use super::prepare::PreparedDrive;
 use crate::device::Latch;
-use crate::store::engine::{StoreConfig, StoreError};
+use crate::store::engine::{Damage, StoreConfig, StoreError};
 use crate::store::pool::{DriveFacts, DriveState, PoolDrive, PoolView};
 use crate::store::{Name, VolumeId};
-use crate::volume::{DriveOpening, Fault, VolumeOpening};
+use crate::volume::{DriveOpening, VolumeOpening};
 
 /// Memory for cached pages and blocks of one drive.
 const CACHE_BYTES: usize = 32 << 20;
@@ -149,7 +149,7 @@ impl Commander {
         let opening = DriveOpening {
             source: source?,
             latch: latch.clone(),
-            faults: Arc::new(move |fault: &Fault| events.checksum_error(&id, fault)),
+            faults: Arc::new(move |damage: &Damage| events.damage(&id, damage)),
             drive: drive.id.clone(),
             pool: pool.clone(),
             format,

@@ -10,7 +10,7 @@ use keelblock_api::datapath::ScrubState;
 use super::error::CommandError;
 use super::{Commander, unix_ms};
 use crate::store::Name;
-use crate::store::engine::{ScrubPlace, ScrubStep, StoreError};
+use crate::store::engine::{ScrubPlace, ScrubStep};
 use crate::store::types::BLOCK_BYTES;
 
 /// Leaves that are looked at with one message to a drive's home: up to 5 MB of data.
@@ -163,22 +163,8 @@ impl Commander {
             };
             for found in &step.errors {
                 tracing::error!(%drive, volume = %found.volume, lane = found.lane, "scrub: {}", found.error);
-                if let StoreError::Checksum {
-                    block,
-                    at,
-                    expected,
-                    actual,
-                } = found.error
-                {
-                    let fault = crate::volume::Fault {
-                        volume: found.volume,
-                        lane: found.lane,
-                        block,
-                        at,
-                        expected,
-                        actual,
-                    };
-                    self.events.checksum_error(drive.as_str(), &fault);
+                if let Some(damage) = &found.damage {
+                    self.events.damage(drive.as_str(), damage);
                 }
             }
             let bytes = step.scanned_blocks * BLOCK_BYTES as u64;

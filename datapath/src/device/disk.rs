@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use keelblock_hugepages::Buffer;
 
-use super::{DeviceError, DeviceSource, IoError};
+use super::{DeviceError, DeviceSource, Errors, IoError};
 use crate::reactor::{self, DiskError, DiskSpec, Handle};
 
 /// How much is zeroed with one request: large enough to be cheap, small enough that others get their turn.
@@ -71,6 +71,7 @@ pub struct Disk {
     latch: Latch,
     /// Bytes written through this handle and its clones.
     written: Rc<Cell<u64>>,
+    errors: Rc<Cell<Errors>>,
     /// Keeps the drive locked for this process.
     _source: DeviceSource,
 }
@@ -99,6 +100,7 @@ impl Disk {
             handle: handle.clone(),
             latch: latch.clone(),
             written: Rc::default(),
+            errors: Rc::default(),
             _source: source.clone(),
         })
     }
@@ -116,6 +118,11 @@ impl Disk {
     /// Bytes written through this handle so far.
     pub fn written_bytes(&self) -> u64 {
         self.written.get()
+    }
+
+    /// What the device failed, through this handle and its clones.
+    pub fn errors(&self) -> Errors {
+        self.errors.get()
     }
 
     /// Whether a write has failed.
@@ -137,6 +144,11 @@ impl Disk {
         let result = result.map_err(|e| match e {
             DiskError::OutOfRange { .. } => IoError::OutOfRange,
             e => {
+                let errors = self.errors.get();
+                self.errors.set(Errors {
+                    reads: errors.reads + 1,
+                    ..errors
+                });
                 tracing::warn!("drive: {e}");
                 IoError::Unreadable
             }
@@ -231,6 +243,13 @@ impl Disk {
     }
 
     fn write_error(&self, e: &DiskError) -> IoError {
+        if !matches!(e, DiskError::OutOfRange { .. }) {
+            let errors = self.errors.get();
+            self.errors.set(Errors {
+                writes: errors.writes + 1,
+                ..errors
+            });
+        }
         match e {
             // Our caller's mistake says nothing about the drive.
             DiskError::OutOfRange { .. } => IoError::OutOfRange,

@@ -134,6 +134,15 @@ pub enum IoError {
     OutOfRange,
 }
 
+/// Operations that a device failed, whatever became of what they were for; those that it was not asked to do are not among them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Errors {
+    /// Reads.
+    pub reads: u64,
+    /// Writes, flushes and zeroing.
+    pub writes: u64,
+}
+
 /// A reactor's handle of a drive.
 #[derive(Clone, Debug)]
 pub enum Device {
@@ -189,6 +198,14 @@ impl Device {
         match self {
             Self::Memory(_) => 0,
             Self::Disk(d) => d.written_bytes(),
+        }
+    }
+
+    /// What a disk failed of this reactor's handle; memory fails nothing.
+    pub fn errors(&self) -> Errors {
+        match self {
+            Self::Memory(_) => Errors::default(),
+            Self::Disk(d) => d.errors(),
         }
     }
 

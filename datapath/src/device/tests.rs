@@ -125,6 +125,32 @@ fn what_cannot_be_read_says_nothing_about_the_rest() {
 }
 
 #[test]
+fn what_the_device_failed_is_counted() {
+    let w = world();
+    let device = w.device();
+    let (other, handle) = (device.clone(), w.handle.clone());
+    w.sim.disk("d", |d| d.faults.unreadable.push(4096..8192));
+    w.sim.disk("d", |d| d.faults.fail_writes = true);
+    w.run(async move {
+        let mut buffer = handle.buffers().take(4096).await;
+        for at in [0, 4096, 4096, 4 * MIB] {
+            buffer = other.read(at, buffer, 4096).await.0;
+        }
+        for at in [4 * MIB, 0, 0] {
+            buffer = other.write(at, buffer, 4096, false).await.0;
+        }
+    });
+    // Outside of the drive is our mistake, and after the first failed write it was not asked any more.
+    assert_eq!(
+        device.errors(),
+        Errors {
+            reads: 2,
+            writes: 1
+        }
+    );
+}
+
+#[test]
 fn no_space_beneath_is_told_apart_and_latches() {
     let w = world();
     w.sim.disk("d", |d| d.faults.full = true);

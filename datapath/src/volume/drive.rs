@@ -5,34 +5,16 @@ use std::time::Duration;
 
 use super::Hub;
 use crate::device::{Device, DeviceError, DeviceSource, Latch};
-use crate::store::engine::{OpenError, Store, StoreConfig, StoreError};
+use crate::store::Name;
+use crate::store::engine::{Damage, OpenError, Store, StoreConfig, StoreError};
 use crate::store::pool::DriveFacts;
-use crate::store::types::{Crc, LaneBlock, PhysicalBlock};
-use crate::store::{Name, VolumeId};
 
 /// How long a closed drive's tasks may take to end, and how often that is looked at.
 const RELEASE_STEPS: usize = 200;
 const RELEASE_STEP: Duration = Duration::from_millis(1);
 
-/// A block that does not hold what was written there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// Of which volume.
-    pub volume: VolumeId,
-    /// Of which of its lanes.
-    pub lane: u8,
-    /// Which block of the lane.
-    pub block: LaneBlock,
-    /// Where it is on the drive.
-    pub at: PhysicalBlock,
-    /// Its checksum as the map has it.
-    pub expected: Crc,
-    /// The checksum of what was read.
-    pub actual: Crc,
-}
-
-/// Where faults go. Called on the drive's home; it must not block.
-pub type FaultReport = Arc<dyn Fn(&Fault) + Send + Sync>;
+/// Where it goes that something on a drive is damaged. Called on the drive's home; it must not block.
+pub type FaultReport = Arc<dyn Fn(&Damage) + Send + Sync>;
 
 /// What it takes to open a drive.
 #[derive(Clone)]
@@ -134,6 +116,8 @@ impl Hub {
                 found_pool: identity.pool,
             });
         }
+        let lost = faults.clone();
+        store.report_damage(Box::new(move |damage| lost(damage)));
         let home = HomeDrive {
             store,
             source,

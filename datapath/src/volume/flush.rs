@@ -64,7 +64,7 @@ impl Volume {
             Ok(()) => Ok(()),
             Err(e) => {
                 let lane = self.0.lanes.all().find(of_drive);
-                Err(lane.map_or(VolumeError::Closed, |lane| self.failed(hub, lane, e)))
+                Err(lane.map_or(VolumeError::Closed, |lane| self.failed(hub, lane, 0, e)))
             }
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use keelblock_api::stats::VolumeSlot;
 
-use super::drive::{Fault, HomeDrive};
+use super::drive::HomeDrive;
 use super::forward::{Body, Message, Pending, Request, Slot};
 use super::job::Tickets;
 use super::lane::Lane;
@@ -20,6 +20,7 @@ use crate::reactor::mesh::CREDITS;
 use crate::reactor::{Endpoint, Handle, ReactorId};
 use crate::store::VolumeId;
 use crate::store::engine::{Store, StoreError};
+use crate::store::types::LaneBlock;
 
 /// How long a request waits for a slot for its operation when the reactor is full.
 const SLAB_RETRY: Duration = Duration::from_micros(50);
@@ -229,23 +230,20 @@ impl Shared {
     }
 
     /// Tells of an error that people should know of.
-    pub fn report(&self, drive: u32, volume: VolumeId, lane: Lane, error: StoreError) {
-        if let StoreError::Checksum {
-            block,
-            at,
-            expected,
-            actual,
-        } = error
-            && let Some(drive) = self.drives.borrow().get(&drive)
-        {
-            (drive.faults)(&Fault {
-                volume,
-                lane: lane.index() as u8,
-                block,
-                at,
-                expected,
-                actual,
-            });
+    pub fn report(
+        &self,
+        drive: u32,
+        (volume, lane): (VolumeId, Lane),
+        block: LaneBlock,
+        error: StoreError,
+    ) {
+        let drives = self.drives.borrow();
+        let Some(drive) = drives.get(&drive) else {
+            return;
+        };
+        let lane = lane.index() as u8;
+        if let Some(damage) = drive.store.damage((volume, lane), block, error) {
+            (drive.faults)(&damage);
         }
     }
 

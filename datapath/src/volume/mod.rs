@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use keelblock_api::stats::VolumeStats;
 use keelblock_hugepages::Buffer;
 
-pub use drive::{DriveError, DriveOpening, Fault, FaultReport};
+pub use drive::{DriveError, DriveOpening, FaultReport};
 pub use error::{ByteRange, VolumeError};
 pub use forward::Message;
 pub use hub::Hub;
@@ -173,7 +173,9 @@ impl Volume {
             Err(e) => Some(Err(inner
                 .hub
                 .upgrade()
-                .map_or(VolumeError::Closed, |hub| self.failed(&hub, slice.lane, e)))),
+                .map_or(VolumeError::Closed, |hub| {
+                    self.failed(&hub, slice.lane, slice.blocks(at).start, e)
+                }))),
         }
     }
 

@@ -13,6 +13,7 @@ use super::scratch::{LARGE_BYTES, Scratch};
 use super::{ByteRange, Volume, VolumeError};
 use crate::device::BLOCK_BYTES;
 use crate::store::engine::{StoreError, StoreLane};
+use crate::store::types::LaneBlock;
 use std::sync::atomic::Ordering;
 
 type Done = Result<(), StoreError>;
@@ -67,13 +68,20 @@ impl Volume {
             }
             (op, ..) => unreachable!("{op:?} without its buffers"),
         };
-        let done = done.unwrap_or_else(|e| Err(self.failed(hub, lane, e)));
+        let first = || serving.slice.blocks(ByteRange::new(at.start, 1)).start;
+        let done = done.unwrap_or_else(|e| Err(self.failed(hub, lane, first(), e)));
         (buffers, done)
     }
 
-    /// Counts and reports an error of the store.
+    /// Counts and reports an error of the store, of an operation from a block of the lane on.
     #[cold]
-    pub(super) fn failed(&self, hub: &Shared, lane: Lane, e: StoreError) -> VolumeError {
+    pub(super) fn failed(
+        &self,
+        hub: &Shared,
+        lane: Lane,
+        first: u64,
+        e: StoreError,
+    ) -> VolumeError {
         let error = VolumeError::from(e);
         if matches!(
             error,
@@ -81,7 +89,8 @@ impl Volume {
         ) {
             self.0.media_errors.fetch_add(1, Ordering::Relaxed);
         }
-        hub.report(self.0.table[lane.index()].drive.get(), self.0.id, lane, e);
+        let drive = self.0.table[lane.index()].drive.get();
+        hub.report(drive, (self.0.id, lane), LaneBlock(first), e);
         error
     }
 }

@@ -184,7 +184,7 @@ impl Inner {
         self.commit_superblock(number, cut, root, depth, &catalogue)
             .await?;
         // 6: no await from here on: readers see the old state or the new one.
-        self.tell_lost();
+        self.tell_lost(&self.pages.lost());
         self.adopt(frozen, catalogue, &removed);
         self.journal.set_tail(cut);
         // Records may wait for the room that this made.
@@ -449,24 +449,6 @@ impl Inner {
         next.layout = present.layout;
         *present = next;
         Ok(())
-    }
-
-    /// Pages that were given up are lost from now on.
-    fn tell_lost(&self) {
-        let drive = self.superblock.borrow().drive.clone();
-        let catalogue = self.catalogue.borrow();
-        for lost in self.pages.lost() {
-            let (level, index) = (lost.what.level, lost.what.index);
-            let whose = catalogue.get(lost.handle);
-            match whose {
-                Some(r) => {
-                    tracing::error!(%drive, volume = %r.volume, lane = r.lane, level, index, "a page of the map is damaged, and what it led to is lost: {}", lost.error);
-                }
-                None => {
-                    tracing::error!(%drive, level, index, "a page of the catalogue is damaged, and was written anew: {}", lost.error);
-                }
-            }
-        }
     }
 
     /// The new state is the present one.

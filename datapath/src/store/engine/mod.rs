@@ -12,6 +12,7 @@ mod buffers;
 mod cache;
 mod catalogue;
 mod checkpoint;
+mod damage;
 mod error;
 mod flush;
 mod join;
@@ -43,6 +44,7 @@ use tokio::sync::Mutex;
 
 pub use super::map::DiffRange;
 pub use arrive::{Arrival, Settled};
+pub use damage::{Damage, DamageKind, DamageReport};
 pub use error::{OpenError, StoreError};
 pub use moving::{MovedBlock, MovedKind, MovedRecord, NextFamily, Part, StaleCopy};
 pub use scrub::{ScrubError, ScrubPlace, ScrubStep};
@@ -175,6 +177,10 @@ pub struct StoreLane {
 pub struct Counters {
     /// Blocks and pages that did not match their checksum.
     pub checksum_errors: u64,
+    /// Reads that the device failed.
+    pub read_errors: u64,
+    /// Writes and flushes that the device failed.
+    pub write_errors: u64,
     /// Reads of one block that were answered from the cache.
     pub cache_hits: u64,
     /// Checkpoints.
@@ -227,6 +233,9 @@ struct Inner {
     /// There may be room for writes again.
     room: Notify,
     checksum_errors: Cell<u64>,
+    /// Who is told of what checkpoints give up, and what nobody was told of yet.
+    damage_report: RefCell<Option<DamageReport>>,
+    unreported: RefCell<Vec<Damage>>,
     cache_hits: Cell<u64>,
     /// Takes no more operations.
     closed: Cell<bool>,
@@ -328,7 +337,10 @@ impl Store {
     /// What happened since it was opened.
     pub fn counters(&self) -> Counters {
         let inner = &self.0;
+        let errors = inner.device.errors();
         Counters {
+            read_errors: errors.reads,
+            write_errors: errors.writes,
             checksum_errors: inner.checksum_errors.get() + inner.pages.mismatches.get(),
             lost_pages: inner.superblock.borrow().lost_pages,
             cache_hits: inner.cache_hits.get(),

@@ -231,6 +231,8 @@ impl Inner {
             room: Notify::new(),
             low_on_groups: Notify::new(),
             checksum_errors: Cell::new(0),
+            damage_report: RefCell::default(),
+            unreported: RefCell::default(),
             cache_hits: Cell::new(0),
             closed: Cell::new(false),
             closing: Cell::new(false),

@@ -1,7 +1,7 @@
 //! How the map reaches the drive: pages read through the cache, and written in runs by a checkpoint.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use super::super::types::{
 };
 use super::buffers::BufferSet;
 use super::cache::BlockCache;
+use super::damage::{DamageKind, kind_of};
 use super::join::join_all;
 use crate::device::{Device, IoError};
 use crate::reactor::{Handle, Notify};
@@ -58,7 +59,7 @@ pub struct DrivePages {
     /// Pages that it gave up, and whose map it was at.
     lost: RefCell<Vec<LostPage>>,
     /// Places that were read again to no avail: not every reader of what they lead to waits for that.
-    damaged: RefCell<BTreeSet<PhysicalBlock>>,
+    damaged: RefCell<BTreeMap<PhysicalBlock, (u64, DamageKind)>>,
     /// Pages and bitmaps that did not match what was written.
     pub mismatches: Cell<u64>,
 }
@@ -234,7 +235,7 @@ impl DrivePages {
         crc: Crc,
         mut error: MapError,
     ) -> Result<Rc<Page>, MapError> {
-        let known = self.damaged.borrow().contains(&at);
+        let known = self.damaged.borrow().contains_key(&at);
         for _ in 0..if known { 0 } else { READ_AGAIN } {
             self.handle.sleep(READ_AGAIN_AFTER).await;
             match self.read_once(at, crc).await {
@@ -242,7 +243,6 @@ impl DrivePages {
                 read => return read,
             }
         }
-        self.remember_damaged(at);
         match error {
             MapError::Checksum { .. } => self.mismatches.set(self.mismatches.get() + 1),
             MapError::Io(_) if !self.reads_at_all().await => {
@@ -253,12 +253,17 @@ impl DrivePages {
         Err(error)
     }
 
-    fn remember_damaged(&self, at: PhysicalBlock) {
+    /// The index of a page that was found damaged, and how it was.
+    pub fn damage_at(&self, at: PhysicalBlock) -> Option<(u64, DamageKind)> {
+        self.damaged.borrow().get(&at).copied()
+    }
+
+    fn remember_damaged(&self, at: PhysicalBlock, what: PageId, error: &MapError) {
         let mut damaged = self.damaged.borrow_mut();
         if damaged.len() == DAMAGED_MAX {
             damaged.clear();
         }
-        damaged.insert(at);
+        damaged.insert(at, (what.index, kind_of(error).1));
     }
 
     /// Whether a drive that could not read a block reads others: the superblock's copies, of which each can be missed.
@@ -321,10 +326,16 @@ impl Pages for Rc<DrivePages> {
             return Err(MapError::Lost);
         }
         // What it takes would make the state of every operation larger.
-        let page = Box::pin(self.read_raw(at, crc)).await?;
-        check_page(&page, &self.drive, what).map_err(|why| MapError::Page { at, why })?;
-        self.cache.put(at, page.clone());
-        Ok(page)
+        let read = Box::pin(self.read_raw(at, crc)).await;
+        let read = read.and_then(|page| match check_page(&page, &self.drive, what) {
+            Ok(_) => Ok(page),
+            Err(why) => Err(MapError::Page { at, why }),
+        });
+        match &read {
+            Ok(page) => self.cache.put(at, page.clone()),
+            Err(e) => self.remember_damaged(at, what, e),
+        }
+        read
     }
 
     fn cached(&self, at: PhysicalBlock) -> Option<Rc<Page>> {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::super::VolumeId;
 use super::super::map::{CatalogueRecord, EntryKind, LeafShape, RecordKind, next_entries};
 use super::super::types::{BLOCK_BYTES, Crc, Generation, LaneBlock, PhysicalBlock};
-use super::{Inner, Store, StoreError};
+use super::{Damage, Inner, Store, StoreError};
 
 /// How far a scrub got. The default is the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct ScrubError {
     pub block: LaneBlock,
     /// What is wrong with it.
     pub error: StoreError,
+    /// The same, as it is to be told of.
+    pub damage: Option<Damage>,
 }
 
 /// What a step found.
@@ -123,16 +125,23 @@ impl Inner {
             }
             Err(e) => {
                 // What the page leads to cannot be found; other maps can.
-                step.errors.push(ScrubError {
-                    volume: record.volume,
-                    lane: record.lane,
-                    block: LeafShape::Plain.block_of(leaf, 0),
-                    error: e.into(),
-                });
+                let block = LeafShape::Plain.block_of(leaf, 0);
+                step.errors.push(self.finding(&record, block, e.into()));
                 step.next = Some(after);
             }
         }
         Ok(step)
+    }
+
+    fn finding(&self, record: &CatalogueRecord, block: LaneBlock, error: StoreError) -> ScrubError {
+        let (volume, lane) = (record.volume, record.lane);
+        ScrubError {
+            volume,
+            lane,
+            block,
+            error,
+            damage: self.damage((volume, lane), block, error),
+        }
     }
 
     /// Reads blocks, run by run, and compares them.
@@ -163,13 +172,10 @@ impl Inner {
                     },
                     Err(e) => StoreError::Io(e),
                 };
-                self.checksum_errors.set(self.checksum_errors.get() + 1);
-                step.errors.push(ScrubError {
-                    volume: record.volume,
-                    lane: record.lane,
-                    block: wanted.block,
-                    error,
-                });
+                if let StoreError::Checksum { .. } = error {
+                    self.checksum_errors.set(self.checksum_errors.get() + 1);
+                }
+                step.errors.push(self.finding(record, wanted.block, error));
             }
             step.scanned_blocks += run as u64;
             done += run;

@@ -389,6 +389,7 @@ mod tests {
             (0, 0, "kind"),
             (1, 16, "lane"),
             (3, 8, "flag"),
+            (3, 2, "flag"),
             (53, 1, "root"),
             (68, 7, "depth"),
             (69, 1, "reserved byte"),
