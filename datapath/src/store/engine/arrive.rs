@@ -168,7 +168,7 @@ impl Inner {
         let lane = self.lanes.borrow().get(&handle).cloned();
         let lane = lane.filter(|l| !l.void.get()).ok_or(StoreError::Unknown)?;
         let count = part.blocks.len() as u64;
-        let needed = count + part.erased.len() as u64;
+        let needed = count + (part.erased.len() + part.poisoned.len()) as u64;
         while self.delta_entries.get() as u64 + self.writer.in_flight.get() + needed
             > self.delta_max
         {
@@ -204,6 +204,10 @@ impl Inner {
                     stamp: moved.stamp,
                     sequence,
                 };
+                layer.insert(moved.block, entry, &mut freed);
+            }
+            for moved in &part.poisoned {
+                let entry = Entry::poison(moved.stamp, moved.crc, sequence);
                 layer.insert(moved.block, entry, &mut freed);
             }
             self.delta_grew(layer.len() as isize - before as isize);

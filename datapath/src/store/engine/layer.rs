@@ -22,6 +22,34 @@ pub struct Entry {
     pub sequence: u64,
 }
 
+impl Entry {
+    /// No block: it is known to be damaged. The drive's first block is no data's.
+    const NOWHERE: PhysicalBlock = PhysicalBlock(0);
+
+    /// A block that is known to be damaged.
+    pub fn poison(stamp: Stamp, crc: Crc, sequence: u64) -> Self {
+        Self {
+            block: Self::NOWHERE,
+            crc,
+            stamp,
+            sequence,
+        }
+    }
+
+    /// Whether it is known to be damaged.
+    #[inline]
+    pub fn is_poison(&self) -> bool {
+        self.block == Self::NOWHERE
+    }
+
+    /// It lost: its block, if it has one, goes to `free`.
+    fn give_back(&self, free: &mut Vec<PhysicalBlock>) {
+        if !self.is_poison() {
+            free.push(self.block);
+        }
+    }
+}
+
 /// What a layer says about a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -105,7 +133,7 @@ impl Layer {
     /// A record's block. What loses goes to `free`: the block of the entry that was there, or that of this one.
     pub fn insert(&mut self, block: LaneBlock, entry: Entry, free: &mut Vec<PhysicalBlock>) {
         if self.erasure(block).is_some_and(|at| at > entry.sequence) {
-            free.push(entry.block);
+            entry.give_back(free);
             return;
         }
         let (leaf, slot) = leaf_of(block);
@@ -115,14 +143,14 @@ impl Layer {
                 let there = &mut slots[at].1;
                 #[cfg(planted)]
                 if super::super::planted::is(super::super::planted::Bug::LaterCompletionWins) {
-                    free.push(there.block);
+                    there.give_back(free);
                     *there = entry;
                     return;
                 }
                 if there.sequence > entry.sequence {
-                    free.push(entry.block);
+                    entry.give_back(free);
                 } else if there.sequence < entry.sequence {
-                    free.push(there.block);
+                    there.give_back(free);
                     *there = entry;
                 }
             }
@@ -187,7 +215,7 @@ impl Layer {
                 let inside = range.contains(&block_of(leaf, slot).0);
                 let goes = inside && entry.sequence < sequence;
                 if goes {
-                    free.push(entry.block);
+                    entry.give_back(free);
                 }
                 !goes
             });
@@ -203,7 +231,8 @@ impl Layer {
 
     /// Every block that it holds.
     pub fn blocks(&self) -> impl Iterator<Item = PhysicalBlock> {
-        self.leaves.values().flatten().map(|(_, entry)| entry.block)
+        let entries = self.leaves.values().flatten().map(|(_, entry)| entry);
+        entries.filter(|e| !e.is_poison()).map(|e| e.block)
     }
 }
 
@@ -214,7 +243,10 @@ impl super::super::map::Changes for Layer {
 
     fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
         for (slot, entry) in self.leaves.get(&leaf).into_iter().flatten() {
-            let entry = LeafEntry::data(entry.block, self.generation, entry.stamp, entry.crc);
+            let entry = match entry.is_poison() {
+                true => LeafEntry::poison(self.generation, entry.stamp, entry.crc),
+                false => LeafEntry::data(entry.block, self.generation, entry.stamp, entry.crc),
+            };
             each(*slot, &entry);
         }
     }

@@ -68,7 +68,7 @@ impl Store {
     /// A part, from a block on, of what a record differs by from another of its family: at most 1 MiB of data.
     ///
     /// # Errors
-    /// [`StoreError`]: damage too, which is not moved.
+    /// [`StoreError`]: data that is found to be damaged now is one too; what was known to be is moved as such.
     pub async fn differences(
         &self,
         of: CatalogueHandle,
@@ -301,25 +301,24 @@ impl Inner {
                 continue;
             }
             for block in (range.first.0..end).map(LaneBlock) {
-                if places.len() == PART_BLOCKS {
+                if places.len() + part.poisoned.len() == PART_BLOCKS {
                     next = Some(block);
                     break 'ranges;
                 }
                 let entry = self.entry_in(&newer, block).await?;
-                let at = match (entry.kind, entry.block()) {
-                    (EntryKind::Data, Some(at)) => at,
-                    (EntryKind::Absent, _) => {
-                        part.erased.push(block.0..block.0 + 1);
-                        continue;
-                    }
-                    _ => return Err(StoreError::Poisoned { block }),
-                };
-                places.push(at);
-                part.blocks.push(MovedBlock {
+                let moved = MovedBlock {
                     block,
                     stamp: entry.stamp,
                     crc: entry.crc,
-                });
+                };
+                match (entry.kind, entry.block()) {
+                    (EntryKind::Data, Some(at)) => {
+                        places.push(at);
+                        part.blocks.push(moved);
+                    }
+                    (EntryKind::Absent, _) => part.erased.push(block.0..block.0 + 1),
+                    _ => part.poisoned.push(moved),
+                }
             }
         }
         part.next = next;

@@ -77,6 +77,8 @@ pub struct Part {
     pub blocks: Vec<MovedBlock>,
     /// Their data, one after the other; verified.
     pub data: Vec<u8>,
+    /// Blocks that are known to be damaged: without data.
+    pub poisoned: Vec<MovedBlock>,
     /// Blocks that the parent has and the record has not.
     pub erased: Vec<Range<u64>>,
     /// Where to go on, if there is more.

@@ -9,7 +9,7 @@ use super::super::map::{EntryKind, LeafEntry, LeafShape, Page, leaf, leaf_cached
 use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock};
 use super::join::join_all;
 use super::lane::LaneState;
-use super::layer::Found;
+use super::layer::{Entry, Found};
 use super::{Inner, StoreError};
 use crate::device::View;
 
@@ -37,6 +37,16 @@ fn entry_at(page: &Page, slot: u8) -> LeafEntry {
 #[derive(Default)]
 struct LastLeaf(Option<(u64, Option<Rc<Page>>)>);
 
+impl From<Entry> for Place {
+    #[inline]
+    fn from(entry: Entry) -> Self {
+        match entry.is_poison() {
+            true => Self::Poisoned,
+            false => Self::Data(entry.block, entry.crc),
+        }
+    }
+}
+
 impl From<LeafEntry> for Place {
     fn from(entry: LeafEntry) -> Self {
         match (entry.kind, entry.block()) {
@@ -52,7 +62,7 @@ impl Inner {
     #[inline]
     fn place_now(&self, lane: &LaneState, block: LaneBlock, last: &mut LastLeaf) -> Option<Place> {
         match lane.delta(block) {
-            Some(Found::Entry(e)) => return Some(Place::Data(e.block, e.crc)),
+            Some(Found::Entry(e)) => return Some(e.into()),
             Some(Found::Erased) => return Some(Place::Zeroes),
             None => {}
         }
@@ -93,7 +103,7 @@ impl Inner {
                 self.catalogue.borrow().bound(lane.handle, number)
             };
             let own = match lane.delta(block) {
-                Some(Found::Entry(_)) => true,
+                Some(Found::Entry(e)) => !e.is_poison(),
                 Some(Found::Erased) => false,
                 None => {
                     let (number, slot) = leaf_of(block);
@@ -219,7 +229,7 @@ impl Inner {
             places.clear();
             for block in blocks.clone().map(LaneBlock) {
                 let place = match lane.delta(block) {
-                    Some(Found::Entry(e)) => Place::Data(e.block, e.crc),
+                    Some(Found::Entry(e)) => e.into(),
                     Some(Found::Erased) => Place::Zeroes,
                     None => {
                         let (number, slot) = leaf_of(block);

@@ -237,8 +237,9 @@ impl<S: AtDrive, D: AtDrive, C: Conduct> Mover<'_, S, D, C> {
             next = part.next;
             let erased: u64 = part.erased.iter().map(|r| r.end - r.start).sum();
             let bytes = (part.blocks.len() * BLOCK_BYTES) as u64;
-            blocks += part.blocks.len() as u64 + erased;
-            if !part.blocks.is_empty() || erased > 0 {
+            let differ = part.blocks.len() as u64 + part.poisoned.len() as u64 + erased;
+            blocks += differ;
+            if differ > 0 {
                 self.arrive(copy, part).await?;
             }
             self.conduct.copied(bytes);

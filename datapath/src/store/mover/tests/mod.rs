@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::VolumeId;
 use super::super::engine::{RootOf, Store, StoreError};
-use super::super::types::SnapshotId;
+use super::super::types::{LaneBlock, SnapshotId};
 use super::MoveError;
 use life::{LONG, Life};
 use shared::Shared;
@@ -181,6 +181,42 @@ fn damage_is_not_moved() {
     );
     assert!(life.shared.stores.borrow()[1].lanes().is_empty());
     assert_eq!(life.home(), 0);
+}
+
+#[test]
+fn what_is_known_to_be_damaged_moves_as_that() {
+    let mut life = Life::new(7);
+    life.run(|s| async move { s.put(VOLUME, 0, 50, false).await });
+    life.close();
+    let blocks = life.sim.disk("a", |d| d.bytes()) / 4096;
+    let mut bytes = [0; 4096];
+    for at in 256..blocks {
+        life.sim.disk("a", |d| d.peek(at * 4096, &mut bytes));
+        // Leaves of the map.
+        if bytes[..5] == *b"KPG1\x02" {
+            life.sim.disk("a", |d| d.rot(at * 4096 + 2000, 3));
+        }
+    }
+    life.open_unseen();
+    life.run(|s| async move {
+        s.put(VOLUME, 60, 2, false).await;
+        s.all()[0].checkpoint().await.expect("a checkpoint");
+        s.move_to(1).await.expect("it moves");
+        for block in 0..50 {
+            let buffer = s.handle.buffers().take(4096).await;
+            let (_, read) = s.lane(VOLUME).read(block..block + 1, buffer).await;
+            let block = LaneBlock(block);
+            assert_eq!(read, Err(StoreError::Poisoned { block }));
+        }
+        let value = s.model.borrow().next;
+        assert_eq!(s.look(VOLUME, 60, 2).await, [value; 2]);
+        s.put(VOLUME, 0, 20, false).await;
+        assert_eq!(s.look(VOLUME, 0, 20).await, [value + 1; 20]);
+    });
+    assert_eq!(life.home(), 1);
+    let reports = life.close();
+    // A leaf has 152 blocks; of those that were never written, nothing is known either.
+    assert_eq!((reports[1].poisoned, reports[1].data), (130, 22));
 }
 
 /// One life: a family, and moves of it to and fro with crashes in them.
