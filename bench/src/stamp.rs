@@ -9,6 +9,8 @@
 //! | 24 | 8 | run: tells blocks of this run from those of earlier ones |
 //! | 32 | … | words that follow from LBA, generation and run |
 
+use keelblock_nvme::digest::{digest, digest_append};
+
 /// Length of the fields before the fill.
 const HEADER_LEN: usize = 32;
 const MAGIC: [u8; 8] = *b"KB-PERF1";
@@ -60,7 +62,7 @@ impl Stamp {
             word = word.wrapping_add(GOLDEN);
             *chunk = word.to_le_bytes();
         }
-        let crc = crc32c::crc32c(block);
+        let crc = digest(block);
         block[CRC].copy_from_slice(&crc.to_le_bytes());
     }
 
@@ -76,9 +78,9 @@ impl Stamp {
             generation: u32_at(16),
             run: u64_at(24),
         };
-        let crc = crc32c::crc32c(&block[..CRC.start]);
-        let crc = crc32c::crc32c_append(crc, &[0; 4]);
-        let crc = crc32c::crc32c_append(crc, &block[CRC.end..]);
+        let crc = digest(&block[..CRC.start]);
+        let crc = digest_append(crc, &[0; 4]);
+        let crc = digest_append(crc, &block[CRC.end..]);
         if crc == u32_at(CRC.start) {
             Ok(stamp)
         } else {

@@ -1,13 +1,19 @@
-//! Header and data digests: CRC32C, little-endian (NVMe/TCP 1.1, 3.2).
+//! CRC32C: header and data digests, little-endian (NVMe/TCP 1.1, 3.2), and every other checksum of ours. The crate folds with whatever carry-less
+//! multiplication the processor has, found at run time: 4 KiB take less than half the time of the CRC instruction.
+
+use crc_fast::{CrcAlgorithm, Digest, checksum};
 
 /// The digest of `bytes`.
 pub fn digest(bytes: &[u8]) -> u32 {
-    crc32c::crc32c(bytes)
+    checksum(CrcAlgorithm::Crc32Iscsi, bytes) as u32
 }
 
 /// The digest of what `digest` covered, followed by `bytes`. Starts at 0.
 pub fn digest_append(digest: u32, bytes: &[u8]) -> u32 {
-    crc32c::crc32c_append(digest, bytes)
+    // the register holds the complement of the digest
+    let mut going_on = Digest::new_with_init_state(CrcAlgorithm::Crc32Iscsi, u64::from(!digest));
+    going_on.update(bytes);
+    going_on.finalize() as u32
 }
 
 /// The digest of several pieces in order.

@@ -27,6 +27,14 @@ impl Volumes for HubVolumes {
         self.hub.volume(VolumeId(*id))
     }
 
+    fn commit(&self) -> bool {
+        let done = self.hub.commit_now();
+        if let Err(error) = &done {
+            tracing::error!(%error, "writes are not acknowledged: their records could not be written");
+        }
+        done.is_ok()
+    }
+
     fn counters(&self, id: &[u8; 16]) -> IoCounters {
         let counted = self.stats.volume(*id);
         let volume = self.hub.volume(VolumeId(*id));

@@ -70,9 +70,46 @@ impl View {
         self.len == 0
     }
 
-    /// Begins to fetch them, for a reader that comes soon.
+    /// A block of zeroes, which is good for ever.
+    pub fn zeroes() -> Self {
+        static ZEROES: [u8; 4096] = [0; 4096];
+        Self {
+            at: NonNull::from(&ZEROES).cast(),
+            len: ZEROES.len(),
+        }
+    }
+
+    /// `len` bytes of it, `skip` bytes in.
+    ///
+    /// # Panics
+    /// If it has not so many.
+    #[inline]
+    pub fn part(&self, skip: usize, len: usize) -> Self {
+        assert!(skip + len <= self.len, "a part of a view is inside of it");
+        // SAFETY: skip <= self.len, so the address is inside of the same mapping or static, or one past its end.
+        let at = unsafe { self.at.add(skip) };
+        Self { at, len }
+    }
+
+    /// Takes in a view that begins where this one ends; false: it begins elsewhere.
+    #[inline]
+    pub fn join(&mut self, next: Self) -> bool {
+        let joins = self.at.as_ptr().wrapping_add(self.len) == next.at.as_ptr();
+        if joins {
+            self.len += next.len;
+        }
+        joins
+    }
+
+    /// Begins to fetch their beginning, for a reader that comes next.
     #[inline]
     pub fn prefetch(&self) {
+        stream::prefetch(self.at.as_ptr(), self.len.min(stream::AHEAD_BYTES));
+    }
+
+    /// Begins to fetch all of them, for a reader that comes a little later.
+    #[inline]
+    pub fn prefetch_whole(&self) {
         stream::prefetch(self.at.as_ptr(), self.len);
     }
 

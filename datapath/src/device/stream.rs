@@ -5,8 +5,8 @@
 
 /// From this many bytes on, stores bypass the caches.
 const STREAM_BYTES: usize = 4096;
-/// How much of a run is fetched ahead: the hardware goes on by itself.
-const AHEAD_BYTES: usize = 256;
+/// How much of a run is worth to be fetched right before it is read: the hardware goes on by itself.
+pub const AHEAD_BYTES: usize = 256;
 #[cfg(target_arch = "x86_64")]
 const LINE: usize = 64;
 
@@ -52,17 +52,17 @@ unsafe fn stream(from: *const u8, to: *mut u8, len: usize) {
     unsafe { _mm_sfence() };
 }
 
-/// Asks for the beginning of a run that will be read soon.
+/// Asks for bytes that will be read soon.
 #[inline]
 pub fn prefetch(at: *const u8, len: usize) {
     #[cfg(target_arch = "x86_64")]
-    for line in (0..len.min(AHEAD_BYTES)).step_by(LINE) {
+    for line in (0..len).step_by(LINE) {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing and faults on nothing, wherever it points; SSE is part of x86-64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(line).cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (at, len.min(AHEAD_BYTES));
+    let _ = (at, len);
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub trait Volumes {
     /// This reactor's handle of a volume. `None`: there is no such volume here.
     fn open(&self, id: &[u8; 16]) -> Option<Volume>;
 
+    /// Makes what `write_now` of volumes wrote in this pass fit to be acknowledged; called right before answers are sent. False: it is not.
+    fn commit(&self) -> bool;
+
     /// What all reactors counted for a volume since start.
     fn counters(&self, id: &[u8; 16]) -> IoCounters;
 }

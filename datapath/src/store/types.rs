@@ -69,7 +69,7 @@ pub struct Crc(pub u32);
 impl Crc {
     /// Of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(crc32c::crc32c(bytes))
+        Self(keelblock_nvme::digest::digest(bytes))
     }
 }
 

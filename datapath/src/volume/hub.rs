@@ -1,7 +1,7 @@
 //! One reactor's end of the volumes' mesh: its handles of volumes, the drives whose home it is, the requests that it forwards, and those
 //! that it serves.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
@@ -36,6 +36,8 @@ pub(super) struct Shared {
     scratch: Scratch,
     /// Those at home here, by number.
     drives: RefCell<BTreeMap<u32, HomeDrive>>,
+    /// Writes were done at once, and their records are not written.
+    uncommitted: Rc<Cell<bool>>,
     by_number: RefCell<Vec<Option<Volume>>>,
     by_id: RefCell<BTreeMap<VolumeId, Volume>>,
     /// All lanes here of some volumes, held by a barrier.
@@ -88,6 +90,7 @@ impl Hub {
             inbox: RefCell::new(inbox),
             scratch: Scratch::new(handle.buffers())?,
             drives: RefCell::default(),
+            uncommitted: Rc::default(),
             by_number: RefCell::default(),
             by_id: RefCell::default(),
             barriers: RefCell::default(),
@@ -193,6 +196,19 @@ impl Hub {
         }
     }
 
+    /// Writes the records of all [`Volume::write_now`] since the last call: then they may be acknowledged. To be called in the pass of the writes,
+    /// right before their answers are sent.
+    ///
+    /// # Errors
+    /// [`StoreError`]: none of them may be acknowledged. Which of them were on other drives is not told: it does not happen but by a mistake of ours.
+    #[inline]
+    pub fn commit_now(&self) -> Result<(), StoreError> {
+        if !self.0.uncommitted.get() {
+            return Ok(());
+        }
+        self.0.commit_now()
+    }
+
     /// Ends a barrier.
     pub fn release(&self, barrier: u64) {
         self.0.barriers.borrow_mut().remove(&barrier);
@@ -206,6 +222,16 @@ impl Shared {
 
     pub fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    pub fn uncommitted(&self) -> Rc<Cell<bool>> {
+        Rc::clone(&self.uncommitted)
+    }
+
+    fn commit_now(&self) -> Result<(), StoreError> {
+        self.uncommitted.set(false);
+        let drives = self.drives.borrow();
+        drives.values().try_for_each(|d| d.store.commit_now())
     }
 
     pub fn scratch(&self) -> &Scratch {

@@ -3,7 +3,8 @@
 //! A [`Volume`] is one reactor's handle. Its address space is divided into lanes (`lane`), each on one drive (`map`), and owned by the
 //! reactor that is that drive's home. An operation is cut into parts of one slice (`op`); a part whose lane is owned here enters the lane's
 //! table of ranges (`range`), which orders it against exclusive ones, and goes to the lane's store (`serve`); any other part is a message
-//! to the owner (`forward`). Reads of a drive in memory whose lane is owned here skip all of that: [`Volume::read_now`] completes at once.
+//! to the owner (`forward`). Reads and writes of a drive in memory whose lane is owned here skip all of that: [`Volume::read_now`] and
+//! [`Volume::write_now`] complete at once, and [`Hub::commit_now`] writes the records of a pass.
 //!
 //! Each reactor keeps its handles in a [`Hub`] (`hub`), which also has the stores of the drives whose home it is (`drive`), and serves what
 //! other reactors forward. Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
@@ -74,6 +75,8 @@ struct Inner {
     volatile_cache: bool,
     stats: Option<VolumeStats>,
     media_errors: Arc<AtomicU64>,
+    /// The hub's: writes were done at once, and their records are not written.
+    uncommitted: Rc<Cell<bool>>,
     hub: Weak<hub::Shared>,
 }
 
@@ -114,6 +117,7 @@ impl Volume {
             volatile_cache: spec.volatile_cache,
             stats,
             media_errors: Arc::clone(&spec.media_errors),
+            uncommitted: hub.uncommitted(),
             hub: Rc::downgrade(hub),
         }))
     }
@@ -153,9 +157,13 @@ impl Volume {
             .then_some(first)
     }
 
-    /// Reads without waiting and without a copy. `None`: use [`Volume::read`].
+    /// Reads without waiting and without a copy: `each` gets views of the bytes, in order and only if all is well. `None`: use [`Volume::read`].
     #[inline]
-    pub fn read_now(&self, at: ByteRange) -> Option<Result<View, VolumeError>> {
+    pub fn read_now(
+        &self,
+        at: ByteRange,
+        each: impl FnMut(View),
+    ) -> Option<Result<(), VolumeError>> {
         let inner = &*self.0;
         let slice = Slice::of(inner.lanes, at.start);
         let lane = &inner.table[slice.lane.index()];
@@ -168,8 +176,8 @@ impl Volume {
             return Some(Err(VolumeError::OutOfRange));
         }
         let skip = (at.start % BLOCK_BYTES) as usize;
-        match store.read_now(slice.blocks(at), skip, at.len() as usize)? {
-            Ok(view) => Some(Ok(view)),
+        match store.read_now(slice.blocks(at), skip, at.len() as usize, each)? {
+            Ok(()) => Some(Ok(())),
             Err(e) => Some(Err(inner
                 .hub
                 .upgrade()
@@ -179,15 +187,51 @@ impl Volume {
         }
     }
 
-    /// Writes without waiting. `None`: nothing was written, use [`Volume::write`]. The store does not offer it: a write waits for a record.
+    /// A read of this byte comes soon: fetches what it will look at, if that is in memory here.
+    #[inline]
+    pub fn prefetch(&self, byte: u64) {
+        let inner = &*self.0;
+        if byte < inner.size_bytes.get() {
+            let slice = Slice::of(inner.lanes, byte);
+            if let Some(store) = &*inner.table[slice.lane.index()].store.borrow() {
+                store.prefetch(slice.blocks(ByteRange::new(byte, 1)).start);
+            }
+        }
+    }
+
+    /// Writes without waiting. It may be acknowledged after [`Hub::commit_now`] only, in the same pass. `None`: nothing was written, use
+    /// [`Volume::write`].
     #[inline]
     pub fn write_now(
         &self,
-        _at: ByteRange,
-        _data: &[u8],
-        _fua: bool,
+        at: ByteRange,
+        data: &[u8],
+        fua: bool,
     ) -> Option<Result<(), VolumeError>> {
-        None
+        let inner = &*self.0;
+        let slice = Slice::of(inner.lanes, at.start);
+        let lane = &inner.table[slice.lane.index()];
+        let store = lane.store.borrow();
+        let store = store.as_ref()?;
+        let whole = at.aligned(BLOCK_BYTES) && inner.lanes.single(&at.range());
+        if !whole || !lane.ranges.open() || inner.closed.get() || fua && inner.volatile_cache {
+            return None;
+        }
+        if at.end > inner.size_bytes.get() {
+            return Some(Err(VolumeError::OutOfRange));
+        }
+        match store.write_now(slice.blocks(at), data)? {
+            Ok(()) => {
+                inner.uncommitted.set(true);
+                Some(Ok(()))
+            }
+            Err(e) => Some(Err(inner
+                .hub
+                .upgrade()
+                .map_or(VolumeError::Closed, |hub| {
+                    self.failed(&hub, slice.lane, slice.blocks(at).start, e)
+                }))),
+        }
     }
 
     /// Reads into the beginning of `into`.

@@ -66,6 +66,10 @@ impl Volumes for Volumes1 {
         self.0.volume(VolumeId(*id))
     }
 
+    fn commit(&self) -> bool {
+        self.0.commit_now().is_ok()
+    }
+
     fn counters(&self, _id: &[u8; 16]) -> IoCounters {
         IoCounters::default()
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use keelblock_nvme::Sqe;
 use keelblock_nvme::digest::digest;
-use keelblock_nvme::pdu::{DIGEST_LEN, H2CData, PduError, at};
+use keelblock_nvme::pdu::{DIGEST_LEN, H2CData, PduError, PduType, at};
 use keelblock_nvme::sgl::Sgl;
 
 use super::pdu::{self, CAPSULE_HLEN, Incoming, Layout, SQE_AT, data_intact};
@@ -53,6 +53,34 @@ struct Body {
     /// Digest bytes to come.
     digest_left: usize,
     digest: [u8; DIGEST_LEN],
+}
+
+/// So far ahead of the one that is served capsules are looked at: about four without data.
+const AHEAD_BYTES: usize = 4 * CAPSULE_HLEN;
+
+/// How far in the received bytes capsules were looked at, so that what they will look at is on its way to the caches when their turn comes.
+#[derive(Default)]
+struct Ahead {
+    at: usize,
+}
+
+impl Ahead {
+    /// Shows `see` the next commands; a PDU begins at `now`. Nothing here is checked: a lie costs its sender some cache lines.
+    #[inline]
+    fn look(&mut self, bytes: &[u8], now: usize, see: impl Fn(&Sqe)) {
+        self.at = self.at.max(now);
+        while self.at < now + AHEAD_BYTES
+            && let Some(pdu) = bytes.get(self.at..self.at + CAPSULE_HLEN)
+        {
+            if pdu[at::TYPE] == PduType::CapsuleCmd as u8 {
+                see(&Sqe(pdu[SQE_AT..]
+                    .try_into()
+                    .expect("a capsule has an entry")));
+            }
+            let plen = pdu[at::PLEN..][..4].try_into().expect("four bytes");
+            self.at += (u32::from_le_bytes(plen) as usize).max(CAPSULE_HLEN);
+        }
+    }
 }
 
 enum End {
@@ -202,7 +230,13 @@ impl Reader {
 
     /// `Err(None)`: the host asked for the end.
     fn feed(&mut self, bytes: &[u8], at: &mut usize) -> Result<(), Option<PduError>> {
+        let mut ahead = Ahead::default();
         loop {
+            if let Role::Io(cell) = &self.conn.role
+                && self.body.is_none()
+            {
+                ahead.look(bytes, *at, |sqe| io::expect(cell, sqe));
+            }
             if self.body.is_some() {
                 *at += self.feed_body(&bytes[*at..]);
                 if self.body.is_some() {

@@ -1,5 +1,6 @@
 //! What a connection sends: completions, data, R2Ts - and the writer task.
 
+use std::io;
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
@@ -47,26 +48,31 @@ impl Connection {
         self.put_completion(cid, 0, 0, status);
     }
 
-    /// Puts the data of a read, and its completion. The view must be good until the end of this pass, and the caller flushes before.
+    /// Puts the data of a read, in pieces, and its completion. The views must be good until the end of this pass, and the caller flushes before.
     #[inline]
-    pub fn put_view(&self, cid: u16, view: View) {
+    pub fn put_views(&self, cid: u16, views: &[View]) {
         if self.is_closed() {
             return;
         }
-        view.prefetch();
-        let view = PassView(view);
+        let len: usize = views.iter().map(View::len).sum();
         let success = !self.queue.borrow().grant.sq_flow_control;
-        let head = pdu::c2h_data(cid, 0, view.len() as u32, true, success, self.params);
+        let head = pdu::c2h_data(cid, 0, len as u32, true, success, self.params);
         let mut out = self.out.borrow_mut();
         out.put(head.as_slice());
         if self.params.digests.data {
-            // a command served later in this pass may change what the view shows: the digest is of a copy, and the copy is sent
-            let copy = view.to_vec();
+            // a command served later in this pass may change what the views show: the digest is of a copy, and the copy is sent
+            let mut copy = Vec::with_capacity(len);
+            for &view in views {
+                copy.extend_from_slice(&PassView(view));
+            }
             let crc = digest(&copy);
             out.put_heap(copy);
             out.put(&crc.to_le_bytes());
         } else {
-            out.put_view(view);
+            for &view in views {
+                view.prefetch();
+                out.put_view(PassView(view));
+            }
         }
         drop(out);
         if !success {
@@ -215,14 +221,21 @@ impl Connection {
         }
     }
 
-    /// Sends what there is. `Ok(false)`: the socket is full, the writer goes on. Views are gone from the outbox afterwards.
+    /// Sends what there is, once the writes in it are fit to be acknowledged. `Ok(false)`: the socket is full, the writer goes on. Views are gone
+    /// from the outbox afterwards.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn flush(&self) -> Result<bool, NetError> {
+        let committed = self.node.volumes.commit();
         let mut out = self.out.borrow_mut();
         if out.is_empty() {
             return Ok(true);
+        }
+        if !committed {
+            out.clear();
+            let source = io::Error::other("a drive does not take its journal");
+            return Err(NetError::Broken { source });
         }
         let done = out.flush(|parts| self.socket.try_send(parts))?;
         if done {

@@ -13,6 +13,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
+use keelblock_nvme::opcode::io as opcode;
 use keelblock_nvme::sgl::Sgl;
 use keelblock_nvme::{Fuse, Sqe};
 
@@ -85,6 +86,19 @@ pub fn command(conn: &Rc<Connection>, cell: &ViewCell, sqe: &Sqe, capsule: Capsu
         return fused::command(run, capsule);
     }
     plain(run, capsule)
+}
+
+/// A capsule that will be served soon: begins to fetch what it will look at. Nothing of it was checked, and nothing comes of it.
+#[inline]
+pub fn expect(cell: &ViewCell, sqe: &Sqe) {
+    if sqe.opcode() == opcode::READ {
+        let view = cell.get();
+        if let Some(ns) = view.namespace(sqe.nsid())
+            && sqe.slba() < ns.blocks
+        {
+            ns.volume.prefetch(sqe.slba() << ns.lba_shift);
+        }
+    }
 }
 
 /// A command that is not fused.
@@ -206,11 +220,13 @@ impl<'a> Run<'a> {
     #[inline]
     fn read(self, ns: &Namespace, at: ByteRange) {
         let cid = self.sqe.cid();
-        match ns.volume.read_now(at) {
-            Some(Ok(view)) => {
+        let mut views = self.conn.node.views_of_read.borrow_mut();
+        views.clear();
+        match ns.volume.read_now(at, |view| views.push(view)) {
+            Some(Ok(())) => {
                 self.count_for(ns);
                 self.conn.batch.read(ns, at.len());
-                self.conn.put_view(cid, view);
+                self.conn.put_views(cid, &views);
             }
             Some(Err(e)) => self.fail(status::of_volume(e)),
             None => self.read_later(ns, at),

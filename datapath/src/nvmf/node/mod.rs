@@ -26,6 +26,7 @@ use super::message::{Mail, Message};
 use super::seam::{ErrorReport, NodeIdentity};
 use super::target::MainPart;
 use super::view::{ViewCell, Volumes};
+use crate::device::View;
 use crate::reactor::{Endpoint, Handle, Listener, NetError, Notify, ReactorId, Socket};
 
 /// What one reactor has of the target.
@@ -58,6 +59,8 @@ pub struct Node {
     queues: RefCell<Vec<u32>>,
     receive_buffer: Cell<Box<[u8]>>,
     waiting_for_operations: RefCell<Vec<Weak<Connection>>>,
+    /// Of the read at hand; kept for its memory.
+    pub views_of_read: RefCell<Vec<View>>,
     watch: Notify,
     /// Bytes that all transfers have buffers for.
     transfer_bytes: Cell<usize>,
@@ -108,6 +111,7 @@ impl Node {
             queues: RefCell::new(vec![0; usize::from(handle.reactors())]),
             receive_buffer: Cell::new(vec![0; RECV_BYTES].into_boxed_slice()),
             waiting_for_operations: RefCell::default(),
+            views_of_read: RefCell::default(),
             watch: Notify::new(),
             transfer_bytes: Cell::new(0),
             waiting_for_buffers: Cell::new(0),

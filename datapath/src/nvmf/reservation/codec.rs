@@ -1,5 +1,7 @@
 //! The stored bytes of a reservation table: the byte table is in `docs/reservations.md`.
 
+use keelblock_nvme::digest::digest;
+
 use super::state::{MAX_REGISTRANTS, Registrant, State};
 use crate::nvmf::seam::ReservationType;
 
@@ -75,7 +77,7 @@ pub fn encode(state: &State, commit: u64) -> Vec<u8> {
         put(&mut b, at, r.host);
         put(&mut b, at + AT_KEY, r.key.to_le_bytes());
     }
-    let crc = crc32c::crc32c(&b);
+    let crc = digest(&b);
     b.extend_from_slice(&crc.to_le_bytes());
     b
 }
@@ -100,7 +102,7 @@ pub fn decode(b: &[u8]) -> Result<(State, u64), DecodeError> {
         return Err(DecodeError::Length(b.len()));
     }
     let (body, crc) = b.split_at(b.len() - CRC_BYTES);
-    if crc32c::crc32c(body).to_le_bytes() != crc {
+    if digest(body).to_le_bytes() != crc {
         return Err(DecodeError::Checksum);
     }
     Ok((
@@ -222,7 +224,7 @@ mod tests {
             let mut b = encode(&sample(), 1);
             b.truncate(b.len() - CRC_BYTES);
             change(&mut b);
-            let crc = crc32c::crc32c(&b);
+            let crc = digest(&b);
             b.extend_from_slice(&crc.to_le_bytes());
             decode(&b).unwrap_err()
         };

@@ -95,7 +95,13 @@ impl Inner {
         if c.wanted.get() > c.begun.get() {
             return;
         }
-        let much = self.delta_entries.get() as u64 >= self.delta_max / 2;
+        // On a disk a checkpoint takes as long as writes take to fill the other half; in memory a quarter is enough.
+        let enough = if self.in_memory() {
+            self.delta_max / 4 * 3
+        } else {
+            self.delta_max / 2
+        };
+        let much = self.delta_entries.get() as u64 >= enough;
         if much || self.journal.wants_checkpoint() || self.deepest.get() >= LAYERS_MAX {
             self.ask_for_checkpoint();
         }

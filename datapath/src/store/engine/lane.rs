@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::super::VolumeId;
 use super::super::map::{Changes, LeafEntry, Root};
 use super::super::types::{CatalogueHandle, Generation, LaneBlock, LaneSequence, Stamp};
+use super::front::LeafKey;
 use super::layer::{Found, Layer};
 
 /// A layer, shared between the lane, records that are on their way to it, and a checkpoint that merges it.
@@ -38,6 +39,8 @@ pub struct LaneState {
     pub lane: u8,
     /// The map, as of the last checkpoint.
     pub root: Cell<Root>,
+    /// Counts the roots that it had.
+    root_version: Cell<u32>,
     /// The delta, newest layer first; never empty.
     layers: RefCell<VecDeque<SharedLayer>>,
     next_sequence: Cell<u64>,
@@ -77,6 +80,7 @@ impl LaneState {
             volume,
             lane,
             root: Cell::new(root),
+            root_version: Cell::new(0),
             layers: RefCell::new(VecDeque::from([first])),
             next_sequence: Cell::new(sequence.0 + 1),
             epoch,
@@ -176,6 +180,18 @@ impl LaneState {
         assert!(left > 0, "the present layer stays");
         layers.truncate(left);
         self.root.set(root);
+        self.root_version
+            .set(self.root_version.get().wrapping_add(1));
+    }
+
+    /// A leaf of the present map.
+    #[inline]
+    pub fn leaf_key(&self, leaf: u64) -> LeafKey {
+        LeafKey {
+            lane: self.handle,
+            root: self.root_version.get(),
+            leaf,
+        }
     }
 
     /// What the delta says of a block, the newest layer first.

@@ -1,12 +1,18 @@
 //! A layer of a lane's delta: what records did to it between two freezes or snapshots (`docs/store-format.md` §10).
 //!
-//! A layer maps blocks to entries, leaf by leaf as the map does, and ranges to erasures. Of two records over the same block the one with the higher
-//! lane sequence counts, in whichever order they complete. An entry that loses gives its block back.
+//! A layer maps blocks to entries and ranges to erasures. Of two records over the same block the one with the higher lane sequence counts, in
+//! whichever order they complete. An entry that loses gives its block back.
+//!
+//! Entries are put one behind the other, and found through a hash table of their places: a write touches one line of the table and the end of
+//! the entries, wherever its block is. A checkpoint wants them in order; they are sorted when it asks first, and nothing is inserted then any more.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::super::map::{LeafEntry, block_of, leaf_of};
+use hashbrown::HashTable;
+
+use super::super::map::{LeafEntry, LeafShape, leaf_of};
 use super::super::types::{CatalogueHandle, Crc, Generation, LaneBlock, PhysicalBlock, Stamp};
 
 /// What a layer knows of a block.
@@ -74,9 +80,26 @@ pub struct Layer {
     pub closes: Option<CatalogueHandle>,
     /// Records that have a sequence and are not complete.
     pub in_flight: u32,
-    leaves: BTreeMap<u64, Vec<(u8, Entry)>>,
+    /// In no order.
+    entries: Vec<(LaneBlock, Entry)>,
+    /// Places in `entries`, by block.
+    places: HashTable<u32>,
+    /// Block and place in one number each, ascending; made when it is asked for, and void with the next change.
+    order: OnceCell<Vec<u64>>,
     erased: BTreeMap<u64, Erased>,
-    entries: usize,
+}
+
+/// Lanes are not sealed yet.
+const SHAPE: LeafShape = LeafShape::Plain;
+
+/// Bits of a number of `order` that are the place; a block has 40.
+const PLACE_BITS: u32 = 24;
+
+/// Block numbers are no secret, and nobody gains by choosing them: one multiplication spreads them.
+#[inline]
+fn hash(block: LaneBlock) -> u64 {
+    let wide = u128::from(block.0 + 1) * 0x9e37_79b9_7f4a_7c15_u128;
+    (wide >> 64) as u64 ^ wide as u64
 }
 
 impl Layer {
@@ -86,20 +109,23 @@ impl Layer {
             generation,
             closes: None,
             in_flight: 0,
-            leaves: BTreeMap::new(),
+            entries: Vec::new(),
+            places: HashTable::new(),
+            order: OnceCell::new(),
             erased: BTreeMap::new(),
-            entries: 0,
         }
     }
 
     /// Entries and erased ranges: what counts against the delta's limit.
     pub fn len(&self) -> usize {
-        self.entries + self.erased.len()
+        self.entries.len() + self.erased.len()
     }
 
     /// Leaves that it has entries of.
     pub fn leaves(&self) -> usize {
-        self.leaves.len()
+        let order = self.order();
+        let leaf = |n: &u64| leaf_of(LaneBlock(n >> PLACE_BITS)).0;
+        order.chunk_by(|a, b| leaf(a) == leaf(b)).count()
     }
 
     /// Whether nothing is in it and nothing is on its way to it.
@@ -110,15 +136,22 @@ impl Layer {
     /// What it says about a block.
     #[inline]
     pub fn get(&self, block: LaneBlock) -> Option<Found> {
-        if self.entries > 0 {
-            let (leaf, slot) = leaf_of(block);
-            if let Some(slots) = self.leaves.get(&leaf)
-                && let Ok(at) = slots.binary_search_by_key(&slot, |s| s.0)
-            {
-                return Some(Found::Entry(slots[at].1));
-            }
+        if let Some(place) = self.place(block) {
+            return Some(Found::Entry(self.entries[place].1));
         }
         self.erasure(block).map(|_| Found::Erased)
+    }
+
+    /// Where a block's entry is.
+    #[inline]
+    fn place(&self, block: LaneBlock) -> Option<usize> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        let is = |&place: &u32| self.entries[place as usize].0 == block;
+        self.places
+            .find(hash(block), is)
+            .map(|&place| place as usize)
     }
 
     /// The sequence of the erasure that covers a block.
@@ -136,29 +169,48 @@ impl Layer {
             entry.give_back(free);
             return;
         }
-        let (leaf, slot) = leaf_of(block);
-        let slots = self.leaves.entry(leaf).or_default();
-        match slots.binary_search_by_key(&slot, |s| s.0) {
-            Ok(at) => {
-                let there = &mut slots[at].1;
-                #[cfg(planted)]
-                if super::super::planted::is(super::super::planted::Bug::LaterCompletionWins) {
-                    there.give_back(free);
-                    *there = entry;
-                    return;
-                }
-                if there.sequence > entry.sequence {
-                    entry.give_back(free);
-                } else if there.sequence < entry.sequence {
-                    there.give_back(free);
-                    *there = entry;
-                }
+        if let Some(place) = self.place(block) {
+            let there = &mut self.entries[place].1;
+            #[cfg(planted)]
+            if super::super::planted::is(super::super::planted::Bug::LaterCompletionWins) {
+                there.give_back(free);
+                *there = entry;
+                return;
             }
-            Err(at) => {
-                slots.insert(at, (slot, entry));
-                self.entries += 1;
+            if there.sequence > entry.sequence {
+                entry.give_back(free);
+            } else if there.sequence < entry.sequence {
+                there.give_back(free);
+                *there = entry;
             }
+            return;
         }
+        let place = self.entries.len();
+        assert!(place < 1 << PLACE_BITS, "a delta has a limit");
+        self.order.take();
+        self.entries.push((block, entry));
+        let Self {
+            entries, places, ..
+        } = self;
+        let hash_of = |&place: &u32| hash(entries[place as usize].0);
+        places.insert_unique(hash(block), place as u32, hash_of);
+    }
+
+    /// Takes an entry out; the last one takes its place.
+    fn remove(&mut self, place: usize) -> Entry {
+        self.order.take();
+        let last = self.entries.len() - 1;
+        let block = self.entries[place].0;
+        let found = self
+            .places
+            .find_entry(hash(block), |&p| p as usize == place);
+        found.expect("every entry has its place").remove();
+        if place != last {
+            let moved = hash(self.entries[last].0);
+            let known = self.places.find_mut(moved, |&p| p as usize == last);
+            *known.expect("every entry has its place") = place as u32;
+        }
+        self.entries.swap_remove(place).1
     }
 
     /// An erasure. Blocks of older entries beneath it go to `free`.
@@ -203,51 +255,68 @@ impl Layer {
     }
 
     fn erase_entries(&mut self, range: &Range<u64>, sequence: u64, free: &mut Vec<PhysicalBlock>) {
-        if self.entries == 0 || range.is_empty() {
+        // Whichever is less to look at.
+        if range.end - range.start < self.entries.len() as u64 {
+            for block in range.clone().map(LaneBlock) {
+                if let Some(place) = self.place(block)
+                    && self.entries[place].1.sequence < sequence
+                {
+                    self.remove(place).give_back(free);
+                }
+            }
             return;
         }
-        let (first, _) = leaf_of(LaneBlock(range.start));
-        let (last, _) = leaf_of(LaneBlock(range.end - 1));
-        let mut emptied = Vec::new();
-        for (&leaf, slots) in self.leaves.range_mut(first..=last) {
-            let before = slots.len();
-            slots.retain(|&(slot, entry)| {
-                let inside = range.contains(&block_of(leaf, slot).0);
-                let goes = inside && entry.sequence < sequence;
-                if goes {
-                    entry.give_back(free);
-                }
-                !goes
-            });
-            self.entries -= before - slots.len();
-            if slots.is_empty() {
-                emptied.push(leaf);
+        for place in (0..self.entries.len()).rev() {
+            let (block, entry) = self.entries[place];
+            if range.contains(&block.0) && entry.sequence < sequence {
+                self.remove(place).give_back(free);
             }
         }
-        for leaf in emptied {
-            self.leaves.remove(&leaf);
-        }
+    }
+
+    /// See the field.
+    fn order(&self) -> &[u64] {
+        self.order.get_or_init(|| {
+            let numbered = (0u64..).zip(&self.entries);
+            let mut all: Vec<u64> = numbered
+                .map(|(place, (block, _))| block.0 << PLACE_BITS | place)
+                .collect();
+            all.sort_unstable();
+            all
+        })
     }
 
     /// Every block that it holds.
     pub fn blocks(&self) -> impl Iterator<Item = PhysicalBlock> {
-        let entries = self.leaves.values().flatten().map(|(_, entry)| entry);
+        let entries = self.entries.iter().map(|(_, entry)| entry);
         entries.filter(|e| !e.is_poison()).map(|e| e.block)
     }
 }
 
 impl super::super::map::Changes for Layer {
     fn next_leaf(&self, from: u64) -> Option<u64> {
-        self.leaves.range(from..).next().map(|(&leaf, _)| leaf)
+        let order = self.order();
+        let first = SHAPE.first_block(from);
+        let at = order.partition_point(|&n| n >> PLACE_BITS < first);
+        let block = LaneBlock(order.get(at)? >> PLACE_BITS);
+        Some(leaf_of(block).0)
     }
 
     fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
-        for (slot, entry) in self.leaves.get(&leaf).into_iter().flatten() {
+        let order = self.order();
+        let blocks = SHAPE.blocks(leaf, leaf);
+        let first = order.partition_point(|&n| n >> PLACE_BITS < blocks.start);
+        for &n in &order[first..] {
+            if n >> PLACE_BITS >= blocks.end {
+                break;
+            }
+            let (block, entry) = &self.entries[(n & ((1 << PLACE_BITS) - 1)) as usize];
+            let slot = (block.0 - blocks.start) as u8;
             let entry = match entry.is_poison() {
                 true => LeafEntry::poison(self.generation, entry.stamp, entry.crc),
                 false => LeafEntry::data(entry.block, self.generation, entry.stamp, entry.crc),
             };
-            each(*slot, &entry);
+            each(slot, &entry);
         }
     }
 
@@ -325,7 +394,19 @@ mod tests {
                 }
             }
             prop_assert_eq!(layer.blocks().count() + free.len(), given);
-            prop_assert_eq!(layer.blocks().count(), layer.entries);
+            prop_assert_eq!(layer.places.len(), layer.entries.len());
+            let mut seen = 0;
+            let mut next = layer.next_leaf(0);
+            while let Some(leaf) = next {
+                layer.entries(leaf, &mut |slot, e| {
+                    let block = SHAPE.block_of(leaf, slot);
+                    let expect = model.get(&block.0).copied().flatten().map(PhysicalBlock);
+                    assert_eq!(e.block(), expect);
+                    seen += 1;
+                });
+                next = layer.next_leaf(leaf + 1);
+            }
+            prop_assert_eq!(seen, layer.entries.len());
             for b in 0..900 {
                 let expect = match model.get(&b) {
                     None => None,

@@ -3,7 +3,7 @@
 //! A [`Store`] lives on the reactor that owns the drive. Its lanes are [`StoreLane`]s.
 
 //!
-//! A write enters by the `writer` (space, data, record), and its entries the `lane`'s delta (`layer`); a `read` asks delta and map; `flush`
+//! A write enters by the `writer` (space, data, record), or on a drive in memory by `now`, and its entries the `lane`'s delta (`layer`); a `read` asks delta and map; `flush`
 //! makes durable, `reclaim` says when a block may be used again, `checkpoint` brings the delta into the map, `open` finds everything
 //! again, and `roots` has lanes, snapshots and clones. `journal`, `pages` and `cache` are their ways to the drive.
 
@@ -15,12 +15,14 @@ mod checkpoint;
 mod damage;
 mod error;
 mod flush;
+mod front;
 mod join;
 mod journal;
 mod lane;
 mod layer;
 mod leave;
 mod moving;
+mod now;
 mod open;
 mod pages;
 mod read;
@@ -52,7 +54,7 @@ pub use scrub::{ScrubError, ScrubPlace, ScrubStep};
 use super::group::Space as Groups;
 use super::map::RecordKind;
 use super::superblock::Superblock;
-use super::types::{CatalogueHandle, DriveId, LaneBlock, SnapshotId};
+use super::types::{BLOCK_BYTES, CatalogueHandle, DriveId, LaneBlock, SnapshotId};
 use super::{Name, VolumeId};
 use crate::device::{Device, View};
 use crate::reactor::{Handle, Notify};
@@ -61,9 +63,12 @@ use cache::BlockCache;
 use catalogue::Catalogue;
 use checkpoint::Checkpointer;
 use flush::Flusher;
+use front::Front;
 use journal::Journal;
 use lane::LaneState;
+use now::Now;
 use pages::DrivePages;
+use read::NowRead;
 use reclaim::Reclaim;
 use writer::Writer;
 
@@ -205,10 +210,13 @@ struct Inner {
     read_buffers: BufferSet,
     space: Rc<RefCell<Groups>>,
     cache: Rc<BlockCache>,
+    front: Front,
+    now_read: RefCell<NowRead>,
     pages: Rc<DrivePages>,
     reclaim: Rc<Reclaim>,
     journal: Journal,
     writer: Writer,
+    now: Now,
     flusher: Flusher,
     checkpointer: Checkpointer,
     catalogue: RefCell<Catalogue>,
@@ -533,6 +541,14 @@ impl Store {
         self.0.grow().await
     }
 
+    /// Writes the records of all [`StoreLane::write_now`] since the last call: then they may be acknowledged.
+    ///
+    /// # Errors
+    /// [`StoreError`]: none of them may be acknowledged.
+    pub fn commit_now(&self) -> Result<(), StoreError> {
+        self.0.commit_now()
+    }
+
     /// Whether deletions have given back all of their space.
     pub fn settled(&self) -> bool {
         let catalogue = self.0.catalogue.borrow();
@@ -551,18 +567,28 @@ impl Store {
 }
 
 impl StoreLane {
-    /// Reads from a memory drive without waiting and without a copy. `None`: use [`StoreLane::read`].
+    /// Reads `len` bytes, `skip` bytes into `blocks`, from a memory drive without waiting and without a copy: `each` gets views of them, in order and
+    /// only if all is well. `None`: use [`StoreLane::read`].
     #[inline]
     pub fn read_now(
         &self,
         blocks: Range<u64>,
         skip: usize,
         len: usize,
-    ) -> Option<Result<View, StoreError>> {
+        each: impl FnMut(View),
+    ) -> Option<Result<(), StoreError>> {
         if !self.store.in_memory() || self.lane.void.get() || self.store.closed.get() {
             return None;
         }
-        self.store.read_now(&self.lane, blocks, skip, len)
+        self.store.read_now(&self.lane, blocks, skip, len, each)
+    }
+
+    /// Fetches what a read of a block in memory will look at: the read comes soon.
+    #[inline]
+    pub fn prefetch(&self, block: u64) {
+        if self.store.in_memory() {
+            self.store.prefetch(&self.lane, LaneBlock(block));
+        }
     }
 
     /// Reads `blocks` (at most 256 of them) into the beginning of `into`. Blocks that were never written are zeroes.
@@ -574,6 +600,19 @@ impl StoreLane {
             return (into, Err(StoreError::Unknown));
         }
         self.store.read(&self.lane, blocks, into).await
+    }
+
+    /// Writes `blocks` (1 to 256) to a memory drive without waiting; it may be acknowledged after [`Store::commit_now`] only, and what was read in
+    /// the same pass stays as it is until then. `None`: nothing was written, use [`StoreLane::write`].
+    #[inline]
+    pub fn write_now(&self, blocks: Range<u64>, data: &[u8]) -> Option<Result<(), StoreError>> {
+        if !self.store.in_memory() || self.lane.void.get() || self.store.closed.get() {
+            return None;
+        }
+        let count = blocks.end - blocks.start;
+        assert!((1..=writer::WRITE_BLOCKS_MAX).contains(&count));
+        assert_eq!(data.len() as u64, count * BLOCK_BYTES as u64);
+        self.store.write_now(&self.lane, &blocks, data)
     }
 
     /// Writes `blocks` (1 to 256) from the beginning of `from`: all or, after a crash, nothing. With `fua`, on stable media when it is done.

@@ -21,9 +21,11 @@ use super::cache::BlockCache;
 use super::catalogue::Catalogue;
 use super::checkpoint::Checkpointer;
 use super::flush::Flusher;
+use super::front::Front;
 use super::join::join_all;
 use super::journal::Journal;
 use super::layer::Entry;
+use super::now::Now;
 use super::pages::DrivePages;
 use super::reclaim::Reclaim;
 use super::space::{delta_max, reserve};
@@ -187,7 +189,9 @@ impl Inner {
         let set =
             |bytes, count| BufferSet::new(handle.buffers(), bytes, count).ok_or(OpenError::Memory);
         let layout = superblock.layout;
-        let cache = Rc::new(BlockCache::new(config.cache_bytes));
+        let front = Front::new(config.cache_bytes);
+        let cache = config.cache_bytes - front.bytes().min(config.cache_bytes);
+        let cache = Rc::new(BlockCache::new(cache));
         let space = read_space(device, &superblock, &set(BLOCK_BYTES, 1)?).await?;
         let space = Rc::new(RefCell::new(space));
         let pages = DrivePages::new(handle, device, superblock.drive_id, &space, &cache);
@@ -209,9 +213,12 @@ impl Inner {
             cache,
             pages,
             space,
+            front,
+            now_read: RefCell::default(),
             reclaim: Rc::new(Reclaim::new()),
             journal,
             writer: Writer::new(set(GATHER_BYTES, GATHERS_MAX)?),
+            now: Now::default(),
             flusher: Flusher::default(),
             checkpointer: Checkpointer::default(),
             catalogue: RefCell::new(Catalogue::new(

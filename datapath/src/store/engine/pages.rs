@@ -385,6 +385,13 @@ impl Pages for Rc<DrivePages> {
         if let Some(e) = self.failed.get() {
             return Err(MapError::Io(e));
         }
+        // A drive in memory has it at once.
+        let place = at.0 * BLOCK_BYTES as u64;
+        if let Some(stored) = self.device.store_now(place, &page[..]) {
+            self.cache.put(at, page);
+            self.written.set(self.written.get() + 1);
+            return stored.map_err(MapError::Io);
+        }
         let (follows, full) = {
             let run = self.run.borrow();
             let follows = run.last().is_none_or(|(last, _)| last.0 + 1 == at.0);

@@ -16,6 +16,18 @@ use crate::device::View;
 /// Pieces of one read that are under way at a time.
 const PIECES_MAX: usize = 32;
 
+/// Blocks between the one that is summed and the one that is fetched.
+const BLOCKS_AHEAD: usize = 2;
+
+/// What a read of a memory drive works with; kept for its memory.
+#[derive(Debug, Default)]
+pub struct NowRead {
+    /// Blocks, where they are, and what they must be; zeroes have no place.
+    places: Vec<(View, Option<(PhysicalBlock, Crc)>)>,
+    /// What is given out.
+    views: Vec<View>,
+}
+
 /// Where a block of a lane is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -32,10 +44,6 @@ pub enum Place {
 fn entry_at(page: &Page, slot: u8) -> LeafEntry {
     LeafShape::Plain.entry(page, slot)
 }
-
-/// Remembers the leaf of the block before.
-#[derive(Default)]
-struct LastLeaf(Option<(u64, Option<Rc<Page>>)>);
 
 impl From<Entry> for Place {
     #[inline]
@@ -60,27 +68,28 @@ impl From<LeafEntry> for Place {
 impl Inner {
     /// Where a block is, if that is in memory.
     #[inline]
-    fn place_now(&self, lane: &LaneState, block: LaneBlock, last: &mut LastLeaf) -> Option<Place> {
+    fn place_now(&self, lane: &LaneState, block: LaneBlock) -> Option<Place> {
         match lane.delta(block) {
             Some(Found::Entry(e)) => return Some(e.into()),
             Some(Found::Erased) => return Some(Place::Zeroes),
             None => {}
         }
         let (number, slot) = leaf_of(block);
-        if last.0.as_ref().is_none_or(|(n, _)| *n != number) {
-            let page = leaf_cached(&self.pages, &lane.root.get(), number)?;
-            last.0 = Some((number, page));
+        let key = lane.leaf_key(number);
+        if let Some(entry) = self.front.entry(key, slot) {
+            return Some(entry.into());
         }
-        let (_, page) = last.0.as_ref().expect("just put");
-        Some(match page {
-            Some(page) => entry_at(page, slot).into(),
-            None => Place::Zeroes,
-        })
+        let Some(page) = leaf_cached(&self.pages, &lane.root.get(), number)? else {
+            return Some(Place::Zeroes);
+        };
+        let place = entry_at(&page, slot).into();
+        self.front.put(key, page);
+        Some(place)
     }
 
     /// Where a block is.
     async fn find(&self, lane: &LaneState, block: LaneBlock) -> Result<Place, StoreError> {
-        if let Some(place) = self.place_now(lane, block, &mut LastLeaf::default()) {
+        if let Some(place) = self.place_now(lane, block) {
             return Ok(place);
         }
         let (number, slot) = leaf_of(block);
@@ -122,33 +131,58 @@ impl Inner {
         Ok(true)
     }
 
-    /// Bytes of a memory drive, verified. `None`: not in one run, or not all in memory.
+    /// Bytes of a memory drive, verified, as views. `None`: not all of it can be said without waiting.
     pub(super) fn read_now(
         &self,
         lane: &LaneState,
         blocks: Range<u64>,
-        skip: usize,
-        len: usize,
-    ) -> Option<Result<View, StoreError>> {
-        let mut last = LastLeaf::default();
-        let mut first = None;
-        for (n, block) in (0u64..).zip(blocks.clone().map(LaneBlock)) {
-            let Place::Data(at, crc) = self.place_now(lane, block, &mut last)? else {
-                return None;
-            };
-            let from = *first.get_or_insert(at.0);
-            if at.0 != from + n {
-                return None;
+        mut skip: usize,
+        mut len: usize,
+        mut each: impl FnMut(View),
+    ) -> Option<Result<(), StoreError>> {
+        let NowRead { places, views } = &mut *self.now_read.borrow_mut();
+        places.clear();
+        for block in blocks.clone().map(LaneBlock) {
+            places.push(match self.place_now(lane, block)? {
+                Place::Zeroes => (View::zeroes(), None),
+                Place::Data(at, crc) => {
+                    let view = self.device.view(at.0 * BLOCK_BYTES as u64, BLOCK_BYTES)?;
+                    (view, Some((at, crc)))
+                }
+                Place::Poisoned => return Some(Err(StoreError::Poisoned { block })),
+            });
+        }
+        views.clear();
+        for (n, &(view, expected)) in places.iter().enumerate() {
+            // Memory is read ahead while this one is summed.
+            if let Some((ahead, _)) = places.get(n + BLOCKS_AHEAD) {
+                ahead.prefetch_whole();
             }
-            let view = self.device.view(at.0 * BLOCK_BYTES as u64, BLOCK_BYTES)?;
-            // SAFETY: the view was taken in this pass, and nothing is written until `bytes` is dropped, at the end of the statement.
-            let actual = Crc::of(unsafe { view.bytes() });
-            if actual != crc && self.compares() {
-                return Some(Err(self.mismatch(lane, block, at, crc, actual)));
+            if let Some((at, crc)) = expected {
+                // SAFETY: the view was taken in this pass, and nothing is written until `bytes` is dropped, at the end of the statement.
+                let actual = Crc::of(unsafe { view.bytes() });
+                if actual != crc && self.compares() {
+                    let block = LaneBlock(blocks.start + n as u64);
+                    return Some(Err(self.mismatch(lane, block, at, crc, actual)));
+                }
+            }
+            let part = view.part(skip, len.min(BLOCK_BYTES - skip));
+            (skip, len) = (0, len - part.len());
+            if !views.last_mut().is_some_and(|last| last.join(part)) {
+                views.push(part);
             }
         }
-        let place = first? * BLOCK_BYTES as u64 + skip as u64;
-        self.device.view(place, len).map(Ok)
+        views.iter().copied().for_each(&mut each);
+        Some(Ok(()))
+    }
+
+    /// See [`super::StoreLane::prefetch`].
+    pub(super) fn prefetch(&self, lane: &LaneState, block: LaneBlock) {
+        if let Some(Place::Data(at, _)) = self.place_now(lane, block)
+            && let Some(view) = self.device.view(at.0 * BLOCK_BYTES as u64, BLOCK_BYTES)
+        {
+            view.prefetch_whole();
+        }
     }
 
     fn compares(&self) -> bool {

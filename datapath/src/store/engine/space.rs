@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use super::super::group::Run;
 use super::super::superblock::GroupId;
-use super::super::types::PhysicalBlock;
 use super::lane::LaneState;
 use super::writer::WRITE_BLOCKS_MAX;
 use super::{Inner, Space, StoreError};
@@ -18,6 +17,8 @@ const DELTA_USUAL: u64 = 250_000;
 const DELTA_MIN: u64 = 1024;
 /// Live records that a block of the journal holds densely.
 const RECORDS_OF_BLOCK: u64 = 60;
+/// Most runs of a record: their number is a byte.
+pub const RUNS_MAX: usize = 255;
 /// How often somebody who found no space looks again after a checkpoint.
 const TRIES: u32 = 4;
 
@@ -76,10 +77,11 @@ impl Inner {
 
     /// Space for blocks that come from another drive: never of the reserve.
     pub(super) async fn space_to_arrive(&self, count: u32) -> Result<Vec<Run>, StoreError> {
-        match self.take_runs(count, false) {
-            Some(runs) => Ok(runs),
-            None => self.find_space(count, None).await,
+        let mut runs = Vec::new();
+        if self.take_runs(count, false, &mut runs) {
+            return Ok(runs);
         }
+        self.find_space(count, None).await
     }
 
     /// `over` is what is overwritten by it, if anything is.
@@ -95,7 +97,8 @@ impl Inner {
                 let Some(group) = wanted else { break };
                 self.load_group(group).await?;
             }
-            if let Some(runs) = self.take_runs(count, false) {
+            let mut runs = Vec::new();
+            if self.take_runs(count, false, &mut runs) {
                 return Ok(runs);
             }
             let half = { self.space.borrow().reserve() / 2 };
@@ -103,7 +106,7 @@ impl Inner {
             if enough
                 && let Some((lane, blocks)) = &over
                 && self.all_own(lane, blocks.clone()).await?
-                && let Some(runs) = self.take_runs(count, true)
+                && self.take_runs(count, true, &mut runs)
             {
                 return Ok(runs);
             }
@@ -130,30 +133,26 @@ impl Inner {
             .any(|(_, r)| r.kind == RecordKind::Deleting)
     }
 
-    /// All of it or nothing, in few enough runs for one record.
-    fn take_runs(&self, count: u32, reserved: bool) -> Option<Vec<Run>> {
-        let mut runs = Vec::new();
+    /// All of it or nothing, in few enough runs for one record; `runs` is empty before. False: there is not so much.
+    pub(super) fn take_runs(&self, count: u32, reserved: bool, runs: &mut Vec<Run>) -> bool {
         let mut left = count;
-        let mut space = self.space.borrow_mut();
-        while left > 0 && runs.len() < 255 {
-            let run = if reserved {
-                space.allocate_reserved(left)
-            } else {
-                space.allocate(left)
-            };
-            let Ok(run) = run else { break };
-            left -= run.blocks;
-            runs.push(run);
-        }
-        if left == 0 {
-            return Some(runs);
-        }
-        for run in runs {
-            for n in 0..u64::from(run.blocks) {
-                space.release(PhysicalBlock(run.first.0 + n));
+        {
+            let mut space = self.space.borrow_mut();
+            while left > 0 && runs.len() < RUNS_MAX {
+                let run = if reserved {
+                    space.allocate_reserved(left)
+                } else {
+                    space.allocate(left)
+                };
+                let Ok(run) = run else { break };
+                left -= run.blocks;
+                runs.push(run);
             }
         }
-        None
+        if left > 0 {
+            self.give_back(runs.drain(..));
+        }
+        left == 0
     }
 
     /// An erasure: a record and an entry of the delta, however many blocks it covers (S5).

@@ -16,6 +16,7 @@ use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock};
 use super::buffers::BufferSet;
 use super::lane::{Admitted, LaneState};
 use super::layer::Entry;
+use super::space::RUNS_MAX;
 use super::ticket::{TicketNumber, Tickets};
 use super::{Inner, StoreError};
 use crate::reactor::Notify;
@@ -241,15 +242,14 @@ impl Inner {
             }
             left -= take;
         }
-        // A record has at most 255 runs.
-        if runs.len() > 255 {
+        if runs.len() > RUNS_MAX {
             self.give_back(std::mem::take(runs));
             return false;
         }
         true
     }
 
-    fn give_back(&self, runs: Vec<Run>) {
+    pub(super) fn give_back(&self, runs: impl IntoIterator<Item = Run>) {
         let mut space = self.space.borrow_mut();
         for run in runs {
             for n in 0..u64::from(run.blocks) {

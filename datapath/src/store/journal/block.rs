@@ -1,5 +1,6 @@
 //! A journal block: what it says of itself and of what is durable, then records.
 
+use keelblock_nvme::digest::{digest, digest_append};
 use thiserror::Error;
 
 use super::super::bytes::{get32, get64, is_zero, put32, put64};
@@ -103,9 +104,9 @@ impl BlockHeader {
         if block[..4] != MAGIC {
             return Err(BlockError::Magic);
         }
-        let head = crc32c::crc32c(&block[..CRC]);
-        let head = crc32c::crc32c_append(head, &[0; 4]);
-        if crc32c::crc32c_append(head, &block[CRC + 4..]) != get32(block, CRC) {
+        let head = digest(&block[..CRC]);
+        let head = digest_append(head, &[0; 4]);
+        if digest_append(head, &block[CRC + 4..]) != get32(block, CRC) {
             return Err(BlockError::Crc);
         }
         let count = |at: usize| usize::from(u16::from_le_bytes([block[at], block[at + 1]]));

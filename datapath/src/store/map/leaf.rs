@@ -143,27 +143,30 @@ impl LeafShape {
     /// What the parent's entry says of a leaf.
     pub(in crate::store) fn beneath(self, page: &Page, leaf: u64) -> Beneath {
         let mut beneath = Beneath::NOTHING;
-        let mut summed = [0; LEAF_ENTRIES * SUMMARY_BYTES];
-        let mut at = 0;
-        for slot in 0..self.slots(leaf) {
-            let entry = self.bytes(page, slot);
+        let mut summed = [[0; SUMMARY_BYTES]; LEAF_ENTRIES];
+        let slots = usize::from(self.slots(leaf));
+        let entries = page[HEADER_BYTES..].chunks_exact(self.entry_bytes());
+        let mut count = 0;
+        for (entry, block) in entries.take(slots).zip(self.first_block(leaf)..) {
+            let entry: &[u8; PLAIN_BYTES] = entry.first_chunk().expect("the shorter of the two");
             if entry[KIND] == 0 {
                 continue;
             }
-            beneath.entries += 1;
             beneath.used += u64::from(entry[KIND] == EntryKind::Data as u8);
             let stamp = Stamp {
                 epoch: get32(entry, EPOCH),
                 seq: get64(entry, SEQ),
             };
             beneath.highest = beneath.highest.max(stamp);
-            put64(&mut summed, at, self.block_of(leaf, slot).0);
-            summed[at + 8] = entry[KIND];
-            put(&mut summed, at + 9, &entry[EPOCH..CRC + 4]);
-            at += SUMMARY_BYTES;
+            let sum = &mut summed[count];
+            sum[..8].copy_from_slice(&block.to_le_bytes());
+            sum[8] = entry[KIND];
+            sum[9..].copy_from_slice(&entry[EPOCH..CRC + 4]);
+            count += 1;
         }
-        if at > 0 {
-            beneath.summary = Crc::of(&summed[..at]).0;
+        beneath.entries = count as u16;
+        if count > 0 {
+            beneath.summary = Crc::of(summed[..count].as_flattened()).0;
         }
         beneath
     }

@@ -334,7 +334,7 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
             Before::Page(page) => page,
             Before::Lost => self.shape.all_lost(leaf),
         };
-        let mut after = Rc::new(*before);
+        let mut after = Rc::clone(&before);
         let changed = self.change(leaf, &before, Rc::make_mut(&mut after));
         if !changed && !dropped {
             return Ok(old);
@@ -352,6 +352,7 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
     /// Changes a leaf's entries, and says so of blocks that come and go. Whether anything is different.
     fn change(&self, leaf: u64, before: &Page, after: &mut Page) -> bool {
         let blocks = self.shape.blocks(leaf, leaf);
+        let mut touched = [0u64; 4];
         let mut at = blocks.start;
         while let Some(erased) = self.changes.next_erased(LaneBlock(at))
             && erased.start < blocks.end
@@ -359,14 +360,17 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
             for block in erased.start.max(at)..erased.end.min(blocks.end) {
                 let slot = (block - blocks.start) as u8;
                 self.shape.set_entry(after, slot, &LeafEntry::ABSENT);
+                touched[usize::from(slot / 64)] |= 1 << (slot % 64);
             }
             at = erased.end;
         }
         self.changes.entries(leaf, &mut |slot, entry| {
             self.shape.set_entry(after, slot, entry);
+            touched[usize::from(slot / 64)] |= 1 << (slot % 64);
         });
         let mut changed = false;
-        for slot in 0..self.shape.slots(leaf) {
+        let touched = [0u8, 64, 128, 192].into_iter().zip(touched);
+        for slot in touched.flat_map(|(first, set)| bits(set).map(move |n| first + n as u8)) {
             if self.shape.same(before, after, slot) {
                 continue;
             }

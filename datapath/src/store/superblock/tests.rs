@@ -1,5 +1,6 @@
 //! The bytes of a copy, and what is refused.
 
+use keelblock_nvme::digest::digest;
 use proptest::prelude::*;
 
 use super::super::bytes::{get32, get64, put32, put64};
@@ -44,9 +45,9 @@ fn bytes_of(s: &Superblock) -> Vec<u8> {
 
 /// Puts the checksums right again, so that what is behind them is looked at.
 fn seal(bytes: &mut [u8]) {
-    let body = crc32c::crc32c(&bytes[4096..]);
+    let body = digest(&bytes[4096..]);
     put32(bytes, 12, body);
-    let header = crc32c::crc32c(&bytes[..4092]);
+    let header = digest(&bytes[..4092]);
     put32(bytes, 4092, header);
 }
 

@@ -302,7 +302,7 @@ fn the_end_of_the_volume_is_the_end_and_growing_moves_it() {
         let v = &here.volume;
         let beyond = range(8 * MIB - 4096, 8192);
         assert_eq!(
-            v.read_now(beyond).unwrap().err(),
+            v.read_now(beyond, |_| ()).unwrap().err(),
             Some(VolumeError::OutOfRange)
         );
         assert_eq!(
@@ -345,7 +345,7 @@ fn a_closed_volume_refuses_on_every_reactor() {
             while here.hub.volume(ID).is_some() {
                 here.handle.sleep(Duration::from_micros(100)).await;
             }
-            assert!(here.volume.read_now(at).is_none());
+            assert!(here.volume.read_now(at, |_| ()).is_none());
             assert_eq!(here.volume.flush().await, Err(VolumeError::Closed));
         },
     );

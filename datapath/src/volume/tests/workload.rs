@@ -76,7 +76,10 @@ impl Workload {
                 let fua = self.random.random();
                 let now = volume.write_now(at, &data[..at.len() as usize], fua);
                 match now {
-                    Some(written) => written.unwrap(),
+                    Some(written) => {
+                        written.unwrap();
+                        self.here.hub.commit_now().unwrap();
+                    }
                     None => volume.write(at, data, fua).await.1.unwrap(),
                 }
                 self.remember(at, fill);
@@ -122,11 +125,13 @@ impl Workload {
 
     async fn check(&mut self, at: ByteRange) {
         let volume = &self.here.volume;
-        let got = match volume.read_now(at) {
-            Some(view) => {
-                let view = view.unwrap();
-                // SAFETY: in the pass in which it was taken, nothing is written before it is copied.
-                unsafe { view.bytes() }.to_vec()
+        let mut seen = Vec::new();
+        // SAFETY: in the pass in which it was taken, nothing is written before it is copied.
+        let now = volume.read_now(at, |view| seen.extend_from_slice(unsafe { view.bytes() }));
+        let got = match now {
+            Some(read) => {
+                read.unwrap();
+                seen
             }
             None => {
                 let into = self.here.handle.buffers().take(at.len() as usize).await;
