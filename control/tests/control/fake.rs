@@ -610,6 +610,7 @@ impl Datapath for Service {
         Ok(Response::new(SpaceUsageReply {
             used_bytes,
             unique_bytes: used_bytes / 4,
+            unique_metadata_bytes: 4096,
         }))
     }
 

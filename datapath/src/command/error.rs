@@ -153,7 +153,8 @@ impl CommandError {
                 Code::NotFound
             }
             Self::Twice(_) => Code::InvalidArgument,
-            Self::Barrier { .. } => Code::Unavailable,
+            // Nothing is wrong with what was asked for, or with the node: the same again may work.
+            Self::Barrier { .. } => Code::Aborted,
             Self::Exported { .. }
             | Self::Scrubbing { .. }
             | Self::DriveMissing(_)

@@ -387,8 +387,7 @@ impl Commander {
             used_bytes: space.used,
             free_bytes: space.free,
             reserved_bytes: space.reserved,
-            // Data and pages are counted together.
-            metadata_bytes: 0,
+            metadata_bytes: space.metadata,
             provisioned_bytes: view.provisioned_bytes(),
         }
     }

@@ -8,7 +8,7 @@ use keelblock_api::datapath as proto;
 use super::Commander;
 use super::convert;
 use super::error::CommandError;
-use crate::store::engine::RootOf;
+use crate::store::engine::{RootOf, Unique};
 use crate::store::pool::{PoolError, PoolSnapshot, PoolView, join_ranges, lane_start};
 use crate::store::types::{BLOCK_BYTES, LaneBlock, SnapshotId};
 use crate::store::{Name, VolumeId};
@@ -294,9 +294,14 @@ impl Commander {
             })
             .await?;
         let used_bytes = self.used_bytes(&view, &places, volume, root).await?;
+        let bytes = |of: fn(&Unique) -> u64| {
+            let blocks = unique.iter().map(of).sum::<u64>();
+            blocks * BLOCK_BYTES as u64
+        };
         Ok(proto::SpaceUsageReply {
             used_bytes,
-            unique_bytes: unique.into_iter().sum::<u64>() * BLOCK_BYTES as u64,
+            unique_bytes: bytes(|u| u.data),
+            unique_metadata_bytes: bytes(|u| u.pages),
         })
     }
 

@@ -167,21 +167,18 @@ async fn space_is_exact() {
         .write(&host.namespace, 100, &data[..4 * BLOCK])
         .unwrap();
     let block = BLOCK as u64;
-    // What is unique are blocks of data, and a page or two that say where they are.
     let usage = process.usage(VOLUME, S1).await;
     assert_eq!(usage.used_bytes, 64 * block);
-    assert!(
-        (8 * block..=10 * block).contains(&usage.unique_bytes),
-        "{usage:?}"
-    );
+    assert_eq!(usage.unique_bytes, 8 * block);
+    assert_eq!(usage.unique_metadata_bytes, block, "its leaf");
     let usage = process.usage(VOLUME, "").await;
     assert_eq!(usage.used_bytes, 68 * block);
-    assert!(
-        (12 * block..=14 * block).contains(&usage.unique_bytes),
-        "{usage:?}"
-    );
-    let used = process.pools().await[0].used_bytes;
-    assert!((76 * block..200 * block).contains(&used), "{used}");
+    assert_eq!(usage.unique_bytes, 12 * block);
+    assert_eq!(usage.unique_metadata_bytes, block, "its leaf");
+    let pool = process.pools().await.remove(0);
+    assert_eq!(pool.used_bytes - pool.metadata_bytes, 76 * block);
+    // Two leaves, and a page of the catalogue.
+    assert_eq!(pool.metadata_bytes, 3 * block);
     host.queues[0]
         .deallocate(&host.namespace, &[(0, 8192)])
         .unwrap();

@@ -60,6 +60,7 @@ pub fn check(reader: &dyn BlockReader, options: CheckOptions) -> Report {
     checker.forest();
     checker.journal();
     checker.space();
+    checker.pages();
     checker.report
 }
 

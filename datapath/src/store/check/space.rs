@@ -31,6 +31,16 @@ impl Checker<'_> {
         }
     }
 
+    /// Compares how many pages there are. Those beneath a lost one are counted still, and not reached.
+    pub(super) fn pages(&mut self) {
+        let (said, found) = (self.superblock.pages, self.report.pages);
+        let whole = self.complete && self.superblock.lost_pages == 0;
+        if found > said || whole && found != said {
+            let what = format!("{found} pages were reached, the superblock says {said}");
+            self.report.problem("superblock", what);
+        }
+    }
+
     fn table_page(&mut self, page: u32) -> Option<Vec<GroupEntry>> {
         let layout = self.superblock.layout;
         let entry = self.superblock.table[page as usize];

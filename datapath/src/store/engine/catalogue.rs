@@ -119,6 +119,38 @@ impl Catalogue {
         at
     }
 
+    /// Who may refer to what a live lane or snapshot does, of those that are shown: the generation of the nearest ancestor, which has everything
+    /// up to it; and the nearest of the others that descend from there, who have what any behind them has. What is hidden or being
+    /// deleted is passed: what is left of it goes to those that descend from it.
+    pub fn relatives(&self, of: CatalogueHandle) -> (Generation, Vec<CatalogueHandle>) {
+        let shown = |r: &CatalogueRecord| matches!(r.kind, RecordKind::Live | RecordKind::Snapshot);
+        let mut top = of;
+        let mut own = Generation(0);
+        while let Some(parent) = self.records.get(&top).map(|r| r.parent) {
+            match self.records.get(&parent) {
+                Some(p) if shown(p) => {
+                    own = p.generation;
+                    break;
+                }
+                Some(_) => top = parent,
+                None => break,
+            }
+        }
+        let mut others = Vec::new();
+        let mut open = self.children(of);
+        if top != of {
+            open.push(top);
+        }
+        while let Some(handle) = open.pop() {
+            match self.records.get(&handle) {
+                _ if handle == of => {}
+                Some(r) if shown(r) => others.push(handle),
+                _ => open.extend(self.children(handle)),
+            }
+        }
+        (own, others)
+    }
+
     /// The generation that a record's parent closed: above it, entries at a leaf are the record's own. A parent that is being deleted gave up
     /// the leaves below its `walked` already.
     pub fn bound(&self, handle: CatalogueHandle, last_leaf: u64) -> Generation {

@@ -443,6 +443,7 @@ impl Inner {
         next.free_blocks = self.space.borrow().free_after();
         next.table = self.space.borrow().table_entries();
         next.clean = self.closing.get();
+        next.pages = self.pages.count_after(next.pages);
         next.lost_pages += self.pages.lost_count() as u64;
         let mut buffer = self.superblock_buffer.take().await;
         let (back, done) = superblock::commit(&self.device, &mut next, buffer.lend()).await;

@@ -44,7 +44,7 @@ use std::rc::Rc;
 use keelblock_hugepages::Buffer;
 use tokio::sync::Mutex;
 
-pub use super::map::DiffRange;
+pub use super::map::{DiffRange, Unique};
 pub use arrive::{Arrival, Settled};
 pub use damage::{Damage, DamageKind, DamageReport};
 pub use error::{OpenError, StoreError};
@@ -151,6 +151,8 @@ pub struct Space {
     pub fixed: u64,
     /// Pages of map and catalogue, and data that any root or the delta refers to, or that is freed and not reusable yet.
     pub used: u64,
+    /// Of these, pages of map and catalogue, as of the last checkpoint.
+    pub pages: u64,
     /// Free, the reserve included.
     pub free: u64,
     /// What new data may not use.
@@ -507,14 +509,6 @@ impl Store {
         self.0
             .diff(volume, lane, older, newer, from, ranges_max)
             .await
-    }
-
-    /// Blocks that deleting a volume's live lanes, or a snapshot, would free here; none while several descendants share them.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub async fn unique_blocks(&self, volume: VolumeId, of: RootOf) -> Result<u64, StoreError> {
-        self.0.unique_blocks(volume, of).await
     }
 
     /// Brings everything that completed before to stable media.

@@ -54,6 +54,8 @@ pub struct DrivePages {
     contradicted: Cell<Option<PhysicalBlock>>,
     /// Pages written since the drive was opened.
     pub written: Cell<u64>,
+    /// Pages that there are more, or fewer, for the checkpoint.
+    change: Cell<i64>,
     /// Whose map the checkpoint is at.
     pub at_work_for: Cell<CatalogueHandle>,
     /// Pages that it gave up, and whose map it was at.
@@ -108,6 +110,7 @@ impl DrivePages {
             failed: Cell::new(None),
             contradicted: Cell::new(None),
             written: Cell::new(0),
+            change: Cell::new(0),
             at_work_for: Cell::new(CatalogueHandle(0)),
             lost: RefCell::default(),
             damaged: RefCell::default(),
@@ -119,7 +122,13 @@ impl DrivePages {
     pub fn begin(&self, checkpoint: CheckpointNumber) {
         self.checkpoint.set(checkpoint);
         self.failed.set(None);
+        self.change.set(0);
         self.lost.borrow_mut().clear();
+    }
+
+    /// Pages of maps and catalogue that there are after the checkpoint, if there were so many before it.
+    pub fn count_after(&self, before: u64) -> u64 {
+        before.saturating_add_signed(self.change.get())
     }
 
     /// Pages that the checkpoint gave up so far.
@@ -374,7 +383,10 @@ impl Pages for Rc<DrivePages> {
         loop {
             let page = self.space.borrow_mut().allocate_page();
             match page {
-                Ok(page) => return Ok(page),
+                Ok(page) => {
+                    self.change.set(self.change.get() + 1);
+                    return Ok(page);
+                }
                 Err(NoSpace::Full) => return Err(MapError::NoSpace),
                 Err(NoSpace::NotLoaded(group)) => self.load_group(group).await?,
             }
@@ -417,6 +429,11 @@ impl Pages for Rc<DrivePages> {
             tracing::error!("the map contradicts the bitmaps: {why}");
             self.contradicted.set(Some(block));
         }
+    }
+
+    fn free_page(&self, block: PhysicalBlock) {
+        self.change.set(self.change.get() - 1);
+        self.free(block);
     }
 
     async fn breathe(&self) {

@@ -219,6 +219,7 @@ impl Inner {
             total: layout.blocks(),
             fixed: layout.fixed_blocks(),
             used: layout.usable_blocks() - space.free(),
+            pages: self.superblock.borrow().pages,
             free: space.free(),
             reserve: space.reserve(),
         }

@@ -7,11 +7,13 @@
 use std::rc::Rc;
 
 use super::super::VolumeId;
-use super::super::map::{CatalogueRecord, Root, count_unique, used_with};
-use super::super::types::{CatalogueHandle, Generation};
+use super::super::map::{CatalogueRecord, Root, Unique, count_unique, used_with};
+use super::super::types::CatalogueHandle;
 use super::lane::{LaneState, SharedLayer};
 use super::{Inner, LaneInfo, RootOf, SnapshotInfo, Store, StoreError};
 
+/// A layer with more entries is ended before it is gone through: it would be sorted again after each write that comes meanwhile.
+const CHANGING_MAX: usize = 1024;
 /// Leaves of a delta that a question may read; with more, a checkpoint comes first.
 const LEAVES_MAX: usize = 8192;
 
@@ -22,6 +24,15 @@ impl Store {
     /// [`StoreError::Unknown`], and [`StoreError::Page`] if it cannot be known.
     pub async fn used_blocks(&self, volume: VolumeId, of: RootOf) -> Result<u64, StoreError> {
         self.0.used_blocks(volume, of).await
+    }
+
+    /// Blocks that a volume's live lanes here, or a snapshot of them, refer to and no other live lane or snapshot does; as of a moment during the
+    /// call. None of what is not here.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn unique_blocks(&self, volume: VolumeId, of: RootOf) -> Result<Unique, StoreError> {
+        self.0.unique_blocks(volume, of).await
     }
 
     /// As [`Store::lanes`] and [`Store::snapshots`], with used blocks as [`Store::used_blocks`] finds them. Where that fails, the figure is that of
@@ -77,6 +88,15 @@ fn whole(lane: &LaneState) -> State {
 impl Inner {
     /// If the delta leads to too many leaves, waits for a checkpoint. That it fails changes nothing of what is found, only what that costs.
     async fn few_leaves(&self) {
+        for lane in self.lanes.borrow().values() {
+            let newest = lane.newest();
+            let (entries, generation) = (newest.borrow().len(), newest.borrow().generation);
+            if entries > CHANGING_MAX {
+                lane.cut(generation);
+                self.deepest.set(self.deepest.get().max(lane.depth()));
+            }
+        }
+        self.look_at_limits();
         let leaves: usize = {
             let lanes = self.lanes.borrow();
             let mut sum = 0;
@@ -146,42 +166,82 @@ impl Inner {
         })
     }
 
-    pub(super) async fn unique_blocks(
+    async fn unique_blocks(
         self: &Rc<Self>,
         volume: VolumeId,
         of: RootOf,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Unique, StoreError> {
+        // No snapshot is taken or deleted, and no deletion walks, while roots are compared.
         let _one = self.changing.lock().await;
         let handles = match of {
-            RootOf::Live => {
-                self.checkpoint().await?;
-                self.live(volume)
-            }
-            RootOf::Snapshot(snapshot) => {
-                self.merge_snapshots(volume, snapshot).await?;
-                self.catalogue.borrow().snapshots(volume, snapshot)
-            }
+            RootOf::Live => self.live(volume),
+            RootOf::Snapshot(snapshot) => self.catalogue.borrow().snapshots(volume, snapshot),
         };
-        let mut unique = 0;
+        // What the relatives refer to is in their maps.
+        self.checkpoint().await?;
+        let _reader = self.reclaim.read();
+        let mut sum = Unique::default();
         for handle in handles {
-            let found = {
+            let (root, own, others) = {
                 let catalogue = self.catalogue.borrow();
-                let children = catalogue.children(handle);
-                let record = catalogue.get(handle);
-                record.filter(|_| children.len() <= 1).map(|r| {
-                    let own = catalogue
-                        .get(r.parent)
-                        .map_or(Generation(0), |p| p.generation);
-                    let child = children.first().and_then(|c| catalogue.get(*c));
-                    (r.root(), own, child.map(CatalogueRecord::root))
-                })
+                let (own, relatives) = catalogue.relatives(handle);
+                let root_of = |h: &CatalogueHandle| catalogue.get(*h).map(CatalogueRecord::root);
+                let others: Vec<Root> = relatives.iter().filter_map(root_of).collect();
+                let Some(root) = root_of(&handle) else {
+                    continue;
+                };
+                (root, own, others)
             };
-            // With several descendants everything is shared until all but one are gone.
-            if let Some((root, own, child)) = found {
-                let _reader = self.reclaim.read();
-                unique += count_unique(&self.pages, &root, own, child.as_ref()).await?;
+            let unique = count_unique(&self.pages, &root, own, &others).await?;
+            sum.data += unique.data;
+            sum.pages += unique.pages;
+        }
+        Ok(sum)
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// Data blocks that only this one leads to, found by going through all maps there are. For tests.
+    pub async fn unique_by_looking(&self, volume: VolumeId, of: RootOf) -> u64 {
+        use super::super::map::{LeafShape, RecordKind, next_entries};
+        use std::collections::BTreeMap;
+        self.0.checkpoint().await.expect("a checkpoint");
+        let _reader = self.0.reclaim.read();
+        let records: Vec<CatalogueRecord> = {
+            let catalogue = self.0.catalogue.borrow();
+            let shown =
+                |r: &&CatalogueRecord| matches!(r.kind, RecordKind::Live | RecordKind::Snapshot);
+            catalogue
+                .iter()
+                .map(|(_, r)| r)
+                .filter(shown)
+                .cloned()
+                .collect()
+        };
+        let mut led_to: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+        for (n, record) in records.iter().enumerate() {
+            let (root, mut from) = (record.root(), 0);
+            while let Some((leaf, page)) = next_entries(&self.0.pages, &root, None, from)
+                .await
+                .expect("a page")
+            {
+                for slot in 0..LeafShape::Plain.slots(leaf) {
+                    if let Some(block) = LeafShape::Plain.entry(&page, slot).block() {
+                        led_to.entry(block.0).or_default().push(n);
+                    }
+                }
+                from = leaf + 1;
             }
         }
-        Ok(unique)
+        let wanted = |r: &CatalogueRecord| {
+            let it = match of {
+                RootOf::Live => r.kind == RecordKind::Live,
+                RootOf::Snapshot(id) => r.kind == RecordKind::Snapshot && r.snapshot == id,
+            };
+            it && r.volume == volume
+        };
+        let only = led_to.values().filter(|by| by.len() == 1);
+        only.filter(|by| wanted(&records[by[0]])).count() as u64
     }
 }

@@ -101,7 +101,7 @@ impl<P: Pages> Writer<'_, P> {
                 (page, beneath)
             };
             if !old.is_none() {
-                self.author.pages.free(old.block);
+                self.author.pages.free_page(old.block);
             }
             if beneath.entries == 0 {
                 return Ok(ChildEntry::NONE);

@@ -202,7 +202,7 @@ fn a_deletion_gives_up_what_is_damaged() {
         for block in [0, 1, 320, 999] {
             assert_eq!(kind_of(&pages, &child, block), Ok(EntryKind::Data));
         }
-        let counted = count_unique(&pages, &child, Generation(1), None);
+        let counted = count_unique(&pages, &child, Generation(1), &[]);
         assert_eq!(
             run(counted).is_err(),
             of_child,

@@ -211,7 +211,12 @@ impl Pages for FakePages {
             self.used.borrow_mut().remove(&block.0),
             "{block:?} freed twice"
         );
-        self.pages.borrow_mut().remove(&block.0);
+    }
+
+    fn free_page(&self, block: PhysicalBlock) {
+        self.free(block);
+        let was_page = self.pages.borrow_mut().remove(&block.0).is_some();
+        assert!(was_page, "{block:?} is no page");
     }
 
     async fn breathe(&self) {

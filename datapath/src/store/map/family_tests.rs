@@ -250,8 +250,10 @@ impl Family {
         let child = children.first().map(|c| self.members[c].root);
         let before = self.pages.used.borrow().len() as u64;
         let unique = (member.walked == 0).then(|| {
-            let unique = count_unique(&self.pages, &member.root, own, child.as_ref());
-            run(unique).expect("read")
+            let children = child.as_slice();
+            let unique = count_unique(&self.pages, &member.root, own, children);
+            let unique = run(unique).expect("read");
+            unique.data + unique.pages
         });
         let step = give_up(
             &self.pages,

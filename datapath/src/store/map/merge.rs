@@ -419,7 +419,7 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
                     if let Some(leaf) = self.or_lost(*what, leaf)? {
                         self.give_back_entries(what.index, &leaf);
                     }
-                    self.pages().free(*block);
+                    self.pages().free_page(*block);
                 }
             } else {
                 for n in 0..FANOUT {
@@ -453,7 +453,7 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         let (_, last) = leaves_of_page(level, index);
         let there = !entry.is_none() && !entry.is_lost();
         if there && self.is_own(entry.generation, last) {
-            self.pages().free(entry.block);
+            self.pages().free_page(entry.block);
         }
     }
 }

@@ -3,7 +3,7 @@
 //! - [`page`]: the header of every page, and [`check_page`]; [`mod@leaf`], [`interior`], [`catalogue`]: what is in pages.
 //! - [`Pages`]: how all this reaches the drive. [`Root`] with [`leaf()`] and [`leaf_cached`]: looking up.
 //! - [`merge()`]: [`Changes`] into a root, copy-on-write, freeing what the [`MergeContext`] says is its own.
-//! - [`give_up`]: a step of a deletion; [`count_unique`]: what one would free; [`next_entries`]: leaf by leaf, for scrub.
+//! - [`give_up`]: a step of a deletion; [`count_unique`]: what nothing else refers to; [`next_entries`]: leaf by leaf, for scrub.
 //! - [`used_with`]: data blocks of a map with layers of the delta over it.
 //! - [`diff()`]: ranges in which two roots differ.
 //! - [`write_catalogue`], [`read_catalogue`]: the catalogue's own tree.
@@ -47,4 +47,4 @@ pub use page::{Page, PageError, PageHeader, PageId, PageKind, PageStamp, check_p
 pub use pages::Pages;
 pub use tree::{Root, leaf, leaf_cached};
 pub use used::used_with;
-pub use walk::{GivenUp, count_unique, give_up, next_entries};
+pub use walk::{GivenUp, Unique, count_unique, give_up, next_entries};

@@ -47,8 +47,11 @@ pub trait Pages {
     /// A data block that an entry now refers to: it was held by the delta.
     fn merged(&self, block: PhysicalBlock);
 
-    /// A page or data block that the new state no longer refers to.
+    /// A data block that the new state no longer refers to.
     fn free(&self, block: PhysicalBlock);
+
+    /// The same of a page.
+    fn free_page(&self, block: PhysicalBlock);
 
     /// Lets others run; called at least every 100 µs or so of work.
     async fn breathe(&self);

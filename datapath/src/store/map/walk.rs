@@ -45,11 +45,11 @@ pub async fn give_up<P: Pages>(
         pages,
         root,
         own,
-        child,
+        others: child.map_or(&[], std::slice::from_ref),
         from: from_leaf,
         leaves_max: leaves_max.max(1),
         leaves: Cell::new(0),
-        freed: Cell::new(0),
+        found: Cell::default(),
         frees: true,
     };
     let next = walk.run().await?;
@@ -59,7 +59,17 @@ pub async fn give_up<P: Pages>(
     })
 }
 
-/// Blocks that a deletion would free, data and pages: the same walk, which frees nothing.
+/// Blocks that nothing else refers to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unique {
+    /// Of data.
+    pub data: u64,
+    /// Pages of the map.
+    pub pages: u64,
+}
+
+/// Blocks above a generation that a map has and none of `others` at the same place: with one that descends from it, those that a deletion would
+/// free. The same walk, which frees nothing.
 ///
 /// # Errors
 /// [`MapError`].
@@ -67,69 +77,76 @@ pub async fn count_unique<P: Pages>(
     pages: &P,
     root: &Root,
     own: Generation,
-    child: Option<&Root>,
-) -> Result<u64, MapError> {
+    others: &[Root],
+) -> Result<Unique, MapError> {
     let walk = Walk {
         pages,
         root,
         own,
-        child,
+        others,
         from: 0,
         leaves_max: u32::MAX,
         leaves: Cell::new(0),
-        freed: Cell::new(0),
+        found: Cell::default(),
         frees: false,
     };
     walk.run().await?;
-    Ok(walk.freed.get())
+    Ok(walk.found.get())
 }
 
 struct Walk<'a, P> {
     pages: &'a P,
     root: &'a Root,
     own: Generation,
-    child: Option<&'a Root>,
+    others: &'a [Root],
     from: u64,
     leaves_max: u32,
     leaves: Cell<u32>,
-    freed: Cell<u64>,
+    found: Cell<Unique>,
     frees: bool,
 }
+
+/// What each of the others has at a place.
+type Theirs = Vec<Side>;
 
 impl<P: Pages> Walk<'_, P> {
     async fn run(&self) -> Result<Option<u64>, MapError> {
         let level = self.root.depth;
-        let other = match Side::top(self.pages, self.child, level).await {
-            Err(MapError::Lost) => Side::Nothing,
-            top => match self.or_damaged(self.root.page(level, 0), top)? {
-                Some(top) => top,
-                // What the child has of this map is not known at all.
-                None => return Ok(None),
-            },
-        };
-        if !self.concerns(level, 0, &self.root.child, &other) {
+        let mut theirs = Theirs::with_capacity(self.others.len());
+        for other in self.others {
+            theirs.push(match Side::top(self.pages, Some(other), level).await {
+                Err(MapError::Lost) => Side::Nothing,
+                top => match self.or_damaged(self.root.page(level, 0), top)? {
+                    Some(top) => top,
+                    // What the child has of this map is not known at all.
+                    None => return Ok(None),
+                },
+            });
+        }
+        if !self.concerns(level, 0, &self.root.child, &theirs) {
             return Ok(None);
         }
         if level == 0 {
-            return self.leaves(&[(0, self.root.child, other)]).await;
+            return self.leaves(&[(0, self.root.child, theirs)]).await;
         }
-        self.interior(level, 0, self.root.child, other).await
+        self.interior(level, 0, self.root.child, theirs).await
     }
 
     /// Whether there may be something to free in a subtree.
-    fn concerns(&self, level: u8, index: u64, entry: &ChildEntry, other: &Side) -> bool {
+    fn concerns(&self, level: u8, index: u64, entry: &ChildEntry, theirs: &[Side]) -> bool {
         let (_, last) = leaves_of_page(level, index);
         // Nothing beneath is newer than the page.
         let own = !entry.is_none() && !entry.is_lost() && entry.generation > self.own;
-        own && last >= self.from && !self.shares(entry.block, other.entry().map(|e| e.block))
+        let mut blocks = theirs.iter().filter_map(|s| Some(s.entry()?.block));
+        own && last >= self.from && !blocks.any(|b| self.shares(entry.block, b))
     }
 
-    fn shares(&self, block: PhysicalBlock, theirs: Option<PhysicalBlock>) -> bool {
+    fn shares(&self, block: PhysicalBlock, theirs: PhysicalBlock) -> bool {
         #[cfg(planted)]
         if super::super::planted::is(super::super::planted::Bug::DeletionFreesShared) {
             return false;
         }
-        theirs == Some(block)
+        theirs == block
     }
 
     fn is_spent(&self) -> bool {
@@ -146,26 +163,32 @@ impl<P: Pages> Walk<'_, P> {
         level: u8,
         index: u64,
         entry: ChildEntry,
-        other: Side,
+        theirs: Theirs,
     ) -> Step<'_, Option<u64>> {
         Box::pin(async move {
             let what = self.root.page(level, index);
             let page = self.pages.read(entry.block, entry.crc, what).await;
             let page = self.or_damaged(what, page)?;
-            let other = known(other);
-            let theirs = other.read(self.pages, self.child, level, index).await;
-            let theirs = self.or_damaged(what, theirs)?;
-            let (Some(page), Some(theirs)) = (page, theirs) else {
-                self.free(entry.block);
+            let mut read = Vec::with_capacity(theirs.len());
+            for (side, root) in theirs.iter().zip(self.others) {
+                let side = known(*side);
+                let page = side.read(self.pages, Some(root), level, index).await;
+                read.extend(self.or_damaged(what, page)?.map(|page| (side, root, page)));
+            }
+            let Some(page) = page.filter(|_| read.len() == theirs.len()) else {
+                self.free_page(entry.block);
                 self.spend();
                 return Ok(None);
             };
             let mut concerned = Vec::new();
             for n in 0..FANOUT {
                 let below = child(&page, n);
-                let other = other.below(self.child, theirs.as_ref(), level, n);
-                if self.concerns(level - 1, index * FANOUT + n, &below, &other) {
-                    concerned.push((index * FANOUT + n, below, other));
+                let theirs = read.iter();
+                let theirs = theirs
+                    .map(|(side, root, page)| side.below(Some(root), page.as_ref(), level, n));
+                let theirs: Theirs = theirs.collect();
+                if self.concerns(level - 1, index * FANOUT + n, &below, &theirs) {
+                    concerned.push((index * FANOUT + n, below, theirs));
                 }
             }
             let stopped = if level == 1 {
@@ -175,7 +198,7 @@ impl<P: Pages> Walk<'_, P> {
             };
             self.pages.breathe().await;
             if stopped.is_none() {
-                self.free(entry.block);
+                self.free_page(entry.block);
                 self.spend();
             }
             Ok(stopped)
@@ -185,14 +208,14 @@ impl<P: Pages> Walk<'_, P> {
     async fn interiors(
         &self,
         level: u8,
-        concerned: &[(u64, ChildEntry, Side)],
+        concerned: &[(u64, ChildEntry, Theirs)],
     ) -> Result<Option<u64>, MapError> {
-        for (index, entry, other) in concerned {
+        for (index, entry, theirs) in concerned {
             if self.is_spent() {
                 let (first, _) = leaves_of_page(level, *index);
                 return Ok(Some(first.max(self.from)));
             }
-            let stopped = self.interior(level, *index, *entry, *other).await?;
+            let stopped = self.interior(level, *index, *entry, theirs.clone()).await?;
             if stopped.is_some() {
                 return Ok(stopped);
             }
@@ -200,31 +223,39 @@ impl<P: Pages> Walk<'_, P> {
         Ok(None)
     }
 
-    async fn leaves(&self, concerned: &[(u64, ChildEntry, Side)]) -> Result<Option<u64>, MapError> {
+    async fn leaves(
+        &self,
+        concerned: &[(u64, ChildEntry, Theirs)],
+    ) -> Result<Option<u64>, MapError> {
         let left = self.leaves_max.saturating_sub(self.leaves.get()) as usize;
         let now = &concerned[..concerned.len().min(left)];
         let mut wanted: Vec<(PhysicalBlock, Crc, PageId)> = Vec::new();
         for (leaf, entry, _) in now {
             wanted.push((entry.block, entry.crc, self.root.page(0, *leaf)));
         }
-        for (leaf, _, other) in now {
-            if let (Some(theirs), Some(root)) = (known(*other).entry(), self.child) {
-                wanted.push((theirs.block, theirs.crc, root.page(0, *leaf)));
+        for (leaf, _, theirs) in now {
+            for (side, root) in theirs.iter().zip(self.others) {
+                if let Some(theirs) = known(*side).entry() {
+                    wanted.push((theirs.block, theirs.crc, root.page(0, *leaf)));
+                }
             }
         }
         let mut ours = self.pages.read_each(&wanted).await;
         let mut theirs = ours.split_off(now.len()).into_iter();
-        for ((leaf, entry, other), page) in now.iter().zip(ours) {
+        for ((leaf, entry, sides), page) in now.iter().zip(ours) {
             let what = self.root.page(0, *leaf);
-            let page = self.or_damaged(what, page)?;
-            let theirs = known(*other)
-                .entry()
-                .map(|_| theirs.next().expect("one for each"));
-            let theirs = self.or_damaged(what, theirs.transpose())?;
-            if let (Some(page), Some(theirs)) = (page, theirs) {
-                self.leaf(*leaf, &page, theirs.as_deref());
+            let mut page = self.or_damaged(what, page)?;
+            let mut others = Vec::new();
+            for _ in sides.iter().filter(|s| known(**s).entry().is_some()) {
+                match self.or_damaged(what, theirs.next().expect("one for each"))? {
+                    Some(theirs) => others.push(theirs),
+                    None => page = None,
+                }
             }
-            self.free(entry.block);
+            if let Some(page) = page {
+                self.leaf(*leaf, &page, &others);
+            }
+            self.free_page(entry.block);
             self.spend();
         }
         Ok(concerned.get(now.len()).map(|(leaf, _, _)| *leaf))
@@ -243,23 +274,32 @@ impl<P: Pages> Walk<'_, P> {
         }
     }
 
-    fn leaf(&self, leaf: u64, page: &Page, theirs: Option<&Page>) {
+    fn leaf(&self, leaf: u64, page: &Page, theirs: &[Rc<Page>]) {
         let shape = self.root.shape();
         for slot in 0..shape.slots(leaf) {
             let entry = shape.entry(page, slot);
-            if let Some(block) = entry.block()
-                && entry.generation > self.own
-                && !self.shares(block, theirs.and_then(|p| shape.entry(p, slot).block()))
-            {
-                self.free(block);
+            let Some(block) = entry.block().filter(|_| entry.generation > self.own) else {
+                continue;
+            };
+            let mut theirs = theirs.iter().filter_map(|p| shape.entry(p, slot).block());
+            if theirs.any(|b| self.shares(block, b)) {
+                continue;
+            }
+            let found = self.found.get();
+            let data = found.data + 1;
+            self.found.set(Unique { data, ..found });
+            if self.frees {
+                self.pages.free(block);
             }
         }
     }
 
-    fn free(&self, block: PhysicalBlock) {
-        self.freed.set(self.freed.get() + 1);
+    fn free_page(&self, block: PhysicalBlock) {
+        let found = self.found.get();
+        let pages = found.pages + 1;
+        self.found.set(Unique { pages, ..found });
         if self.frees {
-            self.pages.free(block);
+            self.pages.free_page(block);
         }
     }
 }

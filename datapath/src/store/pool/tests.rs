@@ -34,6 +34,7 @@ fn drive(n: usize, free: u64) -> PoolDrive {
                 total: 1000,
                 fixed: 100,
                 used: 900 - free,
+                pages: 1,
                 free,
                 reserve: 50,
             },

@@ -136,6 +136,8 @@ pub struct PoolSpace {
     pub used: u64,
     /// What new data may take.
     pub free: u64,
+    /// Of what is in use, pages of maps and catalogues.
+    pub metadata: u64,
     /// Kept so that a full pool can still free.
     pub reserved: u64,
 }
@@ -335,6 +337,7 @@ impl PoolView {
             let s = facts.space;
             sum.total += (s.total - s.fixed) * block;
             sum.used += s.used * block;
+            sum.metadata += s.pages * block;
             sum.reserved += s.reserve.min(s.free) * block;
             sum.free += self.drives[place].free_bytes();
         }

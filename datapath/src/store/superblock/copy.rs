@@ -45,7 +45,8 @@ const DRIVE_NAME: usize = 194;
 const POOL_NAME: usize = DRIVE_NAME + NAME_FIELD;
 const NAME_FIELD: usize = 1 + NAME_BYTES_MAX;
 const LOST_PAGES: usize = POOL_NAME + NAME_FIELD;
-const TAIL: std::ops::Range<usize> = LOST_PAGES + 8..HEADER_CRC;
+const PAGES: usize = LOST_PAGES + 8;
+const TAIL: std::ops::Range<usize> = PAGES + 8..HEADER_CRC;
 const HEADER_CRC: usize = 4092;
 const HEADER_BYTES: usize = 4096;
 const TABLE: usize = HEADER_BYTES;
@@ -133,6 +134,8 @@ pub struct Superblock {
     pub pool: Name,
     /// Pages of maps that were damaged and given up: if there are any, blocks may be marked that nothing leads to.
     pub lost_pages: u64,
+    /// Pages of maps and catalogue; of the marked blocks, the rest is data.
+    pub pages: u64,
     /// One entry for each page of the group table.
     pub table: Vec<TableEntry>,
 }
@@ -211,6 +214,7 @@ impl Superblock {
             drive: drive.clone(),
             pool: pool.clone(),
             lost_pages: 0,
+            pages: 0,
             table: vec![TableEntry::UNUSED; layout.table_pages() as usize],
         }
     }
@@ -259,6 +263,7 @@ impl Superblock {
         put_name(into, DRIVE_NAME, &self.drive);
         put_name(into, POOL_NAME, &self.pool);
         put64(into, LOST_PAGES, self.lost_pages);
+        put64(into, PAGES, self.pages);
         let body = Crc::of(&into[HEADER_BYTES..]);
         put32(into, BODY_CRC, body.0);
         let header = Crc::of(&into[..HEADER_CRC]);
@@ -308,6 +313,7 @@ impl Superblock {
             drive: get_name(from, DRIVE_NAME).ok_or_else(|| field("drive name"))?,
             pool: get_name(from, POOL_NAME).ok_or_else(|| field("pool name"))?,
             lost_pages: get64(from, LOST_PAGES),
+            pages: get64(from, PAGES),
             table: get_table(&from[TABLE..PROMISES], layout.table_pages() as usize)?,
         };
         this.consistent()?;
@@ -322,8 +328,12 @@ impl Superblock {
         if self.journal_generation > self.mount_generation {
             return Err(field("journal generation"));
         }
-        if self.free_blocks > self.layout.usable_blocks() {
+        let usable = self.layout.usable_blocks();
+        if self.free_blocks > usable {
             return Err(field("free blocks"));
+        }
+        if self.pages > usable - self.free_blocks {
+            return Err(field("pages"));
         }
         if self.next_handle.0 == 0 {
             return Err(field("next handle"));

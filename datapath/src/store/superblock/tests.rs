@@ -28,6 +28,7 @@ pub fn sample() -> Superblock {
     s.members = 3;
     s.clean = false;
     s.lost_pages = 0x0506;
+    s.pages = 0x0708;
     s.state = DriveState::Evacuating;
     s.table[16] = TableEntry {
         crc: Crc(0x1234_5678),
@@ -75,7 +76,7 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!((bytes[192], bytes[193]), (0, 1));
     assert_eq!(&bytes[194..203], b"\x08drive-\xce\xb1");
     assert_eq!((bytes[257], bytes[258], bytes[319]), (62, b'p', b'p'));
-    assert_eq!(get64(&bytes, 320), 0x0506);
+    assert_eq!([320, 328].map(|at| get64(&bytes, at)), [0x0506, 0x0708]);
     assert_eq!(get32(&bytes, 4096 + 16 * 8), 0x1234_5678);
     assert_eq!(&bytes[4096 + 16 * 8 + 4..4096 + 17 * 8], &[1, 1, 0, 0]);
     assert!(bytes[4096 + 17 * 8..].iter().all(|b| *b == 0));
@@ -95,10 +96,11 @@ fn every_flipped_bit_is_noticed() {
 #[test]
 fn fields_are_checked_behind_valid_checksums() {
     type Harm = fn(&mut [u8]);
-    let cases: [(Harm, CopyError); 27] = [
+    let cases: [(Harm, CopyError); 28] = [
+        (|b| put64(b, 328, 64 << 30), field("pages")),
         (|b| put32(b, 8, 2), CopyError::Version { found: 2 }),
         (|b| b[79] = 1, reserved("behind the drive id")),
-        (|b| b[328] = 1, reserved("header")),
+        (|b| b[336] = 1, reserved("header")),
         (|b| b[4091] = 1, reserved("header")),
         (|b| b[36_864] = 1, reserved("promises")),
         (|b| b[COPY_BYTES - 1] = 1, reserved("promises")),

@@ -314,6 +314,7 @@ impl Ctx {
         }
         let used = self.store.used_blocks(volume_id(v), RootOf::Live).await;
         assert_eq!(used, Ok(there(lanes)), "used blocks of volume {v}");
+        self.verify_unique(v, RootOf::Live).await;
         let snaps: Vec<(u8, Vec<BTreeMap<u64, Id>>)> = {
             let model = self.model.borrow();
             let of_v = model.snaps.iter().filter(|((of, _), _)| *of == v);
@@ -334,7 +335,16 @@ impl Ctx {
                 Ok(there(shown)),
                 "used blocks of snapshot {s} of volume {v}"
             );
+            self.verify_unique(v, of).await;
         }
+    }
+
+    /// What is said to be of nothing else is what is found to be.
+    async fn verify_unique(&self, v: u8, of: RootOf) {
+        let said = self.store.unique_blocks(volume_id(v), of).await;
+        let found = self.store.unique_by_looking(volume_id(v), of).await;
+        let said = said.expect("no faults while verifying");
+        assert_eq!(said.data, found, "unique blocks of {of:?} of volume {v}");
     }
 
     /// The volumes and snapshots that there are.
