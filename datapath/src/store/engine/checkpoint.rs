@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::map::{
-    ChildEntry, GivenUp, MapError, MergeContext, RecordKind, Root, give_up, merge, write_catalogue,
+    CatalogueRecord, ChildEntry, GivenUp, MapError, MergeContext, RecordKind, Root, give_up, merge,
+    write_catalogue,
 };
 use super::super::superblock;
 use super::super::types::{
@@ -290,8 +291,11 @@ impl Inner {
         let mut left = WALK_LEAVES;
         let mut removed = Vec::new();
         let mut more = false;
-        let all: Vec<CatalogueHandle> = catalogue.iter().map(|(h, _)| h).collect();
-        for handle in all {
+        let goes =
+            |r: &CatalogueRecord| matches!(r.kind, RecordKind::Hidden | RecordKind::Deleting);
+        let going = catalogue.iter().filter(|(_, r)| goes(r));
+        let going: Vec<CatalogueHandle> = going.map(|(h, _)| h).collect();
+        for handle in going {
             if self.is_pinned(catalogue, handle) {
                 continue;
             }
@@ -468,8 +472,10 @@ impl Inner {
         self.reclaim.committed(freed);
         self.reclaim_ready();
         let mut present = self.catalogue.borrow_mut();
-        for (handle, record) in catalogue.iter() {
-            // What changed since the freeze (puts, children of what was removed) stays; what a checkpoint says is taken over.
+        // What changed since the freeze (puts, children of what was removed) stays; what a checkpoint says is taken over. Leaves that
+        // are still the same have nothing new.
+        let before = present.clone();
+        for (handle, record) in catalogue.changed_since(&before) {
             present.take_over(handle, record);
         }
         let mut lanes = self.lanes.borrow_mut();
