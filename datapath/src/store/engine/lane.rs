@@ -11,6 +11,9 @@ use super::super::types::{CatalogueHandle, Generation, LaneBlock, LaneSequence, 
 use super::front::LeafKey;
 use super::layer::{Found, Layer};
 
+/// Entries that a new layer has room for at once, if the one before had so many: a burst is not paid for ever.
+const ROOM_MAX: usize = 16 << 10;
+
 /// A layer, shared between the lane, records that are on their way to it, and a checkpoint that merges it.
 pub type SharedLayer = Rc<RefCell<Layer>>;
 
@@ -140,9 +143,9 @@ impl LaneState {
 
     /// Ends the present layer: later records go to a new one, of `generation`.
     pub fn cut(&self, generation: Generation) {
-        let layer = Layer::new(generation);
-        let layer = Rc::new(RefCell::new(layer));
-        self.layers.borrow_mut().push_front(layer);
+        let mut layers = self.layers.borrow_mut();
+        let like = layers[0].borrow().len().min(ROOM_MAX);
+        layers.push_front(Rc::new(RefCell::new(Layer::with_room(generation, like))));
     }
 
     /// The present layer.

@@ -116,6 +116,15 @@ impl Layer {
         }
     }
 
+    /// An empty one that does not grow before it has so many entries.
+    pub fn with_room(generation: Generation, entries: usize) -> Self {
+        Self {
+            entries: Vec::with_capacity(entries),
+            places: HashTable::with_capacity(entries),
+            ..Self::new(generation)
+        }
+    }
+
     /// Entries and erased ranges: what counts against the delta's limit.
     pub fn len(&self) -> usize {
         self.entries.len() + self.erased.len()
