@@ -116,6 +116,8 @@ impl Commander {
         if self.put_right(&view).await {
             view = self.look(&pool, names).await;
         }
+        // What the drive was just taking in an evacuation is where it was.
+        lost.retain(|id| view.volume(*id).is_none_or(|v| v.places().is_err()));
         self.open_volumes(&view).await;
         Ok(proto::ReplaceDriveReply {
             pool: Some(self.pool_to(&view)),

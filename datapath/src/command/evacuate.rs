@@ -360,8 +360,12 @@ impl Commander {
                 let stays = self.on_store(&drive.id, number, move |store| async move {
                     store.stay(volume, lane).await
                 });
-                if let Err(e) = stays.await {
-                    tracing::error!(%volume, lane, "a lane that was to leave its drive: {e}");
+                match stays.await {
+                    // Where the volume is open, the lane is on the drive that was to take it.
+                    Ok(()) => self.registry.move_lanes(&[(volume, lane)], number).await,
+                    Err(e) => {
+                        tracing::error!(%volume, lane, "a lane that was to leave its drive: {e}");
+                    }
                 }
             }
         }

@@ -118,21 +118,32 @@ impl Store {
         self.0.ask_to_delete();
     }
 
-    /// A lane that was leaving has no higher copy: it stays, and none will be higher.
+    /// A lane that was leaving has no higher copy: it stays, and no copy of its family will be higher.
     ///
     /// # Errors
     /// [`StoreError`].
     pub async fn stay(&self, volume: VolumeId, lane: u8) -> Result<(), StoreError> {
         let inner = &self.0;
         let _one = inner.changing.lock().await;
-        inner.room_for_meta(1).await?;
         let state = inner.lane_named(volume, lane).ok_or(StoreError::Unknown)?;
-        inner.change(state.handle, |r| {
-            if r.leaving {
-                r.leaving = false;
-                r.incarnation = r.incarnation.saturating_add(2);
-            }
-        });
+        let (family, highest) = {
+            let catalogue = inner.catalogue.borrow();
+            let oldest = catalogue.oldest(state.handle);
+            let all = || {
+                catalogue
+                    .iter()
+                    .filter(|(h, _)| catalogue.oldest(*h) == oldest)
+            };
+            let highest = all().map(|(_, r)| r.incarnation).max().unwrap_or(0);
+            let family: Vec<CatalogueHandle> = all().map(|(h, _)| h).collect();
+            (family, highest)
+        };
+        inner.room_for_meta(family.len() as u64 + 1).await?;
+        // The lane last: as long as it is leaving, all of this is done again.
+        for handle in family {
+            inner.change(handle, |r| r.incarnation = highest.saturating_add(2));
+        }
+        inner.change(state.handle, |r| r.leaving = false);
         inner.commit_meta().await
     }
 

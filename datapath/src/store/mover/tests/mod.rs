@@ -15,7 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::VolumeId;
-use super::super::engine::{RootOf, Store, StoreError, Unique};
+use super::super::engine::{NextFamily, RootOf, Store, StoreError, Unique};
 use super::super::types::{LaneBlock, SnapshotId};
 use super::MoveError;
 use life::{LONG, Life};
@@ -219,6 +219,59 @@ fn what_is_known_to_be_damaged_moves_as_that() {
     let reports = life.close();
     // A leaf has 152 blocks; of those that were never written, nothing is known either.
     assert_eq!((reports[1].poisoned, reports[1].data), (130, 22));
+}
+
+/// The destination fails while it takes a family: whether it did is known when it is opened again, and if it is given up instead, the source has
+/// everything, and its copy never wins later.
+#[test]
+fn a_destination_that_fails_in_the_decision() {
+    let mut undecided = 0;
+    for seed in 0..60 {
+        let mut life = Life::new(seed);
+        life.run(|s| family(s, seed));
+        let (sim, handle) = (life.sim.clone(), life.shared.handle.clone());
+        let after = Duration::from_micros(life.random.random_range(0..8000));
+        let fails = move || {
+            let (sim, clock) = (sim.clone(), handle.clone());
+            handle.spawn("failure", async move {
+                clock.sleep(after).await;
+                sim.disk("b", |d| d.faults.fail_writes = true);
+            });
+        };
+        life.shared.when_held.replace(Some(Box::new(fails)));
+        let moved = life.run(|s| async move { s.move_to(1).await });
+        let is_undecided = matches!(moved, Err(MoveError::Undecided(_)));
+        if is_undecided {
+            undecided += 1;
+            let source = life.shared.all().remove(0);
+            assert_eq!(source.next_family(), NextFamily::Undecided);
+            let view = life.shared.view(None);
+            assert!(view.stale().is_empty() && view.staying().is_empty());
+        }
+        if is_undecided && undecided % 2 == 0 {
+            life.run(|s| async move {
+                s.model.borrow_mut().given_up = true;
+                let source = s.all().remove(0);
+                source.set_members(1).await.expect("it is told");
+                let mut view = s.view(None);
+                view.drives.truncate(1);
+                view.drives[0].facts.as_mut().unwrap().identity.members = 1;
+                assert!(!view.staying().is_empty());
+                for (_, volume, lane) in view.staying() {
+                    source.stay(volume, lane).await.expect("it stays");
+                    s.home.borrow_mut().insert(volume, 0);
+                }
+                s.put(VOLUME, 5, 9, false).await;
+            });
+        }
+        life.sim.disk("b", |d| d.faults.fail_writes = false);
+        life.crash();
+        let to = 1 - life.home();
+        life.run(|s| async move { s.move_to(to).await.expect("it moves") });
+        life.run(|s| async move { s.verify().await });
+        life.close();
+    }
+    assert!(undecided > 3, "{undecided} were undecided");
 }
 
 /// One life: a family, and moves of it to and fro with crashes in them.

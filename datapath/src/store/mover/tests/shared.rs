@@ -29,6 +29,8 @@ pub struct Model {
     pub next: u64,
     /// Every stamp that was ever found of the volume, and the value under it: none has two.
     pub stamps: BTreeMap<(u32, u64), u64>,
+    /// The second drive was given up: what it says alone is nobody's business any more.
+    pub given_up: bool,
     /// What crashes left.
     pub seen: Seen,
 }
@@ -288,7 +290,7 @@ impl Shared {
         let drives = drives.map(|(n, (store, name))| PoolDrive {
             id: Name::new(name).unwrap(),
             number: None,
-            failed: false,
+            failed: store.failed(),
             state: store.state(),
             facts: (without != Some(n)).then(|| DriveFacts {
                 identity: store.identity(),
@@ -331,7 +333,8 @@ impl Shared {
             let places = volume.places().expect("volumes are complete");
             home.insert(id, places[0]);
             // Without one of the drives, it is served from where it is or not at all.
-            for alone in &degraded {
+            let given_up = self.model.borrow().given_up;
+            for alone in degraded.iter().skip(usize::from(given_up)) {
                 let served = alone.get(&id).and_then(|v| v.lanes[0]);
                 assert!(
                     served.is_none_or(|at| at == places[0]),
@@ -360,6 +363,8 @@ impl Shared {
                 self.model.borrow_mut().snapshots.remove(&(volume, id));
                 continue;
             };
+            // All of a family is on one drive.
+            assert_eq!(self.home.borrow().get(&volume), Some(&home), "{id:?}");
             let store = self.stores.borrow()[home].clone();
             store.clone_lanes(volume, id, LOOK).await.expect("a clone");
             self.home.borrow_mut().insert(LOOK, home);
