@@ -35,6 +35,8 @@ pub struct FakePages {
     pub checkpoint: Cell<u64>,
     /// Pages read and written.
     pub reads: Cell<u64>,
+    /// How often somebody waited for some of them.
+    pub waits: Cell<u64>,
     pub writes: Cell<u64>,
     /// Blocks that may still be allocated for pages, if that is limited.
     pub room: Cell<Option<u64>>,
@@ -141,8 +143,8 @@ impl Reached {
     }
 }
 
-impl Pages for FakePages {
-    async fn read(&self, at: PhysicalBlock, crc: Crc, what: PageId) -> Result<Rc<Page>, MapError> {
+impl FakePages {
+    fn read_one(&self, at: PhysicalBlock, crc: Crc, what: PageId) -> Result<Rc<Page>, MapError> {
         if at == LOST_BLOCK {
             return Err(MapError::Lost);
         }
@@ -159,6 +161,13 @@ impl Pages for FakePages {
         check_page(&page, &DRIVE, what).map_err(|why| MapError::Page { at, why })?;
         Ok(page)
     }
+}
+
+impl Pages for FakePages {
+    async fn read(&self, at: PhysicalBlock, crc: Crc, what: PageId) -> Result<Rc<Page>, MapError> {
+        self.waits.set(self.waits.get() + 1);
+        self.read_one(at, crc, what)
+    }
 
     fn cached(&self, at: PhysicalBlock) -> Option<Rc<Page>> {
         self.pages.borrow().get(&at.0).cloned()
@@ -168,11 +177,10 @@ impl Pages for FakePages {
         &self,
         wanted: &[(PhysicalBlock, Crc, PageId)],
     ) -> Vec<Result<Rc<Page>, MapError>> {
-        let mut pages = Vec::new();
-        for &(at, crc, what) in wanted {
-            pages.push(self.read(at, crc, what).await);
-        }
-        pages
+        let some = u64::from(!wanted.is_empty());
+        self.waits.set(self.waits.get() + some);
+        let read = |&(at, crc, what): &_| self.read_one(at, crc, what);
+        wanted.iter().map(read).collect()
     }
 
     fn give_up_page(&self, what: PageId, error: MapError) -> Result<(), MapError> {

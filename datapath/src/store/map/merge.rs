@@ -6,12 +6,13 @@
 //! Erased subtrees are walked for what is own in them, and dropped. A page that nothing is left of is dropped; so is an empty root.
 //!
 //! The work is done for one interior page of level 1 at a time: its leaves are read together, so memory holds at most 64 of them and the
-//! path above.
+//! path above. Where changes are far apart, whole subtrees are read before ([`Ahead`]).
 
 use std::pin::Pin;
 use std::rc::Rc;
 
 use super::super::types::{CatalogueHandle, Crc, Generation, LaneBlock, PhysicalBlock};
+use super::ahead::Ahead;
 use super::author::Author;
 use super::changes::Touch;
 use super::interior::{
@@ -72,6 +73,7 @@ pub async fn merge<P: Pages, C: Changes>(
         changes,
         own: context.own,
         root: *root,
+        ahead: Ahead::default(),
         base: root.child,
         shape: root.shape(),
     };
@@ -106,6 +108,7 @@ struct Merge<'a, P, C> {
     changes: &'a C,
     own: &'a dyn Fn(u64) -> Generation,
     root: Root,
+    ahead: Ahead,
     /// The old root as a child entry, if the tree gets deeper.
     base: ChildEntry,
     shape: LeafShape,
@@ -151,9 +154,30 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         index: u64,
         entry: &ChildEntry,
     ) -> Result<Option<Rc<Page>>, MapError> {
+        if let Some(page) = self.ahead.take(entry.block) {
+            return Ok(Some(page));
+        }
         let what = self.root.page(level, index);
         let read = self.pages().read(entry.block, entry.crc, what).await;
         self.or_lost(what, read)
+    }
+
+    /// Reads ahead what the merge of a subtree will read, if that is worth while; whether it did.
+    async fn read_ahead(&self, level: u8, index: u64, old: &ChildEntry) -> bool {
+        if level < 2 || old.is_none() || old.is_lost() {
+            return false;
+        }
+        let (first, last) = leaves_of_page(level, index);
+        let Some(leaves) = self.ahead.leaves(self.changes, first, last) else {
+            return false;
+        };
+        let wanted = |leaf: u64, old: &ChildEntry| self.must_read(leaf, old);
+        let top = (level, index, old);
+        let fetch = self
+            .ahead
+            .fetch(self.pages(), &self.root, top, &leaves, wanted);
+        fetch.await;
+        true
     }
 
     fn or_lost(
@@ -209,6 +233,7 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
     /// An interior page with its changes.
     fn interior(&self, level: u8, index: u64, old: ChildEntry) -> Step<'_, ChildEntry> {
         Box::pin(async move {
+            let ahead = self.read_ahead(level, index, &old).await;
             let mut touched = self.touch().touched(level, index);
             let mut page = blank();
             let mut changed = old.is_none();
@@ -235,6 +260,9 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
                     }
                 }
             }
+            if ahead {
+                self.ahead.end();
+            }
             self.pages().breathe().await;
             if !changed {
                 return Ok(old);
@@ -257,19 +285,29 @@ impl<P: Pages, C: Changes> Merge<'_, P, C> {
         touched: u64,
     ) -> Result<bool, MapError> {
         let mut wanted: Vec<(PhysicalBlock, Crc, PageId)> = Vec::new();
+        let mut here = Vec::new();
         for n in bits(touched) {
             let (leaf, old) = (index * FANOUT + n, child(page, n));
-            if self.must_read(leaf, &old) {
+            if !self.must_read(leaf, &old) {
+                continue;
+            }
+            let ahead = self.ahead.take(old.block);
+            if ahead.is_none() {
                 wanted.push((old.block, old.crc, self.root.page(0, leaf)));
             }
+            here.push(ahead);
         }
         let mut read = self.pages().read_each(&wanted).await.into_iter();
+        let mut here = here.into_iter();
         let mut changed = false;
         let mut since = 0;
         for n in bits(touched) {
             let (leaf, old) = (index * FANOUT + n, child(page, n));
             let before = match self.must_read(leaf, &old) {
-                true => Some(read.next().expect("one for each")),
+                true => match here.next().expect("one for each") {
+                    Some(page) => Some(Ok(page)),
+                    None => Some(read.next().expect("one for each")),
+                },
                 false => None,
             };
             let before = self.before(leaf, before)?;

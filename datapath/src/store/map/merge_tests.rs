@@ -67,6 +67,27 @@ fn a_tree_grows_as_it_must_and_ends_empty() {
 }
 
 #[test]
+fn what_is_far_apart_is_read_together_and_once() {
+    let pages = FakePages::default();
+    let far: Vec<u64> = (0..1000).map(|n| n * 152 * 64 * 3 + n % 7).collect();
+    let mut layer = FakeLayer::new(LeafShape::Plain);
+    write(&pages, &mut layer, far.iter().copied());
+    let root = run(merge(&pages, &Root::empty(false), &layer, &context(1))).expect("room");
+    let all = pages.reach(&root, 0).pages.len() as u64;
+    pages.reads.set(0);
+    pages.waits.set(0);
+    let mut layer = FakeLayer::new(LeafShape::Plain);
+    write(&pages, &mut layer, far.iter().map(|block| block + 1));
+    let root = run(merge(&pages, &root, &layer, &context(1))).expect("room");
+    assert_eq!(pages.reads.get(), all);
+    // One by one it would be two for each.
+    assert!(pages.waits.get() < 200, "{}", pages.waits.get());
+    account(&pages, &root);
+    let used = pages.reach(&root, 0).entries.len();
+    assert_eq!(used, 2 * far.len());
+}
+
+#[test]
 fn only_pages_on_changed_paths_are_written() {
     let pages = FakePages::default();
     let mut layer = FakeLayer::new(LeafShape::Plain);

@@ -8,6 +8,7 @@
 //! - [`diff()`]: ranges in which two roots differ.
 //! - [`write_catalogue`], [`read_catalogue`]: the catalogue's own tree.
 
+mod ahead;
 mod author;
 mod bytes;
 pub mod catalogue;
