@@ -104,7 +104,7 @@ impl Life {
             false => [16, 16, 17, 24, 32, 64, 160][random.random_range(0..7)],
         };
         sim.add_disk(DRIVE, mib << 20);
-        let volatile = hot || random.random_range(0..4) > 0;
+        let volatile = random.random_range(0..4) > 0;
         sim.disk(DRIVE, |d| d.volatile_cache = volatile);
         let (node, handles) = sim.start_node(1);
         let size = match hot {
@@ -250,7 +250,7 @@ impl Life {
     fn work(&mut self, store: Store) -> bool {
         let ops = self.random.random_range(1..400);
         let workers =
-            [1, 1, 2, 4, 8, 32][self.random.random_range(0..if self.hot { 3 } else { 6 })];
+            [1, 1, 2, 4, 8, 32][self.random.random_range(0..if self.hot { 5 } else { 6 })];
         // A snapshot closes a generation: what is written over then is freed by a checkpoint.
         let first = usize::from(self.hot);
         let ctx = self.ctx(&store, ops);

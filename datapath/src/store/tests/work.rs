@@ -140,7 +140,7 @@ impl Mix {
     /// Large writes, and a flush now and then.
     pub fn hot(random: &mut StdRng) -> Self {
         Self {
-            read: 2,
+            read: [2, 20][random.random_range(0..2)],
             write: 30,
             erase: 0,
             flush: random.random_range(2..8),
