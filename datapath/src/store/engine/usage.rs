@@ -4,11 +4,12 @@
 //! asks, so that writes need not read leaves: [`used_with`] goes through the delta once. A delta that leads to very many leaves is brought into
 //! the map first: a checkpoint reads the same leaves, and has to come anyway.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use super::super::VolumeId;
 use super::super::map::{CatalogueRecord, Root, Unique, count_unique, used_with};
-use super::super::types::CatalogueHandle;
+use super::super::types::{CatalogueHandle, SnapshotId};
 use super::lane::{LaneState, SharedLayer};
 use super::{Inner, LaneInfo, RootOf, SnapshotInfo, Store, StoreError};
 
@@ -45,13 +46,13 @@ impl Store {
             .iter()
             .map(|l| self.0.lane_named(l.volume, l.lane).map(|l| whole(&l)))
             .collect();
+        // Looked up from the few that the map does not show yet: there may be thousands of others.
+        let unmerged = self.0.unmerged_snapshots();
         let of_snapshots: Vec<_> = snapshots
             .iter()
             .map(|s| {
-                let catalogue = self.0.catalogue.borrow();
-                let handle = catalogue.snapshot_of(s.volume, s.lane, s.snapshot)?;
-                drop(catalogue);
-                self.0.unmerged_state(handle)
+                let handle = unmerged.get(&(s.volume, s.lane, s.snapshot))?;
+                self.0.unmerged_state(*handle)
             })
             .collect();
         let _reader = self.0.reclaim.read();
@@ -148,6 +149,17 @@ impl Inner {
 
     async fn used_of(&self, (root, layers): &State) -> Result<u64, StoreError> {
         Ok(used_with(&self.pages, root, layers).await?)
+    }
+
+    /// Snapshots whose root no superblock has yet.
+    fn unmerged_snapshots(&self) -> BTreeMap<(VolumeId, u8, SnapshotId), CatalogueHandle> {
+        let catalogue = self.catalogue.borrow();
+        let unmerged = self.unmerged.borrow();
+        let named = unmerged.iter().filter_map(|handle| {
+            let record = catalogue.get(*handle)?;
+            Some(((record.volume, record.lane, record.snapshot), *handle))
+        });
+        named.collect()
     }
 
     /// A snapshot whose root no superblock has yet: its lane's map, and the layers up to the one that it closes.
