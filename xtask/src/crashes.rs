@@ -130,12 +130,20 @@ fn bugs() -> Vec<Planted> {
     let (enumeration, all) = BUGS.split_once("pub const ALL").unwrap_or((BUGS, ""));
     let rule = |name: &str| {
         let says = enumeration.lines().zip(enumeration.lines().skip(1));
-        let of = says
+        let says = says
             .filter(|(_, line)| line.trim_start().starts_with(&format!("{name} = ")))
-            .find_map(|(says, _)| says.trim_start().strip_prefix("/// S")?.split_once(' '));
-        of.map_or("none by itself".to_owned(), |(number, _)| {
-            format!("S{number}")
-        })
+            .find_map(|(says, _)| {
+                says.trim_start()
+                    .strip_prefix("/// ")?
+                    .split([' ', ':'])
+                    .next()
+            });
+        let is_rule = |word: &&str| {
+            let number = word.strip_prefix(['S', '§']);
+            number.is_some_and(|n| n.parse::<u8>().is_ok())
+        };
+        let rule = says.filter(is_rule);
+        rule.map_or("none by itself".to_owned(), str::to_owned)
     };
     let names = all
         .split("Bug::")

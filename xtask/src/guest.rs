@@ -1,6 +1,6 @@
-//! `cargo xtask guest`, `fuzz` and `kills`: long tests by themselves, on the release build.
+//! `cargo xtask guest`, `fuzz`, `kills` and `scale`: long tests by themselves, on the release build.
 use crate::cluster::{build_release, release_dir};
-use crate::run::{Outcome, cargo, step};
+use crate::run::{Outcome, cargo, root, step};
 use clap::Args;
 use keelblock_tests::guest;
 use std::process::Command;
@@ -79,6 +79,42 @@ pub fn kills(args: &KillsArgs) -> Outcome {
     build_release()?;
     let mut command = Command::new(release_dir().join("keelblock-kills"));
     command.args(["--count", &args.count.to_string()]);
+    if let Some(seed) = args.seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+}
+
+#[derive(Args)]
+pub struct ScaleArgs {
+    /// Sizes of drives, in TiB; 0 for none. They are sparse files behind loop devices, which needs root.
+    #[arg(long, default_value = "1,10")]
+    tib: String,
+    /// GiB to write at random places of a volume of 64 TiB.
+    #[arg(long, default_value = "4")]
+    gib: u64,
+    /// Blocks to write at random places before the kill.
+    #[arg(long, default_value = "60000")]
+    blocks: u64,
+    /// Snapshots of one volume; 0 for none.
+    #[arg(long, default_value = "1000")]
+    snapshots: u64,
+    /// Decides everything that is random; another each time without it.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Measures large drives and many snapshots.
+pub fn scale(args: &ScaleArgs) -> Outcome {
+    build_release()?;
+    // A sparse file of 10 TiB is more than some file systems of memory take.
+    let dir = root().join("target/scale");
+    std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    let mut command = Command::new(release_dir().join("keelblock-scale"));
+    command.args(["--tib", &args.tib, "--gib", &args.gib.to_string()]);
+    command.args(["--blocks", &args.blocks.to_string()]);
+    command.args(["--snapshots", &args.snapshots.to_string()]);
+    command.arg("--dir").arg(dir);
     if let Some(seed) = args.seed {
         command.args(["--seed", &seed.to_string()]);
     }

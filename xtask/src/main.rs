@@ -39,6 +39,8 @@ enum Task {
     Fuzz(guest::FuzzArgs),
     /// Kill the data path of a cluster over and over while hosts write, and compare what is found.
     Kills(guest::KillsArgs),
+    /// Measure large drives and many snapshots: what opening and deleting take, and whether accounts add up.
+    Scale(guest::ScaleArgs),
     /// Run the tests with a real Linux host in a virtual machine.
     Guest(guest::GuestArgs),
     /// What `.ci/run` runs: formatting, clippy, documentation, tests, and a whole `keelblock up --check`.
@@ -55,6 +57,7 @@ fn main() -> std::process::ExitCode {
         Task::Conformance(args) => conformance::conformance(&args),
         Task::Fuzz(args) => guest::fuzz(&args),
         Task::Kills(args) => guest::kills(&args),
+        Task::Scale(args) => guest::scale(&args),
         Task::Guest(args) => guest::guest(&args),
         Task::Ci => ci::ci(),
     };
