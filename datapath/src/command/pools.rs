@@ -17,7 +17,7 @@ use crate::store::{Name, VolumeId};
 use crate::volume::{DriveOpening, VolumeOpening};
 
 /// Memory for cached pages and blocks of one drive.
-const CACHE_BYTES: usize = 32 << 20;
+const CACHE_BYTES: usize = 64 << 20;
 
 /// A drive of a pool, open or not.
 #[derive(Clone, Debug)]

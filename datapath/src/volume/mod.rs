@@ -187,14 +187,14 @@ impl Volume {
         }
     }
 
-    /// A read of this byte comes soon: fetches what it will look at, if that is in memory here.
+    /// A read of this byte, or a write, comes soon: fetches what it will look at, if that is in memory here.
     #[inline]
-    pub fn prefetch(&self, byte: u64) {
+    pub fn prefetch(&self, byte: u64, reads: bool) {
         let inner = &*self.0;
         if byte < inner.size_bytes.get() {
             let slice = Slice::of(inner.lanes, byte);
             if let Some(store) = &*inner.table[slice.lane.index()].store.borrow() {
-                store.prefetch(slice.blocks(ByteRange::new(byte, 1)).start);
+                store.prefetch(slice.blocks(ByteRange::new(byte, 1)).start, reads);
             }
         }
     }

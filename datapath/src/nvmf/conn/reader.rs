@@ -55,21 +55,27 @@ struct Body {
     digest: [u8; DIGEST_LEN],
 }
 
-/// So far ahead of the one that is served capsules are looked at: about four without data.
-const AHEAD_BYTES: usize = 4 * CAPSULE_HLEN;
+/// Commands that are looked at before their turn.
+const AHEAD: u32 = 4;
 
 /// How far in the received bytes capsules were looked at, so that what they will look at is on its way to the caches when their turn comes.
 #[derive(Default)]
 struct Ahead {
     at: usize,
+    /// How many capsules that are still to be served.
+    capsules: u32,
 }
 
 impl Ahead {
     /// Shows `see` the next commands; a PDU begins at `now`. Nothing here is checked: a lie costs its sender some cache lines.
     #[inline]
     fn look(&mut self, bytes: &[u8], now: usize, see: impl Fn(&Sqe)) {
-        self.at = self.at.max(now);
-        while self.at < now + AHEAD_BYTES
+        if self.at <= now {
+            (self.at, self.capsules) = (now, 0);
+        } else {
+            self.capsules = self.capsules.saturating_sub(1);
+        }
+        while self.capsules < AHEAD
             && let Some(pdu) = bytes.get(self.at..self.at + CAPSULE_HLEN)
         {
             if pdu[at::TYPE] == PduType::CapsuleCmd as u8 {
@@ -79,6 +85,7 @@ impl Ahead {
             }
             let plen = pdu[at::PLEN..][..4].try_into().expect("four bytes");
             self.at += (u32::from_le_bytes(plen) as usize).max(CAPSULE_HLEN);
+            self.capsules += 1;
         }
     }
 }

@@ -91,12 +91,13 @@ pub fn command(conn: &Rc<Connection>, cell: &ViewCell, sqe: &Sqe, capsule: Capsu
 /// A capsule that will be served soon: begins to fetch what it will look at. Nothing of it was checked, and nothing comes of it.
 #[inline]
 pub fn expect(cell: &ViewCell, sqe: &Sqe) {
-    if sqe.opcode() == opcode::READ {
+    let reads = sqe.opcode() == opcode::READ;
+    if reads || sqe.opcode() == opcode::WRITE {
         let view = cell.get();
         if let Some(ns) = view.namespace(sqe.nsid())
             && sqe.slba() < ns.blocks
         {
-            ns.volume.prefetch(sqe.slba() << ns.lba_shift);
+            ns.volume.prefetch(sqe.slba() << ns.lba_shift, reads);
         }
     }
 }

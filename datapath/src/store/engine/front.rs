@@ -36,9 +36,9 @@ pub struct Front {
 }
 
 impl Front {
-    /// With room for an eighth of the pages that a budget has; at least one.
+    /// With room for a quarter of the pages that a budget has; at least one.
     pub fn new(cache_bytes: usize) -> Self {
-        let leaves = (cache_bytes / 8 / BLOCK_BYTES).clamp(1, LEAVES_MAX);
+        let leaves = (cache_bytes / 4 / BLOCK_BYTES).clamp(1, LEAVES_MAX);
         let leaves = 1 << leaves.ilog2();
         let slots = (0..leaves).map(|_| None).collect();
         Self {
@@ -51,11 +51,13 @@ impl Front {
         self.slots.borrow().len() * BLOCK_BYTES
     }
 
-    /// Neighbours in a lane, and the same leaf of neighbouring lanes, are apart.
+    /// Leaves of a lane are neighbours. The lanes of a volume, whose numbers follow each other, begin far apart: multiples of the golden
+    /// section divide the slots evenly, however many there are.
     #[inline]
     fn place(key: LeafKey, slots: usize) -> usize {
-        let spread = u64::from(key.lane.0).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        (key.leaf ^ spread) as usize & (slots - 1)
+        let turn = u64::from(key.lane.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let begin = ((u128::from(turn) * slots as u128) >> 64) as u64;
+        begin.wrapping_add(key.leaf) as usize & (slots - 1)
     }
 
     /// An entry of a leaf that is held.
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn only_the_leaf_that_is_meant_is_found() {
-        let front = Front::new(64 << 10);
+        let front = Front::new(32 << 10);
         assert_eq!(front.bytes(), 2 * BLOCK_BYTES);
         let mut page = [0; BLOCK_BYTES];
         let stamp = Stamp { epoch: 1, seq: 1 };

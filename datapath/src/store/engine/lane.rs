@@ -204,6 +204,12 @@ impl LaneState {
         layers.iter().find_map(|layer| layer.borrow().get(block))
     }
 
+    /// Whether the present layer has an entry of a block.
+    #[inline]
+    pub fn delta_knows(&self, block: LaneBlock) -> bool {
+        self.layers.borrow()[0].borrow().has_entry(block)
+    }
+
     /// Every layer, newest first.
     pub fn each_layer(&self, mut each: impl FnMut(&Layer)) {
         for layer in self.layers.borrow().iter() {

@@ -82,24 +82,51 @@ pub struct Layer {
     pub in_flight: u32,
     /// In no order.
     entries: Vec<(LaneBlock, Entry)>,
-    /// Places in `entries`, by block.
-    places: HashTable<u32>,
-    /// Block and place in one number each, ascending; made when it is asked for, and void with the next change.
-    order: OnceCell<Vec<u64>>,
+    /// Where in `entries` a block is: both in one number, so that who looks for a block does not look at the entries.
+    places: HashTable<Known>,
+    /// The same numbers, ascending; made when it is asked for, and void with the next change.
+    order: OnceCell<Vec<Known>>,
     erased: BTreeMap<u64, Erased>,
 }
 
 /// Lanes are not sealed yet.
 const SHAPE: LeafShape = LeafShape::Plain;
 
-/// Bits of a number of `order` that are the place; a block has 40.
-const PLACE_BITS: u32 = 24;
+/// A block and the place of its entry in one number; in the order of the blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Known(u64);
 
-/// Block numbers are no secret, and nobody gains by choosing them: one multiplication spreads them.
+impl Known {
+    /// Bits that are the place; a block has 40.
+    const PLACE_BITS: u32 = 24;
+
+    #[inline]
+    fn new(block: LaneBlock, place: usize) -> Self {
+        Self(block.0 << Self::PLACE_BITS | place as u64)
+    }
+
+    #[inline]
+    fn block(self) -> LaneBlock {
+        LaneBlock(self.0 >> Self::PLACE_BITS)
+    }
+
+    #[inline]
+    fn place(self) -> usize {
+        (self.0 & ((1 << Self::PLACE_BITS) - 1)) as usize
+    }
+}
+
+/// Neighbours that are together in the table, so that a long read or write looks at few of its lines; a power of two.
+const TOGETHER: u64 = 16;
+
+/// Block numbers are no secret, and nobody gains by choosing them: one multiplication spreads them. The table takes the place from the low bits,
+/// and compares the high ones first: those of neighbours differ.
 #[inline]
 fn hash(block: LaneBlock) -> u64 {
-    let wide = u128::from(block.0 + 1) * 0x9e37_79b9_7f4a_7c15_u128;
-    (wide >> 64) as u64 ^ wide as u64
+    let (group, within) = (block.0 / TOGETHER, block.0 % TOGETHER);
+    let wide = u128::from(group + 1) * 0x9e37_79b9_7f4a_7c15_u128;
+    let spread = (wide >> 64) as u64 ^ wide as u64;
+    spread.wrapping_mul(TOGETHER).wrapping_add(within) ^ within << 60
 }
 
 impl Layer {
@@ -133,7 +160,7 @@ impl Layer {
     /// Leaves that it has entries of.
     pub fn leaves(&self) -> usize {
         let order = self.order();
-        let leaf = |n: &u64| leaf_of(LaneBlock(n >> PLACE_BITS)).0;
+        let leaf = |n: &Known| leaf_of(n.block()).0;
         order.chunk_by(|a, b| leaf(a) == leaf(b)).count()
     }
 
@@ -151,16 +178,20 @@ impl Layer {
         self.erasure(block).map(|_| Found::Erased)
     }
 
+    /// Whether there is an entry of a block.
+    #[inline]
+    pub fn has_entry(&self, block: LaneBlock) -> bool {
+        self.place(block).is_some()
+    }
+
     /// Where a block's entry is.
     #[inline]
     fn place(&self, block: LaneBlock) -> Option<usize> {
         if self.entries.is_empty() {
             return None;
         }
-        let is = |&place: &u32| self.entries[place as usize].0 == block;
-        self.places
-            .find(hash(block), is)
-            .map(|&place| place as usize)
+        let is = |known: &Known| known.block() == block;
+        self.places.find(hash(block), is).map(|known| known.place())
     }
 
     /// The sequence of the erasure that covers a block.
@@ -195,14 +226,12 @@ impl Layer {
             return;
         }
         let place = self.entries.len();
-        assert!(place < 1 << PLACE_BITS, "a delta has a limit");
+        assert!(place < 1 << Known::PLACE_BITS, "a delta has a limit");
         self.order.take();
         self.entries.push((block, entry));
-        let Self {
-            entries, places, ..
-        } = self;
-        let hash_of = |&place: &u32| hash(entries[place as usize].0);
-        places.insert_unique(hash(block), place as u32, hash_of);
+        let hash_of = |known: &Known| hash(known.block());
+        self.places
+            .insert_unique(hash(block), Known::new(block, place), hash_of);
     }
 
     /// Takes an entry out; the last one takes its place.
@@ -212,12 +241,14 @@ impl Layer {
         let block = self.entries[place].0;
         let found = self
             .places
-            .find_entry(hash(block), |&p| p as usize == place);
+            .find_entry(hash(block), |known| known.place() == place);
         found.expect("every entry has its place").remove();
         if place != last {
-            let moved = hash(self.entries[last].0);
-            let known = self.places.find_mut(moved, |&p| p as usize == last);
-            *known.expect("every entry has its place") = place as u32;
+            let moved = self.entries[last].0;
+            let known = self
+                .places
+                .find_mut(hash(moved), |known| known.place() == last);
+            *known.expect("every entry has its place") = Known::new(moved, place);
         }
         self.entries.swap_remove(place).1
     }
@@ -284,11 +315,11 @@ impl Layer {
     }
 
     /// See the field.
-    fn order(&self) -> &[u64] {
+    fn order(&self) -> &[Known] {
         self.order.get_or_init(|| {
-            let numbered = (0u64..).zip(&self.entries);
-            let mut all: Vec<u64> = numbered
-                .map(|(place, (block, _))| block.0 << PLACE_BITS | place)
+            let numbered = self.entries.iter().enumerate();
+            let mut all: Vec<Known> = numbered
+                .map(|(place, (block, _))| Known::new(*block, place))
                 .collect();
             all.sort_unstable();
             all
@@ -306,20 +337,19 @@ impl super::super::map::Changes for Layer {
     fn next_leaf(&self, from: u64) -> Option<u64> {
         let order = self.order();
         let first = SHAPE.first_block(from);
-        let at = order.partition_point(|&n| n >> PLACE_BITS < first);
-        let block = LaneBlock(order.get(at)? >> PLACE_BITS);
-        Some(leaf_of(block).0)
+        let at = order.partition_point(|n| n.block().0 < first);
+        Some(leaf_of(order.get(at)?.block()).0)
     }
 
     fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
         let order = self.order();
         let blocks = SHAPE.blocks(leaf, leaf);
-        let first = order.partition_point(|&n| n >> PLACE_BITS < blocks.start);
-        for &n in &order[first..] {
-            if n >> PLACE_BITS >= blocks.end {
+        let first = order.partition_point(|n| n.block().0 < blocks.start);
+        for known in &order[first..] {
+            if known.block().0 >= blocks.end {
                 break;
             }
-            let (block, entry) = &self.entries[(n & ((1 << PLACE_BITS) - 1)) as usize];
+            let (block, entry) = &self.entries[known.place()];
             let slot = (block.0 - blocks.start) as u8;
             let entry = match entry.is_poison() {
                 true => LeafEntry::poison(self.generation, entry.stamp, entry.crc),

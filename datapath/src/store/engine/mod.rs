@@ -577,11 +577,18 @@ impl StoreLane {
         self.store.read_now(&self.lane, blocks, skip, len, each)
     }
 
-    /// Fetches what a read of a block in memory will look at: the read comes soon.
+    /// Fetches what a read of a block in memory, or a write, will look at: it comes soon.
     #[inline]
-    pub fn prefetch(&self, block: u64) {
-        if self.store.in_memory() {
-            self.store.prefetch(&self.lane, LaneBlock(block));
+    pub fn prefetch(&self, block: u64, reads: bool) {
+        let block = LaneBlock(block);
+        if !self.store.in_memory() {
+            return;
+        }
+        if reads {
+            self.store.prefetch(&self.lane, block);
+        } else {
+            // A look at the delta brings what an insertion looks at.
+            std::hint::black_box(self.lane.delta_knows(block));
         }
     }
 
