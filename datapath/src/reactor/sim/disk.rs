@@ -21,7 +21,7 @@ use keelblock_hugepages::Buffer;
 use super::super::disk::DiskSpec;
 use super::super::error::DiskError;
 use super::super::handle::Core;
-use super::media::{BLOCK, Block, Blocks, Cut, Versions};
+use super::media::{BLOCK, Block, Blocks, Cut, Versions, ZEROES};
 use super::{Event, NodeId, World};
 
 /// Bytes that a disk writes whole.
@@ -181,7 +181,9 @@ impl SimDiskState {
             let from = data.map(|d| &d[done as usize..done as usize + part]);
             let old = self.now.get(block).cloned();
             let new = if part == BLOCK {
-                from.map(|bytes| Rc::new(bytes.try_into().expect("a block")))
+                // Zeroes are what was never stored.
+                let bytes = from.filter(|bytes| *bytes != ZEROES);
+                bytes.map(|bytes| Rc::new(bytes.try_into().expect("a block")))
             } else {
                 let mut bytes = old.as_deref().map_or([0; BLOCK], |b| *b);
                 match from {
@@ -190,7 +192,9 @@ impl SimDiskState {
                 }
                 Some(Rc::new(bytes))
             };
-            if !durable {
+            if old.is_none() && new.is_none() && !self.cached.contains_key(&block) {
+                // Zeroes, whatever becomes of them.
+            } else if !durable {
                 let versions = self.cached.entry(block).or_insert_with(|| Versions {
                     media: old,
                     later: Vec::new(),
@@ -228,6 +232,13 @@ impl SimDiskState {
 /// What a disk held at a moment.
 #[derive(Debug, Clone)]
 pub struct DiskImage(Blocks);
+
+/// A disk whose power has gone, and of which is not decided yet what it kept.
+#[derive(Debug, Clone)]
+pub struct Undecided {
+    now: Blocks,
+    cached: BTreeMap<u64, Versions>,
+}
 
 /// What an operation does when its time has come.
 enum Action {
@@ -305,9 +316,14 @@ impl World {
 
     /// The power fails: of each write since the last flush all, nothing or some sectors stay, also of those under way.
     pub(super) fn disk_power_cut(&self, name: &Path) {
-        let Some(shelf) = self.disks.borrow().get(name).cloned() else {
-            return;
-        };
+        if let Some(undecided) = self.disk_power_off(name) {
+            self.disk_power_left(name, &undecided, self.random());
+        }
+    }
+
+    /// The power fails; what stays is decided later, perhaps several times.
+    pub(super) fn disk_power_off(&self, name: &Path) -> Option<Undecided> {
+        let shelf = self.disks.borrow().get(name).cloned()?;
         let under_way = self.take_ops(|op| Rc::ptr_eq(&op.disk, &shelf.state));
         let mut disk = shelf.state.borrow_mut();
         for op in under_way {
@@ -319,11 +335,26 @@ impl World {
                 _ => {}
             }
         }
-        let cut = Cut::new(self.random());
-        for (block, versions) in std::mem::take(&mut disk.cached) {
-            let left = cut.leaves(block, &versions);
-            disk.now.set(block, left);
+        let (now, cached) = (disk.now.clone(), std::mem::take(&mut disk.cached));
+        Some(Undecided { now, cached })
+    }
+
+    /// Decides what stayed; disks for which the same number is said hold the same.
+    pub(super) fn disk_power_left(&self, name: &Path, undecided: &Undecided, seed: u64) -> u64 {
+        let Some(shelf) = self.disks.borrow().get(name).cloned() else {
+            return 0;
+        };
+        let mut disk = shelf.state.borrow_mut();
+        disk.now = undecided.now.clone();
+        disk.cached.clear();
+        let cut = Cut::new(seed);
+        let mut all = 0u64;
+        for (block, versions) in &undecided.cached {
+            let (left, of) = cut.leaves(*block, versions);
+            disk.now.set(*block, left);
+            all = (all.rotate_left(17) ^ of).wrapping_mul(0x2127_599b_f432_5c37);
         }
+        all
     }
 }
 

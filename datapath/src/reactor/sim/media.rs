@@ -12,7 +12,7 @@ const CHUNK_BLOCKS: usize = 512;
 /// A block's bytes.
 pub type Block = [u8; BLOCK];
 
-static ZEROES: Block = [0; BLOCK];
+pub static ZEROES: Block = [0; BLOCK];
 
 type Chunk = [Option<Rc<Block>>; CHUNK_BLOCKS];
 
@@ -108,19 +108,24 @@ impl Cut {
         mix(self.seed ^ mix(write) ^ sector.wrapping_mul(0x2545_f491_4f6c_dd1d)) & 1 == 1
     }
 
-    /// What is on media afterwards.
-    pub fn leaves(&self, block: u64, versions: &Versions) -> Option<Rc<Block>> {
+    /// What is on media afterwards, and a number that says of which writes that is: equal ones are equal bytes.
+    pub fn leaves(&self, block: u64, versions: &Versions) -> (Option<Rc<Block>>, u64) {
         let mut result = versions.media.clone();
+        let mut of = mix(block);
         for (write, version) in &versions.later {
             match self.fate(*write) {
                 Fate::Lost => {}
-                Fate::Kept => result = version.clone(),
+                Fate::Kept => {
+                    result = version.clone();
+                    of = mix(block) ^ mix(*write);
+                }
                 Fate::Torn => {
                     let mut bytes = result.as_deref().map_or(ZEROES, |b| *b);
                     let new = version.as_deref().unwrap_or(&ZEROES);
                     let sectors = BLOCK as u64 / SECTOR;
                     for n in 0..sectors {
                         if self.sector(*write, block * sectors + n) {
+                            of = mix(of ^ mix(write * sectors + n));
                             let at = (n * SECTOR) as usize..((n + 1) * SECTOR) as usize;
                             bytes[at.clone()].copy_from_slice(&new[at]);
                         }
@@ -129,7 +134,7 @@ impl Cut {
                 }
             }
         }
-        result
+        (result, of)
     }
 }
 

@@ -30,7 +30,7 @@ use super::stats::ReactorStats;
 use super::timer::Timers;
 use super::wake::Wakes;
 use super::{Nanos, ReactorId};
-pub use disk::{DiskFaults, DiskImage, SimDiskState};
+pub use disk::{DiskFaults, DiskImage, SimDiskState, Undecided};
 pub use net::NetFaults;
 
 /// A passing of virtual time that a task spends on its own work in a pass, so that time never stands still.
@@ -211,6 +211,22 @@ impl Sim {
             self.world.disk_power_cut(name.as_ref());
         }
         self.world.trace(2, u64::from(node.0), disks.len() as u64);
+    }
+
+    /// The first half of [`Sim::power_cut`]: what a disk kept is not decided yet.
+    pub fn power_off(&self, node: NodeId, disk: &str) -> Undecided {
+        self.world.net_vanished(node);
+        self.end(node);
+        let undecided = self.world.disk_power_off(disk.as_ref());
+        undecided.unwrap_or_else(|| panic!("there is no disk {disk}"))
+    }
+
+    /// The other half: decides by `seed` what the disk kept. Can be done again with the same, which then begins from there once more; disks for which the
+    /// same number is returned hold the same.
+    pub fn power_left(&self, disk: &str, undecided: &Undecided, seed: u64) -> u64 {
+        let left = self.world.disk_power_left(disk.as_ref(), undecided, seed);
+        self.world.trace(5, left, 0);
+        left
     }
 
     fn end(&self, node: NodeId) {

@@ -3,6 +3,7 @@
 use super::super::*;
 use super::*;
 use proptest::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -129,6 +130,42 @@ fn flushed_writes_survive_a_power_cut_and_others_whole_torn_or_not() {
         torn.min(kept).min(lost) > 3 && kept + lost + torn == 40,
         "{kept} {lost} {torn}"
     );
+}
+
+/// What a drive kept can be decided again and again from one moment: the number of each says which are the same, and which are not.
+#[test]
+fn what_a_power_cut_keeps_is_decided_again() {
+    let sim = Sim::new(11);
+    sim.add_disk("d", 1 << 20);
+    let (node, handles) = sim.start_node(1);
+    let handle = handles[0].clone();
+    let written = sim.run(&handles[0], SECOND, async move {
+        let disk = handle.open_disk(&DiskSpec::new("d")).unwrap();
+        write(&handle, &disk, 0, 1, true).await.unwrap();
+        for (at, byte) in [(0, 2), (4096, 3), (0, 4)] {
+            write(&handle, &disk, at, byte, false).await.unwrap();
+        }
+    });
+    written.unwrap();
+    drop(handles);
+    let undecided = sim.power_off(node, "d");
+    let decide = |seed| {
+        let number = sim.power_left("d", &undecided, seed);
+        let mut bytes = vec![0; 8192];
+        sim.disk("d", |d| d.peek(0, &mut bytes));
+        (number, bytes)
+    };
+    let mut all = BTreeMap::new();
+    for seed in 0..200 {
+        let (number, bytes) = decide(seed);
+        assert_eq!(decide(seed), (number, bytes.clone()), "a seed decides all");
+        assert!(matches!(bytes[0], 1 | 2 | 4) && matches!(bytes[4096], 0 | 3));
+        assert_eq!(*all.entry(number).or_insert(bytes.clone()), bytes);
+    }
+    let whole = |bytes: &&Vec<u8>| bytes.chunks(4096).all(|b| b.iter().all(|x| *x == b[0]));
+    let whole = all.values().filter(whole).collect::<BTreeSet<_>>();
+    assert_eq!(whole.len(), 6, "of two blocks, three and two versions");
+    assert!(all.len() > 20, "and torn ones");
 }
 
 /// The third operation of four is the last that begins: what a test finds afterwards is what a crash there leaves.

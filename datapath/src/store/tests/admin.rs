@@ -1,6 +1,7 @@
 //! What is done with volumes and snapshots as a whole, one thing at a time, and what is found of it after a crash.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -13,11 +14,17 @@ use super::work::{Admin, BALLAST, Ctx, Snap, snapshot_id, volume_id};
 const VOLUMES_MAX: usize = 4;
 const SNAPS_MAX: usize = 6;
 
-fn all_known(shown: BTreeMap<u64, Option<Id>>) -> Option<BTreeMap<u64, Id>> {
+fn all_known(shown: Vec<(u64, Option<Id>)>) -> Option<BTreeMap<u64, Id>> {
     shown
         .into_iter()
         .map(|(block, id)| Some((block, id?)))
         .collect()
+}
+
+/// Blocks that show something.
+fn there(lanes: &[BTreeMap<u64, Id>]) -> u64 {
+    let blocks = lanes.iter().flat_map(BTreeMap::values);
+    blocks.filter(|id| **id != 0).count() as u64
 }
 
 impl Ctx {
@@ -197,21 +204,20 @@ impl Ctx {
                 panic!("snapshot {s} of volume {v} lane {lane}, as volume {to}: {e}");
             }
             let model = &mut *self.model.borrow_mut();
-            let history =
-                &mut model.volumes.get_mut(&to).expect("made above")[lane as usize].history;
-            model.changes.settle(history, &shown);
+            let made = &mut model.volumes.get_mut(&to).expect("made above")[lane as usize];
+            made.history = model.changes.settle(&shown);
             all.push(shown);
         }
         if all.len() == self.model.borrow().lanes_each as usize {
             if !self.faults {
-                self.verify_used(to, false).await;
+                self.verify_used(to, there(&all), false).await;
             }
             self.model
                 .borrow_mut()
                 .snaps
                 .get_mut(&(v, s))
                 .expect("it is there")
-                .shown = Some(all);
+                .shown = Some(Rc::new(all));
         }
     }
 
@@ -219,15 +225,14 @@ impl Ctx {
         let model = self.model.borrow();
         let snap = &model.snaps[&(v, s)];
         if let Some(all) = &snap.shown {
-            for (block, id) in &all[lane as usize] {
-                if shown[block] != *id {
-                    return Err(format!(
-                        "block {block} showed {id} before, and {} now",
-                        shown[block]
-                    ));
-                }
-            }
-            return Ok(());
+            assert_eq!(all[lane as usize].len(), shown.len());
+            let mut pairs = all[lane as usize].iter().zip(shown);
+            return match pairs.find(|(before, now)| before != now) {
+                None => Ok(()),
+                Some(((block, before), (_, now))) => Err(format!(
+                    "block {block} showed {before} before, and {now} now"
+                )),
+            };
         }
         let must = match snap.acked {
             true => Must::AckedBy(snap.began),
@@ -253,10 +258,11 @@ impl Ctx {
                 continue;
             }
             let lanes_each = self.model.borrow().lanes_each;
+            let mut used = 0;
             for lane in 0..lanes_each {
-                self.verify_lane(v, lane, killed, admin.as_ref()).await;
+                used += self.verify_lane(v, lane, killed, admin.as_ref()).await;
             }
-            self.verify_used(v, true).await;
+            self.verify_used(v, used, self.unique).await;
         }
         // A snapshot that was being taken is relative to what is there now.
         let again = match admin {
@@ -269,7 +275,8 @@ impl Ctx {
         }
     }
 
-    async fn verify_lane(&self, v: u8, lane: u8, killed: bool, admin: Option<&Admin>) {
+    /// Compares a lane; the blocks that show something.
+    async fn verify_lane(&self, v: u8, lane: u8, killed: bool, admin: Option<&Admin>) -> u64 {
         let shown = all_known(self.shown_all(v, lane).await).expect("no faults while verifying");
         let restored = match admin {
             Some(&Admin::Restore(of, s)) if of == v => {
@@ -289,36 +296,33 @@ impl Ctx {
             let how = if killed { "a kill" } else { "a power cut" };
             panic!("after {how}: volume {v} lane {lane}: {e} ({restored})");
         }
-        model.changes.settle(&mut l.history, &shown);
+        l.history = model.changes.settle(&shown);
+        there(&[shown])
     }
 
     /// See [`Ctx::verify_used`], of all volumes: nothing is under way.
     pub async fn verify_all_used(&self) {
         let volumes: Vec<u8> = self.model.borrow().volumes.keys().copied().collect();
+        let lanes_each = self.model.borrow().lanes_each;
         for v in volumes {
-            self.verify_used(v, true).await;
+            let mut lanes = Vec::new();
+            for lane in 0..lanes_each {
+                let shown = all_known(self.shown_all(v, lane).await);
+                lanes.push(shown.expect("no faults while verifying"));
+            }
+            self.verify_used(v, there(&lanes), true).await;
         }
     }
 
-    /// A volume that nobody works on uses exactly the blocks that show something, and so do its snapshots whose content is known.
+    /// A volume that nobody works on uses exactly the blocks that show something (`shows`), and so do its snapshots whose content is known.
     /// What is unique to them is compared only if it is `quiet`: it changes with what is written to relatives.
-    async fn verify_used(&self, v: u8, quiet: bool) {
-        let there = |lanes: Vec<BTreeMap<u64, Id>>| {
-            let blocks = lanes.iter().flat_map(BTreeMap::values);
-            blocks.filter(|id| **id != 0).count() as u64
-        };
-        let mut lanes = Vec::new();
-        let lanes_each = self.model.borrow().lanes_each;
-        for lane in 0..lanes_each {
-            let shown = all_known(self.shown_all(v, lane).await);
-            lanes.push(shown.expect("no faults while verifying"));
-        }
+    async fn verify_used(&self, v: u8, shows: u64, quiet: bool) {
         let used = self.store.used_blocks(volume_id(v), RootOf::Live).await;
-        assert_eq!(used, Ok(there(lanes)), "used blocks of volume {v}");
+        assert_eq!(used, Ok(shows), "used blocks of volume {v}");
         if quiet {
             self.verify_unique(v, RootOf::Live).await;
         }
-        let snaps: Vec<(u8, Vec<BTreeMap<u64, Id>>)> = {
+        let snaps: Vec<(u8, Rc<Vec<BTreeMap<u64, Id>>>)> = {
             let model = self.model.borrow();
             let of_v = model.snaps.iter().filter(|((of, _), _)| *of == v);
             let known = of_v.filter_map(|((_, s), snap)| Some((*s, snap.shown.clone()?)));
@@ -335,7 +339,7 @@ impl Ctx {
             let used = self.store.used_blocks(volume_id(v), of).await;
             assert_eq!(
                 used,
-                Ok(there(shown)),
+                Ok(there(&shown)),
                 "used blocks of snapshot {s} of volume {v}"
             );
             if quiet {

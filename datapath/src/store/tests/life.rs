@@ -1,7 +1,7 @@
 //! One run: a drive from its formatting through several crashes to its emptying.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -21,13 +21,20 @@ use crate::reactor::sim::{NodeId, Sim};
 /// Virtual time that nothing needs.
 pub const LONG: Duration = Duration::from_secs(600);
 const DRIVE: &str = "d";
+/// Of how many things that a drive may have kept when the power went each is looked at.
+const WAYS: [u32; 4] = [1, 3, 6, 10];
 
 /// What runs did.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     pub runs: u64,
+    /// All crash points.
     pub crashes: u64,
+    /// Of these, power cuts.
     pub cuts: u64,
+    /// Of these power cuts, other things that the drive may have kept at the moment of the one before.
+    pub again: u64,
+    /// Crash points within an opening.
     pub in_opening: u64,
     pub checks: u64,
     pub writes: u64,
@@ -41,6 +48,7 @@ impl Counts {
         self.runs += other.runs;
         self.crashes += other.crashes;
         self.cuts += other.cuts;
+        self.again += other.again;
         self.in_opening += other.in_opening;
         self.checks += other.checks;
         self.writes += other.writes;
@@ -109,7 +117,7 @@ impl Life {
         let (node, handles) = sim.start_node(1);
         let size = match hot {
             true => [60, 120, 200, 250][random.random_range(0..4)],
-            false => [4, 16, 40, 160, 600][random.random_range(0..5)],
+            false => [4, 16, 16, 40, 40, 40, 160, 160, 600][random.random_range(0..9)],
         };
         let mut windows = Vec::from([std::ops::Range {
             start: 0,
@@ -119,7 +127,7 @@ impl Life {
             windows.push(4090..4090 + size.min(30));
             windows.push((1 << 20)..(1 << 20) + size.min(20));
         }
-        if !hot && random.random_range(0..60) == 0 {
+        if !hot && mib <= 32 && random.random_range(0..60) == 0 {
             // More than the drive has room for.
             windows.push(10_000..10_000 + (mib << 8));
         }
@@ -165,6 +173,7 @@ impl Life {
             left: Rc::new(Cell::new(ops)),
             mix: self.mix,
             faults: false,
+            unique: true,
         }
     }
 
@@ -222,8 +231,9 @@ impl Life {
     /// Opens, with crashes while it does so; and whether the power stayed on all the time.
     pub fn reopen(&mut self, mut killed: bool) -> (Store, bool) {
         loop {
-            if self.random.random_range(0..3) == 0 {
-                let events = self.random.random_range(1..60);
+            if self.random.random_bool(0.5) {
+                let most = [60, 60, 200][self.random.random_range(0..3)];
+                let events = self.random.random_range(1..most);
                 self.halt_after(events);
             }
             let opened = self.drive("opening", open(self.handle.clone(), false));
@@ -292,10 +302,54 @@ impl Life {
     /// Opens after a crash, and compares.
     pub fn come_back(&mut self, killed: bool) -> Store {
         let (store, killed) = self.reopen(killed);
-        let ctx = self.ctx(&store, 1);
+        let mut ctx = self.ctx(&store, 1);
+        ctx.unique = self.random.random_range(0..4) == 0;
         self.drive("verifying", async move { ctx.verify(killed).await });
         store.check();
         store
+    }
+
+    /// The process is killed, or the power cut; then the drive is opened, and all compared. After a power cut several times from the same moment, each
+    /// time with something else that the drive may have kept; the last one is gone on with.
+    pub fn crash_and_compare(&mut self) -> Store {
+        self.store = None;
+        if self.random.random_range(0..4) == 0 {
+            self.sim.kill(self.node);
+            return self.up_again(true);
+        }
+        let undecided = self.sim.power_off(self.node, DRIVE);
+        let before = self.model.borrow().clone();
+        let mut seen = BTreeSet::new();
+        let mut distinct = Vec::new();
+        for _ in 0..WAYS[self.random.random_range(0..WAYS.len())] {
+            let seed = self.random.random();
+            if seen.insert(self.sim.power_left(DRIVE, &undecided, seed)) {
+                distinct.push(seed);
+            }
+        }
+        self.counts.again += distinct.len() as u64 - 1;
+        let mut up = None;
+        for seed in distinct {
+            if let Some(store) = up.take() {
+                drop(store);
+                self.sim.kill(self.node);
+            }
+            self.sim.power_left(DRIVE, &undecided, seed);
+            self.model = Rc::new(RefCell::new(before.clone()));
+            self.counts.cuts += 1;
+            up = Some(self.up_again(false));
+        }
+        up.expect("the first is always distinct")
+    }
+
+    /// After the end of the process.
+    fn up_again(&mut self, killed: bool) -> Store {
+        self.counts.crashes += 1;
+        self.handle = self.sim.restart_node(self.node, 1).remove(0);
+        if self.random.random_range(0..4) == 0 {
+            self.check("after a crash", false);
+        }
+        self.come_back(killed)
     }
 
     /// How many lanes there should be.
@@ -436,7 +490,7 @@ impl Life {
 pub fn run(seed: u64) -> Counts {
     let mut life = Life::new(seed);
     let mut store = life.first();
-    for _ in 0..life.random.random_range(2..8) {
+    for _ in 0..life.random.random_range(3..12) {
         let events = match life.random.random_range(0..4) {
             0 => life.random.random_range(1..40),
             1 | 2 => life.random.random_range(1..600),
@@ -454,11 +508,7 @@ pub fn run(seed: u64) -> Counts {
             continue;
         }
         drop(store);
-        let killed = life.crash();
-        if life.random.random_range(0..3) == 0 {
-            life.check("after a crash", false);
-        }
-        store = life.come_back(killed);
+        store = life.crash_and_compare();
     }
     if life.random.random_range(0..2) == 0 {
         life.empty(store);

@@ -12,24 +12,25 @@ use rand::{Rng, SeedableRng};
 use super::super::VolumeId;
 use super::super::engine::{Store, StoreError};
 use super::super::types::SnapshotId;
-use super::oracle::{Changes, History, Id, Must};
+use super::oracle::{Changes, History, Id, Must, Writes};
 use crate::reactor::Handle;
 
 /// A lane, as it should be.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Lane {
-    pub history: History,
+    pub history: Rc<History>,
     pub writers: u32,
     pub erasing: bool,
 }
 
 /// A snapshot, as it should be: what its lanes may show, or do show.
+#[derive(Clone)]
 pub struct Snap {
     pub began: u64,
     pub ended: u64,
     pub acked: bool,
-    pub lanes: Vec<History>,
-    pub shown: Option<Vec<BTreeMap<u64, Id>>>,
+    pub lanes: Vec<Rc<History>>,
+    pub shown: Option<Rc<Vec<BTreeMap<u64, Id>>>>,
 }
 
 /// What is being done with the catalogue: after a crash it may have happened or not, and is done again.
@@ -44,6 +45,7 @@ pub enum Admin {
 }
 
 /// Everything that outlives a crash.
+#[derive(Clone)]
 pub struct Model {
     pub changes: Changes,
     pub lanes_each: u8,
@@ -88,12 +90,13 @@ impl Model {
 
     pub fn empty_history(&self) -> History {
         let blocks = self.windows.iter().flat_map(Clone::clone);
-        blocks.map(|b| (b, vec![0])).collect()
+        blocks.map(|b| (b, Writes::One(0))).collect()
     }
 
     pub fn empty_volume(&self) -> Vec<Lane> {
+        let history = Rc::new(self.empty_history());
         let lane = |_| Lane {
-            history: self.empty_history(),
+            history: history.clone(),
             ..Lane::default()
         };
         (0..self.lanes_each).map(lane).collect()
@@ -110,6 +113,8 @@ pub struct Ctx {
     pub mix: Mix,
     /// Errors of damaged blocks are expected.
     pub faults: bool,
+    /// What is unique to lanes and snapshots is looked for when they are verified, which takes long.
+    pub unique: bool,
 }
 
 /// How often what happens.
@@ -285,7 +290,7 @@ impl Ctx {
                     blocks.start,
                     blocks.end - blocks.start,
                     false,
-                    &mut l.history,
+                    Rc::make_mut(&mut l.history),
                 ))
             });
             match entered {
@@ -327,7 +332,7 @@ impl Ctx {
                     blocks.start,
                     blocks.end - blocks.start,
                     true,
-                    &mut l.history,
+                    Rc::make_mut(&mut l.history),
                 ))
             });
             match entered {
@@ -443,9 +448,9 @@ impl Ctx {
     }
 
     /// What a whole lane shows.
-    pub async fn shown_all(&self, volume: u8, lane: u8) -> BTreeMap<u64, Option<Id>> {
+    pub async fn shown_all(&self, volume: u8, lane: u8) -> Vec<(u64, Option<Id>)> {
         let windows = self.model.borrow().windows.clone();
-        let mut all = BTreeMap::new();
+        let mut all = Vec::new();
         for window in windows {
             let mut at = window.start;
             while at < window.end {
