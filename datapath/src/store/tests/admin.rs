@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::engine::{RootOf, SnapshotInfo, StoreError};
 use super::oracle::{Id, Must};
-use super::work::{Admin, BALLAST, Ctx, Snap, snapshot_id, volume_id};
+use super::work::{Admin, BALLAST, Ctx, Shown, Snap, snapshot_id, volume_id};
 
 const VOLUMES_MAX: usize = 4;
 const SNAPS_MAX: usize = 6;
@@ -322,7 +322,7 @@ impl Ctx {
         if quiet {
             self.verify_unique(v, RootOf::Live).await;
         }
-        let snaps: Vec<(u8, Rc<Vec<BTreeMap<u64, Id>>>)> = {
+        let snaps: Vec<(u8, Shown)> = {
             let model = self.model.borrow();
             let of_v = model.snaps.iter().filter(|((of, _), _)| *of == v);
             let known = of_v.filter_map(|((_, s), snap)| Some((*s, snap.shown.clone()?)));

@@ -23,6 +23,9 @@ pub struct Lane {
     pub erasing: bool,
 }
 
+/// What the blocks of a snapshot's lanes show.
+pub type Shown = Rc<Vec<BTreeMap<u64, Id>>>;
+
 /// A snapshot, as it should be: what its lanes may show, or do show.
 #[derive(Clone)]
 pub struct Snap {
@@ -30,7 +33,7 @@ pub struct Snap {
     pub ended: u64,
     pub acked: bool,
     pub lanes: Vec<Rc<History>>,
-    pub shown: Option<Rc<Vec<BTreeMap<u64, Id>>>>,
+    pub shown: Option<Shown>,
 }
 
 /// What is being done with the catalogue: after a crash it may have happened or not, and is done again.
