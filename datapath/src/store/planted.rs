@@ -70,10 +70,12 @@ pub enum Bug {
     PinsIgnored = 31,
     /// §13: lanes are not held while the last differences are copied.
     MoveNotHeld = 32,
+    /// S7 left out: a journal write counts before those that it follows.
+    JournalOutOfOrder = 33,
 }
 
 /// All of them.
-pub const ALL: [Bug; 32] = [
+pub const ALL: [Bug; 33] = [
     Bug::ReuseBeforeFlush,
     Bug::CheckpointWithoutFlush,
     Bug::RotIsTorn,
@@ -106,6 +108,7 @@ pub const ALL: [Bug; 32] = [
     Bug::ArrivingKept,
     Bug::PinsIgnored,
     Bug::MoveNotHeld,
+    Bug::JournalOutOfOrder,
 ];
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

@@ -1,4 +1,5 @@
-//! The journal's way to the drive: records are appended, and everything that waits goes out with one write at a time (`docs/store-format.md` §4).
+//! The journal's way to the drive: records are appended, and everything that waits goes out with one write, a few of which are under way at a
+//! time (`docs/store-format.md` §4).
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -6,14 +7,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::journal::{
-    Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, Ring, SealedRun, Snapshot, Tombstone, WriteFields,
+    Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, RUNS_IN_FLIGHT_MAX, Ring, SealedRun, Snapshot,
+    Tombstone, WriteFields,
 };
 use super::super::map::CatalogueRecord;
 use super::super::superblock::{Layout, Superblock};
 use super::super::types::{
     BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneBlock, LaneSequence, SnapshotId,
 };
-use super::buffers::BufferSet;
+use super::buffers::{Borrowed, BufferSet};
 use super::lane::Admitted;
 use super::{Inner, StoreError};
 use crate::device::IoError;
@@ -25,6 +27,9 @@ const RUN_BYTES: usize = RUN_BLOCKS_MAX as usize * BLOCK_BYTES;
 const RECORD_BYTES: u64 = 40;
 /// Of a write's record: for each block, in the worst case.
 const BYTES_OF_BLOCK: u64 = 12;
+
+/// Records of so many blocks do not wait for the journal write that is under way: they are worth a block of the journal.
+const NOT_WAITING_BLOCKS: u64 = 16;
 
 /// On a drive without a volatile cache the watermark goes out by itself if no record came for so long.
 const TELL_AFTER: Duration = Duration::from_millis(10);
@@ -41,6 +46,8 @@ pub struct Journal {
     /// Of a drive in memory.
     scratch: RefCell<Vec<u8>>,
     blocks_written: Cell<u64>,
+    /// Blocks of data whose records wait.
+    waiting_blocks: Cell<u64>,
     /// There is something to write.
     pub appended: Notify,
 }
@@ -64,7 +71,7 @@ impl Journal {
         let (buffers, scratch) = if in_memory {
             (0, vec![0; RUN_BYTES])
         } else {
-            (1, Vec::new())
+            (RUNS_IN_FLIGHT_MAX, Vec::new())
         };
         let ring = Ring::new(
             superblock.drive_id,
@@ -82,6 +89,7 @@ impl Journal {
             buffers: BufferSet::new(handle.buffers(), RUN_BYTES, buffers)?,
             scratch: RefCell::new(scratch),
             blocks_written: Cell::new(0),
+            waiting_blocks: Cell::new(0),
             appended: Notify::new(),
         })
     }
@@ -176,6 +184,8 @@ impl Journal {
 
     /// A write.
     pub fn append_write(&self, fields: &WriteFields<'_>) {
+        let blocks = self.waiting_blocks.get() + fields.crcs.len() as u64;
+        self.waiting_blocks.set(blocks);
         self.packer.borrow_mut().append_write(fields);
     }
 
@@ -237,7 +247,17 @@ impl Journal {
     /// Puts what waits into blocks; `None` if the ring has no room.
     fn seal(&self, into: &mut [u8]) -> Option<SealedRun> {
         let mut packer = self.packer.borrow_mut();
+        self.waiting_blocks.set(0);
         self.ring.borrow_mut().seal(&mut packer, into)
+    }
+
+    /// Whether what waits goes out now: at once if nothing is under way, beside others if it is worth a write of its own.
+    fn goes_out(&self) -> bool {
+        match self.ring.borrow().runs_in_flight() {
+            0 => true,
+            RUNS_IN_FLIGHT_MAX.. => false,
+            _ => self.waiting_blocks.get() >= NOT_WAITING_BLOCKS,
+        }
     }
 
     /// A run is written.
@@ -273,12 +293,13 @@ impl Inner {
         self.complete_batches();
     }
 
-    /// A disk: writes what waits, one write at a time.
+    /// A disk: writes what waits.
     pub(super) async fn run_journal(self: Rc<Self>) {
         let journal = &self.journal;
         while !self.stopped.get() && journal.failed.get().is_none() {
             let waits = journal.packer.borrow().pending_bytes() > 0;
-            if !waits && !journal.watermark_is_news() {
+            let has_something = waits || journal.watermark_is_news();
+            if !has_something || !journal.goes_out() {
                 journal.appended.notified().await;
                 continue;
             }
@@ -296,22 +317,34 @@ impl Inner {
                 journal.appended.notified().await;
                 continue;
             };
-            let at = journal.layout.journal_block(run.first).0 * BLOCK_BYTES as u64;
-            let (back, result) = self
-                .device
-                .write(at, buffer.lend(), run.bytes(), false)
-                .await;
-            buffer.back(back);
-            match result {
-                Ok(()) => {
-                    journal.wrote(&run);
-                    // A block with nothing but the watermark as well: only when it is stable too is damage never taken for a torn write.
-                    self.wrote(run.bytes() as u64);
-                }
-                Err(e) => self.journal_failed(e),
-            }
-            self.complete_batches();
+            let this = self.clone();
+            self.handle.spawn("store journal", async move {
+                this.write_run(run, buffer).await;
+            });
         }
+    }
+
+    /// Writes a sealed run.
+    async fn write_run(self: Rc<Self>, run: SealedRun, mut buffer: Borrowed) {
+        let journal = &self.journal;
+        let at = journal.layout.journal_block(run.first).0 * BLOCK_BYTES as u64;
+        let (back, result) = self
+            .device
+            .write(at, buffer.lend(), run.bytes(), false)
+            .await;
+        buffer.back(back);
+        drop(buffer);
+        match result {
+            Ok(()) => {
+                journal.wrote(&run);
+                // A block with nothing but the watermark as well: only when it is stable too is damage never taken for a torn write.
+                self.wrote(run.bytes() as u64);
+            }
+            Err(e) => self.journal_failed(e),
+        }
+        self.complete_batches();
+        // What waited for this one.
+        journal.appended.notify();
     }
 
     /// Nothing that waits for the journal will be durable: it fails.

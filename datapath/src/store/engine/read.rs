@@ -239,7 +239,7 @@ impl Inner {
             return (into, Err(StoreError::Io(e)));
         }
         let result = self.compare(lane, block, at, crc, &into[..BLOCK_BYTES]);
-        if result.is_ok() && !self.in_memory() {
+        if result.is_ok() && !self.in_memory() && self.cache.wants(at) {
             let content: &[u8; BLOCK_BYTES] = into[..BLOCK_BYTES].try_into().expect("a block");
             self.cache.put(at, Rc::new(*content));
         }

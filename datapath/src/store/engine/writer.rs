@@ -60,6 +60,13 @@ struct Placed {
     ticket: TicketNumber,
 }
 
+impl Placed {
+    /// Whether it goes out from its own buffer: it is large, and in one place.
+    fn goes_alone(&self) -> bool {
+        self.crcs.len() * BLOCK_BYTES >= ALONE_BYTES && self.runs.len() == 1
+    }
+}
+
 /// What completes together.
 #[derive(Debug)]
 pub struct Batch {
@@ -337,13 +344,22 @@ impl Inner {
 
     /// A disk: data writes and the journal's go out beside each other.
     async fn send_batch(self: &Rc<Self>, placed: Vec<Placed>) {
-        let batch = self.new_batch(placed);
-        // One more than there are, until all are sent.
-        batch.data_left.set(1);
-        self.writer.batches.borrow_mut().push_back(batch.clone());
+        // A large write does not wait for others: whoever wrote it sends the next one while they are under way.
+        let (alone, together): (Vec<Placed>, Vec<Placed>) =
+            placed.into_iter().partition(Placed::goes_alone);
+        let together = (!together.is_empty()).then_some(together);
+        let batches = alone.into_iter().map(|write| vec![write]).chain(together);
+        let batches: Vec<Rc<Batch>> = batches.map(|writes| self.new_batch(writes)).collect();
+        for batch in &batches {
+            // One more than there are, until all are sent.
+            batch.data_left.set(1);
+            self.writer.batches.borrow_mut().push_back(batch.clone());
+        }
         self.journal.appended.notify();
-        self.send_data(&batch).await;
-        self.data_done(&batch, Ok(()));
+        for batch in &batches {
+            self.send_data(batch).await;
+            self.data_done(batch, Ok(()));
+        }
     }
 
     async fn send_data(self: &Rc<Self>, batch: &Rc<Batch>) {
@@ -352,9 +368,7 @@ impl Inner {
         for n in 0..count {
             let (runs, alone) = {
                 let writes = batch.writes.borrow();
-                let bytes = writes[n].crcs.len() * BLOCK_BYTES;
-                let alone = bytes >= ALONE_BYTES && writes[n].runs.len() == 1;
-                (writes[n].runs.clone(), alone)
+                (writes[n].runs.clone(), writes[n].goes_alone())
             };
             if alone {
                 self.send_alone(batch, n, runs[0]);

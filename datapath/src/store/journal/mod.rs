@@ -36,6 +36,6 @@ pub use record::{
     WRITE_BLOCKS_MAX, WRITE_RUNS_MAX, Write, WriteFields,
 };
 pub use records::Records;
-pub use ring::{FIRST_SEQUENCE, Ring};
+pub use ring::{FIRST_SEQUENCE, RUNS_IN_FLIGHT_MAX, Ring};
 pub use scan::{Scan, ScanError, Scanner};
 pub use select::{TEST_BLOCKS, select};

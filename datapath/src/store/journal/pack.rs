@@ -8,7 +8,7 @@ use super::block::{BlockHeader, HEADER_BYTES, RECORDS_BYTES};
 use super::record::{BYTES, FLAG_AGAIN, FLAGS, Put, Snapshot, Tombstone, WriteFields};
 
 /// Most blocks of one journal write.
-pub const RUN_BLOCKS_MAX: u64 = 64;
+pub const RUN_BLOCKS_MAX: u64 = 16;
 
 /// Records that wait for their journal write.
 #[derive(Debug)]

@@ -4,7 +4,8 @@
 //!      reusable ≤ tail ≤ watermark + 1 ≤ complete ≤ written ≤ next ≤ reusable + blocks
 //! ```
 //!
-//! - *written*: blocks below it are on the drive, or in its cache. One write is in flight at a time, so they are without a gap.
+//! - *written*: blocks below it are on the drive, or in its cache, without a gap. A few writes are in flight at a time, and one that is done
+//!   before an earlier one counts with that one.
 //! - *complete*: of blocks below it, the data of the records is written too. A FLUSH that is issued now makes them durable: the number is
 //!   taken when the flush is issued ([`Ring::durable_candidate`]), because what completes while it runs may not be part of it.
 //! - *watermark*: blocks up to it are durable, with their data.
@@ -21,6 +22,9 @@ use super::pack::{Packer, RUN_BLOCKS_MAX, Seal, SealedRun};
 /// Sequences begin here: a watermark of 0 says that nothing is durable.
 pub const FIRST_SEQUENCE: u64 = 1;
 
+/// Writes of the journal that may be in flight at a time.
+pub const RUNS_IN_FLIGHT_MAX: usize = 4;
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Ring {
@@ -29,7 +33,8 @@ pub struct Ring {
     blocks: u64,
     volatile: bool,
     next: u64,
-    in_flight: Option<SealedRun>,
+    /// In the order of their blocks, and whether each is written.
+    in_flight: VecDeque<(SealedRun, bool)>,
     written: u64,
     complete: u64,
     watermark: u64,
@@ -68,7 +73,7 @@ impl Ring {
             blocks: u64::from(blocks),
             volatile,
             next: first,
-            in_flight: None,
+            in_flight: VecDeque::new(),
             written: first,
             complete: first,
             watermark: first - 1,
@@ -198,7 +203,7 @@ impl Ring {
     /// watermark. `None` if there is no room. From half full on, what room the last block has left takes old records along.
     ///
     /// # Panics
-    /// If a run is in flight, or `into` is shorter than a longest run.
+    /// If [`RUNS_IN_FLIGHT_MAX`] are in flight, or `into` is shorter than a longest run.
     pub fn seal(&mut self, packer: &mut Packer, into: &mut [u8]) -> Option<SealedRun> {
         self.seal_each(packer, into, |_, _| ())
     }
@@ -210,7 +215,10 @@ impl Ring {
         into: &mut [u8],
         mut each: impl FnMut(u64, &[u8]),
     ) -> Option<SealedRun> {
-        assert!(self.in_flight.is_none(), "one write at a time");
+        assert!(
+            self.in_flight.len() < RUNS_IN_FLIGHT_MAX,
+            "a few writes at a time"
+        );
         let to_end = self.blocks - self.next % self.blocks;
         let blocks_max = self.room().min(to_end).min(RUN_BLOCKS_MAX);
         if blocks_max == 0 {
@@ -242,7 +250,7 @@ impl Ring {
         if !run.empty {
             self.last_with_records = run.last();
         }
-        self.in_flight = Some(run);
+        self.in_flight.push_back((run, false));
         Some(run)
     }
 
@@ -251,16 +259,41 @@ impl Ring {
         sequence % self.blocks
     }
 
-    /// The run in flight is written.
+    /// A run is written. It counts when those before it are.
     ///
     /// # Panics
-    /// If another one is in flight, or none.
+    /// If it is not in flight.
     pub fn written(&mut self, run: &SealedRun) {
-        let in_flight = self.in_flight.take();
-        assert!(in_flight.as_ref() == Some(run), "it is in flight");
-        self.written = self.next;
-        self.records_done = run.records;
+        let there = self.in_flight.iter_mut().find(|(r, _)| r == run);
+        #[cfg(planted)]
+        if crate::store::planted::is(crate::store::planted::Bug::JournalOutOfOrder) {
+            // What is done counts, and everything before it.
+            let upto = there.map(|(r, _)| r.first);
+            while let Some(&(first, _)) = self.in_flight.front()
+                && upto.is_some_and(|upto| first.first <= upto)
+            {
+                self.count(first);
+            }
+            self.advance();
+            return;
+        }
+        there.expect("it is in flight").1 = true;
+        while let Some(&(first, true)) = self.in_flight.front() {
+            self.count(first);
+        }
         self.advance();
+    }
+
+    /// The first run in flight counts as written.
+    fn count(&mut self, run: SealedRun) {
+        self.in_flight.pop_front();
+        self.written = run.last() + 1;
+        self.records_done = run.records;
+    }
+
+    /// Runs that were sealed and do not count as written yet.
+    pub fn runs_in_flight(&self) -> usize {
+        self.in_flight.len()
     }
 
     /// Records that are in written blocks, of all that were appended.

@@ -6,7 +6,8 @@ use super::super::types::{
     LaneSequence, MountGeneration, PhysicalBlock, Stamp,
 };
 use super::{
-    BlockHeader, Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, Ring, SealedRun, WriteFields,
+    BlockHeader, Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, RUNS_IN_FLIGHT_MAX, Ring, SealedRun,
+    WriteFields,
 };
 
 struct World {
@@ -100,6 +101,31 @@ fn a_flush_covers_what_was_complete_when_it_was_issued() {
     w.flush();
     assert_eq!(w.ring.watermark(), 2);
     assert!(!w.ring.has_unflushed());
+}
+
+/// S7: a record counts when every block before it is there, since replay ends at the first that is not.
+#[test]
+fn a_write_that_is_done_early_counts_with_those_before_it() {
+    let mut w = World::new(16, 1, false);
+    let runs: Vec<SealedRun> = (0..RUNS_IN_FLIGHT_MAX as u64)
+        .map(|n| {
+            w.append();
+            let run = w.seal().expect("there is room");
+            assert_eq!(run.first, n + 1);
+            run
+        })
+        .collect();
+    assert_eq!(w.ring.runs_in_flight(), RUNS_IN_FLIGHT_MAX);
+    w.ring.written(&runs[1]);
+    w.ring.written(&runs[3]);
+    assert_eq!((w.ring.records_done(), w.ring.last_written()), (0, 0));
+    assert_eq!(w.ring.watermark(), 0);
+    w.ring.written(&runs[0]);
+    assert_eq!((w.ring.records_done(), w.ring.last_written()), (2, 2));
+    assert_eq!(w.ring.watermark(), 2);
+    w.ring.written(&runs[2]);
+    assert_eq!((w.ring.records_done(), w.ring.last_written()), (4, 4));
+    assert_eq!(w.ring.runs_in_flight(), 0);
 }
 
 #[test]
