@@ -1,10 +1,10 @@
 //! What the store costs beside the drive itself: the same operations on the raw device and through a store on it, in turns.
 //!
-//! `store-rates DRIVE [SECONDS [BYTES]]`: DRIVE is a path (a file is made, BYTES large) or `memory:BYTES`. THE DRIVE IS OVERWRITTEN. Each case runs
+//! `store-rates DRIVE [SECONDS [BYTES]]`: DRIVE is a path (two files are made, the raw one is DRIVE.raw, each BYTES large) or `memory:BYTES`. THE DRIVES ARE OVERWRITTEN. Each case runs
 //! SECONDS on either side, three times in turns; printed are medians, their ratio, and for writes how many bytes reached the drive
 //! for each that was written.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -195,27 +195,30 @@ async fn fill(handle: &Handle, side: &Side, blocks: u64) {
     side.device().flush().await.expect("the drive flushes");
 }
 
-async fn go(handle: Handle, (source, seconds, cache): (DeviceSource, u64, usize)) {
-    let device = Device::open(&handle, &source, &Latch::new(|_| {})).expect("the drive opens");
+/// The raw drive, and the one that the store is on.
+type Drives = [DeviceSource; 2];
+
+async fn go(handle: Handle, (drives, seconds, cache): (Drives, u64, usize)) {
+    let [plain, device] = {
+        let mut open = Vec::new();
+        for source in &drives {
+            let device = Device::open(&handle, source, &Latch::new(|_| {})).expect("it opens");
+            open.push(device);
+        }
+        <[Device; 2]>::try_from(open).expect("two")
+    };
     let bytes = device.size_bytes();
     // Half of the drive is used, so that there is always room for copies.
     let blocks = bytes / BLOCK / 2;
-    let raw = Side::Raw(device.clone(), 0);
+    let raw = Side::Raw(plain.clone(), 0);
     println!(
         "{} of {} MiB, {} MiB used",
-        source,
+        drives[1],
         bytes >> 20,
         (blocks * BLOCK) >> 20
     );
-    fill(&handle, &Side::Raw(device.clone(), 0), bytes / BLOCK).await;
-    let time = Duration::from_secs(seconds);
-    let results: RefCell<Vec<(usize, Vec<f64>)>> = RefCell::default();
-    for (n, case) in CASES.into_iter().enumerate() {
-        let mut rates = Vec::new();
-        for _ in 0..ROUNDS {
-            rates.push(measure(&handle, &raw, case, blocks, time).await.0);
-        }
-        results.borrow_mut().push((n, rates));
+    for drive in [&plain, &device] {
+        fill(&handle, &Side::Raw(drive.clone(), 0), bytes / BLOCK).await;
     }
     let (drive, pool) = (Name::new("bench").unwrap(), Name::new("bench").unwrap());
     let zeroed = device.write_zeroes(0, 1 << 20).await;
@@ -233,15 +236,16 @@ async fn go(handle: Handle, (source, seconds, cache): (DeviceSource, u64, usize)
     let side = Side::Store(store.lane(volume, 0).expect("the lane"), device.clone());
     fill(&handle, &side, blocks).await;
     store.checkpoint().await.expect("checkpoint");
-    for (n, case) in CASES.into_iter().enumerate() {
-        let (mut rates, mut amplified) = (Vec::new(), Vec::new());
+    let time = Duration::from_secs(seconds);
+    for case in CASES {
+        let (mut raws, mut rates, mut amplified) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
+            raws.push(measure(&handle, &raw, case, blocks, time).await.0);
             let (rate, times) = measure(&handle, &side, case, blocks, time).await;
             rates.push(rate);
             amplified.push(times);
         }
-        let raw_rate = median(results.borrow()[n].1.clone());
-        let rate = median(rates);
+        let (raw_rate, rate) = (median(raws), median(rates));
         let write = if case.op == Op::Write {
             format!(", {:.3} bytes written for each", median(amplified))
         } else {
@@ -266,15 +270,21 @@ fn main() {
     let seconds = args.get(1).map_or(2, |s| s.parse().expect("seconds"));
     let bytes = args.get(2).map_or(1 << 30, |s| s.parse().expect("bytes"));
     let cache = args.get(3).map_or(64 << 20, |s| s.parse().expect("bytes"));
-    let spec = DeviceSpec::parse(drive).expect("a drive");
-    let source = DeviceSource::prepare(&spec, bytes).expect("the drive");
+    let plain = match drive.strip_prefix("memory") {
+        Some(_) => drive.clone(),
+        None => format!("{drive}.raw"),
+    };
+    let drives = [&plain, drive].map(|drive| {
+        let spec = DeviceSpec::parse(drive).expect("a drive");
+        DeviceSource::prepare(&spec, bytes).expect("the drive")
+    });
     let config = Config {
         buffer_bytes: 64 << 20,
         ..Config::default()
     };
     let reactors = run(
         &config,
-        vec![(source, seconds, cache)],
+        vec![(drives, seconds, cache)],
         |handle: Handle, seed| async move {
             go(handle.clone(), seed).await;
             handle.stop();

@@ -9,8 +9,8 @@ use crate::reactor::{Nanos, Notify};
 
 /// What was written is flushed after this time, asked for or not.
 const FLUSH_AFTER: Duration = Duration::from_secs(1);
-/// And after so many bytes of data.
-const FLUSH_AFTER_BYTES: u64 = 64 << 20;
+/// And after so many bytes: what was not flushed is read by an opening after a crash.
+const FLUSH_AFTER_BYTES: u64 = 128 << 20;
 
 /// The flusher's part of a store.
 #[derive(Debug, Default)]

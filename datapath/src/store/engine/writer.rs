@@ -410,6 +410,7 @@ impl Inner {
             let buffer = gather.buffer.lend();
             let (back, result) = this.device.write(place, buffer, gather.len, false).await;
             gather.buffer.back(back);
+            this.wrote(gather.len as u64);
             drop(gather);
             this.data_done(&batch, result.map_err(StoreError::Io));
         });
@@ -426,12 +427,12 @@ impl Inner {
             let len = run.blocks as usize * BLOCK_BYTES;
             let (back, result) = this.device.write(place, data, len, false).await;
             batch.writes.borrow_mut()[n].data = Some(back);
+            this.wrote(len as u64);
             this.data_done(&batch, result.map_err(StoreError::Io));
         });
     }
 
     fn data_done(self: &Rc<Self>, batch: &Rc<Batch>, result: Result<(), StoreError>) {
-        self.wrote(GATHER_BYTES as u64);
         if let Err(e) = result {
             batch.error.set(Some(e));
         }
