@@ -1,6 +1,6 @@
 //! What the store costs beside the drive itself: the same operations on the raw device and through a store on it, in turns.
 //!
-//! `store-rates DRIVE [SECONDS [BYTES]]`: DRIVE is a path (two files are made, the raw one is DRIVE.raw, each BYTES large) or `memory:BYTES`. THE DRIVES ARE OVERWRITTEN. Each case runs
+//! `store-rates DRIVE [SECONDS [BYTES [CACHE_BYTES [CASE]]]]` (CASE: a part of a case's name, for those alone): DRIVE is a path (two files are made, the raw one is DRIVE.raw, each BYTES large) or `memory:BYTES`. THE DRIVES ARE OVERWRITTEN. Each case runs
 //! SECONDS on either side, three times in turns; printed are medians, their ratio, and for writes how many bytes reached the drive
 //! for each that was written.
 
@@ -198,7 +198,7 @@ async fn fill(handle: &Handle, side: &Side, blocks: u64) {
 /// The raw drive, and the one that the store is on.
 type Drives = [DeviceSource; 2];
 
-async fn go(handle: Handle, (drives, seconds, cache): (Drives, u64, usize)) {
+async fn go(handle: Handle, (drives, seconds, cache, only): (Drives, u64, usize, String)) {
     let [plain, device] = {
         let mut open = Vec::new();
         for source in &drives {
@@ -237,7 +237,7 @@ async fn go(handle: Handle, (drives, seconds, cache): (Drives, u64, usize)) {
     fill(&handle, &side, blocks).await;
     store.checkpoint().await.expect("checkpoint");
     let time = Duration::from_secs(seconds);
-    for case in CASES {
+    for case in CASES.into_iter().filter(|c| c.name.contains(&only)) {
         let (mut raws, mut rates, mut amplified) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             raws.push(measure(&handle, &raw, case, blocks, time).await.0);
@@ -264,12 +264,13 @@ async fn go(handle: Handle, (drives, seconds, cache): (Drives, u64, usize)) {
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let Some(drive) = args.first() else {
-        eprintln!("store-rates DRIVE [SECONDS [BYTES [CACHE_BYTES]]]");
+        eprintln!("store-rates DRIVE [SECONDS [BYTES [CACHE_BYTES [CASE]]]]");
         std::process::exit(2);
     };
     let seconds = args.get(1).map_or(2, |s| s.parse().expect("seconds"));
     let bytes = args.get(2).map_or(1 << 30, |s| s.parse().expect("bytes"));
     let cache = args.get(3).map_or(64 << 20, |s| s.parse().expect("bytes"));
+    let only = args.get(4).cloned().unwrap_or_default();
     let plain = match drive.strip_prefix("memory") {
         Some(_) => drive.clone(),
         None => format!("{drive}.raw"),
@@ -284,7 +285,7 @@ fn main() {
     };
     let reactors = run(
         &config,
-        vec![(drives, seconds, cache)],
+        vec![(drives, seconds, cache, only)],
         |handle: Handle, seed| async move {
             go(handle.clone(), seed).await;
             handle.stop();
