@@ -17,7 +17,7 @@ use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,14 +256,16 @@ impl Sim {
 
     /// Reaches into a disk, to make it fail or to look at it.
     pub fn disk<R>(&self, name: &str, f: impl FnOnce(&mut SimDiskState) -> R) -> R {
-        let shelf = self
-            .world
-            .disks
-            .borrow()
-            .get(std::path::Path::new(name))
-            .cloned();
+        let shelf = self.world.disks.borrow().get(Path::new(name)).cloned();
         let shelf = shelf.unwrap_or_else(|| panic!("there is no disk {name}"));
         f(&mut shelf.state.borrow_mut())
+    }
+
+    /// [`SimDiskState::halt_after`] of a disk, for those who are in the simulation themselves.
+    pub fn halter(&self, name: &str) -> Rc<dyn Fn(u64)> {
+        let shelf = self.world.disks.borrow().get(Path::new(name)).cloned();
+        let shelf = shelf.unwrap_or_else(|| panic!("there is no disk {name}"));
+        Rc::new(move |events| shelf.state.borrow_mut().halt_after(events))
     }
 
     /// Reaches into the network, to make it fail.

@@ -35,6 +35,11 @@ impl Ctx {
             let pause = random.random_range(0..=pause_us);
             self.handle.sleep(Duration::from_micros(pause)).await;
             if random.random_range(0..4) == 0 {
+                if let Some(aim) = &self.aim
+                    && random.random_range(0..3) == 0
+                {
+                    aim(random.random_range(1..100));
+                }
                 match self.store.checkpoint().await {
                     Ok(()) | Err(StoreError::Full) => {}
                     Err(_) if self.faults => {}

@@ -173,6 +173,7 @@ impl Life {
             left: Rc::new(Cell::new(ops)),
             mix: self.mix,
             faults: false,
+            aim: None,
             unique: true,
         }
     }
@@ -263,7 +264,10 @@ impl Life {
             [1, 1, 2, 4, 8, 32][self.random.random_range(0..if self.hot { 5 } else { 6 })];
         // A snapshot closes a generation: what is written over then is freed by a checkpoint.
         let first = usize::from(self.hot);
-        let ctx = self.ctx(&store, ops);
+        let mut ctx = self.ctx(&store, ops);
+        if self.random.random_bool(0.5) {
+            ctx.aim = Some(self.sim.halter(DRIVE));
+        }
         self.store = Some(store.clone());
         let admin_pause = [500, 5000, 200_000][self.random.random_range(0..3)];
         let running = Rc::new(Cell::new(workers + 1 - first));

@@ -116,6 +116,8 @@ pub struct Ctx {
     pub mix: Mix,
     /// Errors of damaged blocks are expected.
     pub faults: bool,
+    /// Stops the world so many operations of the drive later, if checkpoints are what is to be interrupted.
+    pub aim: Option<Rc<dyn Fn(u64)>>,
     /// What is unique to lanes and snapshots is looked for when they are verified, which takes long.
     pub unique: bool,
 }
