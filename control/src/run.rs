@@ -10,13 +10,14 @@ use crate::node::Node;
 use crate::records::{Keys, PoolRecord, Registry, unix_ms};
 use crate::rest;
 use crate::sdk::Services;
+use axum::serve::ListenerExt;
 use keelblock_api::json::Codec;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 /// A call that has not been answered by then is not going to be. Above every limit inside.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -206,12 +207,13 @@ async fn serve_sdk(
     listener: TcpListener,
     stop: watch::Receiver<bool>,
 ) -> Option<OpError> {
+    // Of connections that it is given, the server does not set this itself.
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let result = tonic::transport::Server::builder()
         .timeout(REQUEST_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .add_routes(services.routes())
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), ended(stop))
+        .serve_with_incoming_shutdown(incoming, ended(stop))
         .await;
     result
         .err()
@@ -223,6 +225,10 @@ async fn serve_rest(
     listener: TcpListener,
     stop: watch::Receiver<bool>,
 ) -> Option<OpError> {
+    let listener = listener.tap_io(|stream| {
+        // It only costs time if this fails.
+        let _ = stream.set_nodelay(true);
+    });
     let result = axum::serve(listener, router)
         .with_graceful_shutdown(ended(stop))
         .await;
