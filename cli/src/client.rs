@@ -138,18 +138,6 @@ impl Client {
 
     /// The volume or snapshot of that name or id.
     pub async fn volume(&mut self, name: &str) -> Result<Volume> {
-        let filter = sdk::SdkVolumeInspectWithFiltersRequest {
-            name: name.into(),
-            ..Default::default()
-        };
-        if let Some(volume) = self
-            .find(filter)
-            .await?
-            .into_iter()
-            .find(|v| v.name == name)
-        {
-            return Ok(volume);
-        }
         let absent = || {
             Failure::NotFound {
             what: format!("volume {name}"),

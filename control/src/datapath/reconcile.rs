@@ -43,7 +43,7 @@ impl Node {
         let listed = self
             .link
             .call("list volumes", |mut c| async move {
-                c.list_volumes(ListVolumesRequest {}).await
+                c.list_volumes(ListVolumesRequest::default()).await
             })
             .await?;
         let mut found: HashMap<Uuid, Volume> = HashMap::new();

@@ -355,7 +355,7 @@ impl Node {
     /// and that the data path may never have opened.
     async fn unknown_volumes(&self, pool_id: Uuid) -> Result<Vec<String>, OpError> {
         let listed = self.link.call("list volumes", |mut c| async move {
-            c.list_volumes(ListVolumesRequest {}).await
+            c.list_volumes(ListVolumesRequest::default()).await
         });
         let there: BTreeSet<String> = listed
             .await?

@@ -33,6 +33,16 @@ pub enum Found {
     Snapshot(Versioned<SnapshotRecord>),
 }
 
+impl Found {
+    /// It is not being deleted.
+    fn stays(&self) -> bool {
+        match self {
+            Self::Volume(v) => v.record.phase != Phase::Deleting,
+            Self::Snapshot(s) => s.record.phase != Phase::Deleting,
+        }
+    }
+}
+
 /// The records of a cluster.
 #[derive(Debug, Clone)]
 pub struct Registry {
@@ -180,10 +190,12 @@ impl Registry {
         if found.is_none() {
             found = self.by_name(name).await?;
         }
-        Ok(found.filter(|found| match found {
-            Found::Volume(v) => v.record.phase != Phase::Deleting,
-            Found::Snapshot(s) => s.record.phase != Phase::Deleting,
-        }))
+        Ok(found.filter(Found::stays))
+    }
+
+    /// The volume or snapshot of a name, unless it is being deleted.
+    pub async fn named(&self, name: &str) -> Result<Option<Found>, OpError> {
+        Ok(self.by_name(name).await?.filter(Found::stays))
     }
 
     /// The volume of an id or name, unless it is being deleted.

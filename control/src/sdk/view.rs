@@ -21,9 +21,28 @@ pub struct Viewer {
     nodes: Vec<NodeRecord>,
 }
 
+/// Volumes and snapshots that are asked for one by one; of more, all are.
+const SINGLY_MAX: usize = 4;
+
+/// A volume, or a snapshot of it.
+pub type Shown = (Uuid, Option<Uuid>);
+
+/// What is found.
+pub fn shown(found: &Found) -> Shown {
+    match found {
+        Found::Volume(volume) => (volume.record.volume_id, None),
+        Found::Snapshot(snapshot) => shown_snapshot(&snapshot.record),
+    }
+}
+
+/// A snapshot.
+pub fn shown_snapshot(record: &SnapshotRecord) -> Shown {
+    (record.volume_id, Some(record.snapshot_id))
+}
+
 impl Viewer {
-    /// Looks everything up. Space in use is not known while the data path is away.
-    pub async fn new(node: &Node) -> Result<Self, OpError> {
+    /// Looks everything up that these need. Space in use is not known while the data path is away.
+    pub async fn new(node: &Node, shown: &[Shown]) -> Result<Self, OpError> {
         let attachments = node.registry.attachments().await?;
         let nodes = node.registry.nodes().await?;
         let datapath_up = matches!(node.link.state(), LinkState::Up(_));
@@ -33,7 +52,7 @@ impl Viewer {
             datapath_up,
             attachments: attachments.into_iter().map(|a| (a.volume_id, a)).collect(),
             used: if datapath_up {
-                used_bytes(node).await
+                used_bytes(node, shown).await
             } else {
                 HashMap::new()
             },
@@ -194,24 +213,53 @@ pub fn has_labels(labels: &BTreeMap<String, String>, wanted: &HashMap<String, St
 /// How long used bytes may take: exactly means that the data path may have to read pages of maps.
 const USED_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// By id of a volume or snapshot.
-async fn used_bytes(node: &Node) -> HashMap<String, u64> {
-    let volumes = node
+/// By id of a volume or snapshot. Of few, only theirs: that the data path counts exactly costs pages that it reads.
+async fn used_bytes(node: &Node, shown: &[Shown]) -> HashMap<String, u64> {
+    let mut used = HashMap::new();
+    if shown.len() > SINGLY_MAX {
+        let (volumes, snapshots) = tokio::join!(
+            volumes_used(node, String::new()),
+            snapshots_used(node, String::new(), String::new())
+        );
+        used.extend(volumes.into_iter().chain(snapshots));
+        return used;
+    }
+    for (volume, snapshot) in shown {
+        let volume = volume.to_string();
+        used.extend(match snapshot {
+            None => volumes_used(node, volume).await,
+            Some(id) => snapshots_used(node, volume, id.to_string()).await,
+        });
+    }
+    used
+}
+
+async fn volumes_used(node: &Node, volume_id: String) -> Vec<(String, u64)> {
+    let request = ListVolumesRequest { volume_id };
+    let listed = node
         .link
         .call_within(USED_TIMEOUT, "list volumes", |mut c| async move {
-            c.list_volumes(ListVolumesRequest {}).await
+            c.list_volumes(request).await
         });
-    let snapshots = node
+    let volumes = listed.await.map(|reply| reply.volumes).unwrap_or_default();
+    let used = volumes.into_iter().map(|v| (v.volume_id, v.used_bytes));
+    used.collect()
+}
+
+async fn snapshots_used(node: &Node, volume_id: String, snapshot_id: String) -> Vec<(String, u64)> {
+    let request = ListSnapshotsRequest {
+        volume_id,
+        snapshot_id,
+    };
+    let listed = node
         .link
         .call_within(USED_TIMEOUT, "list snapshots", |mut c| async move {
-            c.list_snapshots(ListSnapshotsRequest::default()).await
+            c.list_snapshots(request).await
         });
-    let (volumes, snapshots) = tokio::join!(volumes, snapshots);
-    let volumes = volumes.map(|reply| reply.volumes).unwrap_or_default();
-    let snapshots = snapshots.map(|reply| reply.snapshots).unwrap_or_default();
-    let of_volumes = volumes.into_iter().map(|v| (v.volume_id, v.used_bytes));
-    let of_snapshots = snapshots.into_iter().map(|s| (s.snapshot_id, s.used_bytes));
-    of_volumes.chain(of_snapshots).collect()
+    let snapshots = listed.await.map(|reply| reply.snapshots);
+    let snapshots = snapshots.unwrap_or_default();
+    let used = snapshots.into_iter().map(|s| (s.snapshot_id, s.used_bytes));
+    used.collect()
 }
 
 /// A time of the SDK.

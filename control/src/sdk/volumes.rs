@@ -1,8 +1,8 @@
 //! Volume.
-use super::view::{Viewer, has_labels};
+use super::view::{self, Shown, Viewer, has_labels};
 use super::{Services, answer, not_yet, stats};
 use crate::error::OpError;
-use crate::records::{SnapshotRecord, VolumeRecord, unix_ms};
+use crate::records::{Found, SnapshotRecord, VolumeRecord, unix_ms};
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolume;
 use keelblock_api::openstorage::*;
 use keelblock_api::stats::VolumeSnapshot;
@@ -46,26 +46,52 @@ impl Selection {
 }
 
 /// Volumes and snapshots.
+#[derive(Default)]
 struct Selected {
     volumes: Vec<VolumeRecord>,
     snapshots: Vec<SnapshotRecord>,
 }
 
 impl Selected {
+    fn retain(&mut self, selection: &Selection) {
+        self.volumes
+            .retain(|v| selection.selects(&v.name, &v.labels));
+        self.snapshots
+            .retain(|s| selection.selects(&s.name, &s.labels));
+    }
+
     fn ids(&self) -> Vec<String> {
         let volumes = self.volumes.iter().map(|v| v.volume_id.to_string());
         let snapshots = self.snapshots.iter().map(|s| s.snapshot_id.to_string());
+        volumes.chain(snapshots).collect()
+    }
+
+    fn shown(&self) -> Vec<Shown> {
+        let volumes = self.volumes.iter().map(|v| (v.volume_id, None));
+        let snapshots = self.snapshots.iter().map(view::shown_snapshot);
         volumes.chain(snapshots).collect()
     }
 }
 
 impl Services {
     async fn select(&self, selection: Selection) -> Result<Selected, OpError> {
-        let mut volumes = self.node().registry.volumes().await?;
-        volumes.retain(|record| selection.selects(&record.name, &record.labels));
-        let mut snapshots = self.node().registry.snapshots().await?;
-        snapshots.retain(|record| selection.selects(&record.name, &record.labels));
-        Ok(Selected { volumes, snapshots })
+        // There may be thousands, and a name is of one.
+        if !selection.name.is_empty() {
+            let mut one = Selected::default();
+            match self.node().registry.named(&selection.name).await? {
+                Some(Found::Volume(v)) => one.volumes.push(v.record),
+                Some(Found::Snapshot(s)) => one.snapshots.push(s.record),
+                None => {}
+            }
+            one.retain(&selection);
+            return Ok(one);
+        }
+        let mut all = Selected {
+            volumes: self.node().registry.volumes().await?,
+            snapshots: self.node().registry.snapshots().await?,
+        };
+        all.retain(&selection);
+        Ok(all)
     }
 
     /// Names by id; empty while the KVDB does not answer.
@@ -83,7 +109,8 @@ impl Services {
             .record;
         // Counters of a data path that does not answer would be old.
         let hello = self.node().link.up()?;
-        let used = Viewer::new(self.node()).await?.used(&record).unwrap_or(0);
+        let viewer = Viewer::new(self.node(), &[(record.volume_id, None)]).await?;
+        let used = viewer.used(&record).unwrap_or(0);
         let page = self.node().link.stats();
         let uptime_ms = unix_ms().saturating_sub(hello.started_unix_ms);
         if request.not_cumulative {
@@ -139,7 +166,7 @@ impl OpenStorageVolume for Services {
         let name = &request.get_ref().volume_id;
         let found = self.node().registry.find("volume_id", name).await?;
         let found = found.ok_or_else(|| OpError::no_volume(name))?;
-        let viewer = Viewer::new(self.node()).await;
+        let viewer = Viewer::new(self.node(), &[view::shown(&found)]).await;
         answer(viewer.map(|viewer| viewer.found(&found)))
     }
 
@@ -151,7 +178,7 @@ impl OpenStorageVolume for Services {
         let selected = self
             .select(Selection::new(r.name, r.labels, r.ownership, r.group)?)
             .await?;
-        let viewer = Viewer::new(self.node()).await?;
+        let viewer = Viewer::new(self.node(), &selected.shown()).await?;
         let volumes = selected.volumes.iter().map(|r| viewer.response(r));
         let snapshots = selected.snapshots.iter().map(|r| viewer.snapshot(r));
         let volumes = volumes.chain(snapshots).collect();

@@ -11,7 +11,7 @@ use super::convert;
 use super::error::CommandError;
 use super::prepare::PreparedDrive;
 use crate::device::Latch;
-use crate::store::engine::{Damage, StoreConfig, StoreError};
+use crate::store::engine::{Damage, Exactly, StoreConfig, StoreError};
 use crate::store::pool::{DriveFacts, DriveState, PoolDrive, PoolView};
 use crate::store::{Name, VolumeId};
 use crate::volume::{DriveOpening, VolumeOpening};
@@ -310,16 +310,16 @@ impl Commander {
         }
     }
 
-    /// All pools, with used blocks of volumes and snapshots exactly as they are now; under a change, of what was there before it.
-    pub(super) async fn look_exactly(&self) -> Vec<PoolView> {
+    /// All pools, with used blocks of the volumes or snapshots that are meant exactly as they are now; under a change, of what was there before it.
+    pub(super) async fn look_exactly(&self, meant: Exactly) -> Vec<PoolView> {
         self.look_at_all().await;
         let mut views: Vec<PoolView> = self.seen.borrow().values().cloned().collect();
         for view in &mut views {
             let open = view.drives.iter_mut().filter(|d| d.facts.is_some());
             let mut open: Vec<&mut PoolDrive> = open.filter(|d| d.number.is_some()).collect();
             let numbers: Vec<u32> = open.iter().filter_map(|d| d.number).collect();
-            let exactly = |hub: crate::volume::Hub, number| async move {
-                hub.drive_facts_exactly(number).await
+            let exactly = move |hub: crate::volume::Hub, number| async move {
+                hub.drive_facts_exactly(number, meant).await
             };
             let facts = self.registry.on_drives(&numbers, exactly).await;
             // Drives answer one after the other: a lane that moves meanwhile would be on none of them, or on two.

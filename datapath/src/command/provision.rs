@@ -4,7 +4,7 @@ use keelblock_api::datapath as proto;
 
 use super::Commander;
 use super::error::CommandError;
-use crate::store::engine::{LaneInfo, RootOf};
+use crate::store::engine::{Exactly, LaneInfo, RootOf};
 use crate::store::pool::{PoolError, PoolView, PoolVolume, check_size, place};
 use crate::store::types::BLOCK_BYTES;
 use crate::store::{Name, VolumeId};
@@ -190,11 +190,15 @@ impl Commander {
         Ok((view, volume))
     }
 
-    /// All volumes.
-    pub async fn list_volumes(&self) -> Vec<proto::Volume> {
+    /// All volumes, or one of them.
+    pub async fn list_volumes(&self, only: Option<VolumeId>) -> Vec<proto::Volume> {
         let mut all = Vec::new();
-        for view in &self.look_exactly().await {
-            all.extend(view.volumes().values().map(|v| self.volume_to(view, v)));
+        for view in &self.look_exactly(Exactly::Lanes(only)).await {
+            let volumes = view.volumes();
+            let meant = volumes
+                .values()
+                .filter(|v| only.is_none_or(|id| id == v.id));
+            all.extend(meant.map(|v| self.volume_to(view, v)));
         }
         all
     }

@@ -226,10 +226,14 @@ impl Datapath for Service {
 
     async fn list_volumes(
         &self,
-        _: Request<proto::ListVolumesRequest>,
+        request: Request<proto::ListVolumesRequest>,
     ) -> Result<Response<proto::ListVolumesReply>, Status> {
+        let only = match request.get_ref().volume_id.as_str() {
+            "" => None,
+            id => Some(volume_id(id)?),
+        };
         let volumes = self
-            .ask(|c| async move { Ok(c.list_volumes().await) })
+            .ask(move |c| async move { Ok(c.list_volumes(only).await) })
             .await?;
         Ok(Response::new(proto::ListVolumesReply { volumes }))
     }
@@ -412,8 +416,12 @@ impl Datapath for Service {
             true => None,
             false => Some(volume_id(&request.volume_id)?),
         };
+        let id = match request.snapshot_id.is_empty() {
+            true => None,
+            false => Some(snapshot_id("snapshot_id", &request.snapshot_id)?),
+        };
         let snapshots = self
-            .ask(move |c| async move { Ok(c.list_snapshots(volume).await) })
+            .ask(move |c| async move { Ok(c.list_snapshots(volume, id).await) })
             .await?;
         Ok(Response::new(proto::ListSnapshotsReply { snapshots }))
     }

@@ -8,7 +8,7 @@ use keelblock_api::datapath as proto;
 use super::Commander;
 use super::convert;
 use super::error::CommandError;
-use crate::store::engine::{RootOf, Unique};
+use crate::store::engine::{Exactly, RootOf, Unique};
 use crate::store::pool::{PoolError, PoolSnapshot, PoolView, join_ranges, lane_start};
 use crate::store::types::{BLOCK_BYTES, LaneBlock, SnapshotId};
 use crate::store::{Name, VolumeId};
@@ -56,11 +56,17 @@ impl Commander {
             return Err(e);
         }
         let mut taken = Vec::with_capacity(pairs.len());
-        for view in &views {
-            self.look(&view.id, &pools[&view.id]).await;
+        for view in &mut views {
+            *view = self.look(&view.id, &pools[&view.id]).await;
         }
         for (volume, id) in pairs {
-            let (view, snapshot) = self.find_snapshot(volume, id)?;
+            let found = views
+                .iter()
+                .find_map(|view| Some((view, view.snapshot(volume, id)?)));
+            let (view, snapshot) = found.ok_or(PoolError::NoSnapshot {
+                volume,
+                snapshot: id,
+            })?;
             taken.push(convert::snapshot_to(&view.id, &snapshot));
         }
         Ok(taken)
@@ -74,8 +80,9 @@ impl Commander {
         views: &[PoolView],
     ) -> Result<(Vec<Pair>, Vec<(usize, Pair)>), CommandError> {
         let (mut new, mut partial) = (Vec::new(), Vec::new());
-        let there: Vec<BTreeMap<Pair, PoolSnapshot>> =
-            views.iter().map(PoolView::snapshots).collect();
+        let named = |_, id| pairs.iter().any(|(_, new)| *new == id);
+        let there = views.iter().map(|view| view.snapshots_that(named));
+        let there: Vec<BTreeMap<Pair, PoolSnapshot>> = there.collect();
         let volumes: Vec<_> = views.iter().map(PoolView::volumes).collect();
         for &(volume, id) in pairs {
             let mut all = there.iter().flat_map(|s| s.keys());
@@ -162,9 +169,10 @@ impl Commander {
         id: SnapshotId,
     ) -> Result<(PoolView, PoolSnapshot), CommandError> {
         let seen = self.seen.borrow();
-        let found = seen
-            .values()
-            .find_map(|view| Some((view.clone(), view.snapshot(volume, id)?)));
+        let found = seen.values().find_map(|view| {
+            let snapshot = view.snapshot(volume, id)?;
+            Some((view.clone(), snapshot))
+        });
         found.ok_or_else(|| {
             PoolError::NoSnapshot {
                 volume,
@@ -191,15 +199,26 @@ impl Commander {
         }
     }
 
-    /// All snapshots, or those of one volume.
-    pub async fn list_snapshots(&self, volume: Option<VolumeId>) -> Vec<proto::Snapshot> {
+    /// All snapshots, or those of one volume, or one of these.
+    pub async fn list_snapshots(
+        &self,
+        volume: Option<VolumeId>,
+        id: Option<SnapshotId>,
+    ) -> Vec<proto::Snapshot> {
+        let exactly = match (volume, id) {
+            (Some(volume), Some(id)) => Exactly::Snapshot(volume, id),
+            _ => Exactly::Snapshots(volume),
+        };
         let mut all = Vec::new();
-        for view in &self.look_exactly().await {
-            let snapshots = view.snapshots();
-            let meant = snapshots
-                .values()
-                .filter(|s| volume.is_none_or(|v| v == s.volume));
-            all.extend(meant.map(|s| convert::snapshot_to(&view.id, s)));
+        for view in &self.look_exactly(exactly).await {
+            let meant =
+                |v, i| volume.is_none_or(|volume| volume == v) && id.is_none_or(|id| id == i);
+            let snapshots = view.snapshots_that(meant);
+            all.extend(
+                snapshots
+                    .values()
+                    .map(|s| convert::snapshot_to(&view.id, s)),
+            );
         }
         all
     }

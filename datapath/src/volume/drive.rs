@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Hub;
 use crate::device::{Device, DeviceError, DeviceSource, Latch};
 use crate::store::Name;
-use crate::store::engine::{Damage, OpenError, Store, StoreConfig, StoreError};
+use crate::store::engine::{Damage, Exactly, OpenError, Store, StoreConfig, StoreError};
 use crate::store::pool::DriveFacts;
 
 /// How long a closed drive's tasks may take to end, and how often that is looked at.
@@ -143,10 +143,10 @@ impl Hub {
         })
     }
 
-    /// The same, with used blocks exactly as they are now: that may take reading pages of the map.
-    pub async fn drive_facts_exactly(&self, number: u32) -> Option<DriveFacts> {
+    /// The same, with used blocks of what is meant exactly as they are now: that may take reading pages of the map.
+    pub async fn drive_facts_exactly(&self, number: u32, meant: Exactly) -> Option<DriveFacts> {
         let store = self.store(number)?;
-        let (lanes, snapshots) = store.lanes_and_snapshots().await;
+        let (lanes, snapshots) = store.lanes_and_snapshots(meant).await;
         let facts = self.drive_facts(number)?;
         Some(DriveFacts {
             lanes,

@@ -186,7 +186,10 @@ impl Process {
     }
 
     pub async fn volumes(&mut self) -> Vec<proto::Volume> {
-        let reply = self.client.list_volumes(proto::ListVolumesRequest {}).await;
+        let reply = self
+            .client
+            .list_volumes(proto::ListVolumesRequest::default())
+            .await;
         reply.unwrap().into_inner().volumes
     }
 
@@ -249,6 +252,7 @@ impl Process {
     pub async fn snapshots(&mut self) -> Vec<proto::Snapshot> {
         let request = proto::ListSnapshotsRequest {
             volume_id: String::new(),
+            ..Default::default()
         };
         let reply = self.client.list_snapshots(request).await;
         reply.unwrap().into_inner().snapshots

@@ -164,7 +164,7 @@ async fn a_rotten_page_is_told_of_and_the_volume_goes_on() {
     assert!(host.queues[0].read(&host.namespace, 6, 1).is_err());
     let listed = process
         .client
-        .list_volumes(proto::ListVolumesRequest {})
+        .list_volumes(proto::ListVolumesRequest::default())
         .await;
     let listed = listed.unwrap().into_inner().volumes.remove(0);
     let error = &listed.lanes[0].error;

@@ -10,33 +10,28 @@ use super::super::types::{CatalogueHandle, Generation, SnapshotId};
 /// No record: what has no parent has this one.
 pub const NONE: CatalogueHandle = CatalogueHandle(0);
 
-/// The records of a leaf of the catalogue.
-type Leaf = BTreeMap<CatalogueHandle, CatalogueRecord>;
+/// Values by handle, in the leaves of the catalogue. A checkpoint works on a copy: leaves are shared with it until one of the two changes them, so
+/// taking it costs one pointer for 31 values, and what is written meanwhile one leaf for each that it touches.
+#[derive(Clone, Debug)]
+struct ByHandle<V>(BTreeMap<u64, Rc<BTreeMap<CatalogueHandle, V>>>);
 
-/// Records, leaf by leaf. A checkpoint works on a copy: leaves are shared with it until one of the two changes them, so taking it costs one
-/// pointer for 31 records, and what is written meanwhile one leaf for each that it touches.
-#[derive(Clone, Debug, Default)]
-struct Records(BTreeMap<u64, Rc<Leaf>>);
+impl<V> Default for ByHandle<V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
 
-impl Records {
-    fn get(&self, handle: CatalogueHandle) -> Option<&CatalogueRecord> {
+impl<V: Clone> ByHandle<V> {
+    fn get(&self, handle: CatalogueHandle) -> Option<&V> {
         self.0.get(&leaf_of_handle(handle))?.get(&handle)
     }
 
-    fn get_mut(&mut self, handle: CatalogueHandle) -> Option<&mut CatalogueRecord> {
-        let leaf = self.0.get_mut(&leaf_of_handle(handle))?;
-        if !leaf.contains_key(&handle) {
-            return None;
-        }
-        Rc::make_mut(leaf).get_mut(&handle)
-    }
-
-    fn insert(&mut self, handle: CatalogueHandle, record: CatalogueRecord) {
+    fn insert(&mut self, handle: CatalogueHandle, value: V) -> Option<V> {
         let leaf = self.0.entry(leaf_of_handle(handle)).or_default();
-        Rc::make_mut(leaf).insert(handle, record);
+        Rc::make_mut(leaf).insert(handle, value)
     }
 
-    fn remove(&mut self, handle: CatalogueHandle) -> Option<CatalogueRecord> {
+    fn remove(&mut self, handle: CatalogueHandle) -> Option<V> {
         let number = leaf_of_handle(handle);
         let leaf = self.0.get_mut(&number)?;
         let removed = Rc::make_mut(leaf).remove(&handle);
@@ -46,16 +41,25 @@ impl Records {
         removed
     }
 
-    fn iter(&self) -> impl Iterator<Item = (CatalogueHandle, &CatalogueRecord)> {
+    fn iter(&self) -> impl Iterator<Item = (CatalogueHandle, &V)> {
         let all = self.0.values().flat_map(|leaf| leaf.iter());
-        all.map(|(h, r)| (*h, r))
+        all.map(|(h, v)| (*h, v))
     }
 }
 
-/// See the module's text.
-#[derive(Clone, Debug, Default)]
+/// Snapshots by what they are asked for.
+type ById = BTreeMap<(VolumeId, SnapshotId), BTreeSet<CatalogueHandle>>;
+
+/// See the module's text. Beside the records there is what is asked of them all the time: with thousands of snapshots nobody may go through all.
+#[derive(Clone, Debug)]
 pub struct Catalogue {
-    records: Records,
+    records: ByHandle<CatalogueRecord>,
+    /// What descends directly from a record.
+    children: ByHandle<BTreeSet<CatalogueHandle>>,
+    /// What deletions walk, or will.
+    going: BTreeSet<CatalogueHandle>,
+    /// Not of a checkpoint's copy, which nobody asks.
+    by_id: Option<ById>,
     /// Leaves with records that changed since a checkpoint wrote them.
     dirty: BTreeSet<u64>,
     next_handle: u32,
@@ -66,10 +70,25 @@ impl Catalogue {
     /// Empty, with counters as the superblock has them.
     pub fn new(next_handle: u32, next_generation: u32) -> Self {
         Self {
-            records: Records::default(),
+            records: ByHandle::default(),
+            children: ByHandle::default(),
+            going: BTreeSet::new(),
+            by_id: Some(BTreeMap::new()),
             dirty: BTreeSet::new(),
             next_handle,
             next_generation,
+        }
+    }
+
+    /// A copy that a checkpoint changes. Snapshots are not looked up by their ids in it.
+    pub fn for_checkpoint(&self) -> Self {
+        Self {
+            records: self.records.clone(),
+            children: self.children.clone(),
+            going: self.going.clone(),
+            by_id: None,
+            dirty: self.dirty.clone(),
+            ..*self
         }
     }
 
@@ -103,7 +122,60 @@ impl Catalogue {
 
     /// A record, as it was read from the drive: not a change.
     pub fn load(&mut self, handle: CatalogueHandle, record: CatalogueRecord) {
-        self.records.insert(handle, record);
+        self.set(handle, Some(record));
+    }
+
+    /// Sets or removes a record, and all that is known of it beside; what it was.
+    fn set(
+        &mut self,
+        handle: CatalogueHandle,
+        record: Option<CatalogueRecord>,
+    ) -> Option<CatalogueRecord> {
+        let (parent, goes, id) = (
+            record.as_ref().map(|r| r.parent),
+            record.as_ref().is_some_and(goes),
+            record.as_ref().and_then(id_of),
+        );
+        let before = match record {
+            Some(record) => self.records.insert(handle, record),
+            None => self.records.remove(handle),
+        };
+        let parent_before = before.as_ref().map(|r| r.parent);
+        if parent != parent_before {
+            if let Some(parent) = parent_before {
+                let mut others = self.children.remove(parent).unwrap_or_default();
+                others.remove(&handle);
+                if !others.is_empty() {
+                    self.children.insert(parent, others);
+                }
+            }
+            if let Some(parent) = parent.filter(|p| *p != NONE) {
+                let mut all = self.children.get(parent).cloned().unwrap_or_default();
+                all.insert(handle);
+                self.children.insert(parent, all);
+            }
+        }
+        match goes {
+            true => self.going.insert(handle),
+            false => self.going.remove(&handle),
+        };
+        let id_before = before.as_ref().and_then(id_of);
+        if let Some(by_id) = &mut self.by_id
+            && id != id_before
+        {
+            if let Some(id) = id_before
+                && let Some(handles) = by_id.get_mut(&id)
+            {
+                handles.remove(&handle);
+                if handles.is_empty() {
+                    by_id.remove(&id);
+                }
+            }
+            if let Some(id) = id {
+                by_id.entry(id).or_default().insert(handle);
+            }
+        }
+        before
     }
 
     /// A record.
@@ -114,20 +186,20 @@ impl Catalogue {
     /// Changes or adds a record.
     pub fn put(&mut self, handle: CatalogueHandle, record: CatalogueRecord) {
         self.dirty.insert(leaf_of_handle(handle));
-        self.records.insert(handle, record);
+        self.set(handle, Some(record));
     }
 
     /// Changes a record that is there.
     pub fn change(&mut self, handle: CatalogueHandle, change: impl FnOnce(&mut CatalogueRecord)) {
-        if let Some(record) = self.records.get_mut(handle) {
-            change(record);
-            self.dirty.insert(leaf_of_handle(handle));
+        if let Some(mut record) = self.records.get(handle).cloned() {
+            change(&mut record);
+            self.put(handle, record);
         }
     }
 
     /// Removes a record; what descends from it descends from its parent now.
     pub fn remove(&mut self, handle: CatalogueHandle) {
-        let Some(record) = self.records.remove(handle) else {
+        let Some(record) = self.set(handle, None) else {
             return;
         };
         self.dirty.insert(leaf_of_handle(handle));
@@ -143,8 +215,19 @@ impl Catalogue {
 
     /// What descends directly from a record.
     pub fn children(&self, of: CatalogueHandle) -> Vec<CatalogueHandle> {
-        let children = self.records.iter().filter(|(_, r)| r.parent == of);
-        children.map(|(h, _)| h).collect()
+        let children = self.children.get(of);
+        children.into_iter().flatten().copied().collect()
+    }
+
+    /// What is hidden or being deleted.
+    pub fn going(&self) -> impl Iterator<Item = (CatalogueHandle, &CatalogueRecord)> {
+        let record = |h: &CatalogueHandle| Some((*h, self.records.get(*h)?));
+        self.going.iter().filter_map(record)
+    }
+
+    /// Whether no deletion is under way.
+    pub fn settled(&self) -> bool {
+        !self.going().any(|(_, r)| r.kind == RecordKind::Deleting)
     }
 
     /// What a record directly descends from.
@@ -212,10 +295,10 @@ impl Catalogue {
 
     /// A volume's snapshots with an id, one for each lane here.
     pub fn snapshots(&self, volume: VolumeId, id: SnapshotId) -> Vec<CatalogueHandle> {
-        let of_it = self.records.iter().filter(|(_, r)| {
-            r.volume == volume && r.snapshot == id && r.kind == RecordKind::Snapshot
-        });
-        of_it.map(|(h, _)| h).collect()
+        let by_id = self.by_id.as_ref();
+        let by_id = by_id.expect("a checkpoint's copy is not asked for snapshots by their ids");
+        let handles = by_id.get(&(volume, id)).into_iter().flatten();
+        handles.copied().collect()
     }
 
     /// A snapshot of one lane.
@@ -249,7 +332,7 @@ impl Catalogue {
         &'a self,
         other: &'a Self,
     ) -> impl Iterator<Item = (CatalogueHandle, &'a CatalogueRecord)> {
-        let same = |n: &u64, leaf: &Rc<Leaf>| {
+        let same = |n: &u64, leaf: &Rc<BTreeMap<CatalogueHandle, CatalogueRecord>>| {
             let theirs = other.records.0.get(n);
             theirs.is_some_and(|theirs| Rc::ptr_eq(theirs, leaf))
         };
@@ -264,12 +347,13 @@ impl Catalogue {
     /// A checkpoint wrote `record`: root, sequence and walk are taken over, the rest may have changed since its freeze. What was
     /// removed meanwhile stays removed.
     pub fn take_over(&mut self, handle: CatalogueHandle, record: &CatalogueRecord) {
-        if let Some(present) = self.records.get_mut(handle) {
+        if let Some(mut present) = self.records.get(handle).cloned() {
             present.keep_of(record);
             // The last but one that descended from it is gone, and it is walked.
             if record.kind == RecordKind::Deleting && present.kind == RecordKind::Hidden {
                 present.kind = RecordKind::Deleting;
             }
+            self.set(handle, Some(present));
         }
     }
 }
@@ -279,9 +363,21 @@ pub fn leaf_of_handle(handle: CatalogueHandle) -> u64 {
     u64::from(handle.0) / CATALOGUE_LEAF_RECORDS as u64
 }
 
+/// Whether deletions walk a record, or will.
+fn goes(record: &CatalogueRecord) -> bool {
+    matches!(record.kind, RecordKind::Hidden | RecordKind::Deleting)
+}
+
+/// What a snapshot is asked for.
+fn id_of(record: &CatalogueRecord) -> Option<(VolumeId, SnapshotId)> {
+    let is_snapshot = record.kind == RecordKind::Snapshot;
+    is_snapshot.then_some((record.volume, record.snapshot))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn catalogue(records: u32) -> Catalogue {
         let mut catalogue = Catalogue::new(records + 1, 2);
@@ -332,6 +428,81 @@ mod tests {
             present.get(CatalogueHandle(150_000)).map(|r| r.size_bytes),
             Some(8)
         );
+    }
+
+    impl Catalogue {
+        /// What is known beside the records is what going through all of them says.
+        fn check(&self) {
+            let handles: Vec<u32> = (0..self.next_handle).collect();
+            for of in handles.into_iter().map(CatalogueHandle).skip(1) {
+                let found: Vec<_> = self.iter().filter(|(_, r)| r.parent == of).collect();
+                let found: Vec<_> = found.into_iter().map(|(h, _)| h).collect();
+                assert_eq!(self.children(of), found, "children of {of:?}");
+            }
+            let going: Vec<_> = self.iter().filter(|(_, r)| goes(r)).collect();
+            assert_eq!(self.going().collect::<Vec<_>>(), going);
+            let Some(by_id) = &self.by_id else { return };
+            let mut ids = ById::new();
+            for (handle, record) in self.iter() {
+                if let Some(id) = id_of(record) {
+                    ids.entry(id).or_default().insert(handle);
+                }
+            }
+            assert_eq!(by_id, &ids);
+        }
+    }
+
+    const KINDS: [RecordKind; 5] = [
+        RecordKind::Live,
+        RecordKind::Snapshot,
+        RecordKind::Hidden,
+        RecordKind::Deleting,
+        RecordKind::Arriving,
+    ];
+
+    fn record((handle, parent, kind, id): (u32, u32, usize, u8)) -> CatalogueRecord {
+        CatalogueRecord {
+            kind: KINDS[kind],
+            // Of a clone or a restore it is lower, of a snapshot's live lane higher.
+            parent: CatalogueHandle(if parent == handle { 0 } else { parent }),
+            volume: VolumeId([id % 3; 16]),
+            snapshot: SnapshotId([id; 16]),
+            ..CatalogueRecord::EMPTY
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_known_beside_the_records_follows_them(
+            steps in prop::collection::vec(((1u32..120, 0u32..120, 0usize..5, 0u8..6), 0u8..5), 1..200),
+        ) {
+            let mut present = Catalogue::new(120, 2);
+            let mut copy = present.for_checkpoint();
+            let mut removed = Vec::new();
+            for (what, step) in steps {
+                let handle = CatalogueHandle(what.0);
+                match step {
+                    0 => present.put(handle, record(what)),
+                    1 => present.change(handle, |r| *r = record(what)),
+                    2 => {
+                        copy.remove(handle);
+                        removed.push(handle);
+                    }
+                    3 => copy.change(handle, |r| r.kind = RecordKind::Deleting),
+                    _ => {
+                        for (handle, record) in copy.changed_since(&present.clone()) {
+                            present.take_over(handle, record);
+                        }
+                        for handle in removed.drain(..) {
+                            present.remove(handle);
+                        }
+                        copy = present.for_checkpoint();
+                    }
+                }
+                present.check();
+                copy.check();
+            }
+        }
     }
 
     #[test]

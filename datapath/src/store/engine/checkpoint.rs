@@ -8,8 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::map::{
-    CatalogueRecord, ChildEntry, GivenUp, MapError, MergeContext, RecordKind, Root, give_up, merge,
-    write_catalogue,
+    ChildEntry, GivenUp, MapError, MergeContext, RecordKind, Root, give_up, merge, write_catalogue,
 };
 use super::super::superblock;
 use super::super::types::{
@@ -102,7 +101,7 @@ impl Inner {
         } else {
             self.delta_max / 2
         };
-        let much = self.delta_entries.get() as u64 >= enough;
+        let much = self.delta_entries.get() as u64 >= enough || self.scatter.enough();
         if much || self.journal.wants_checkpoint() || self.deepest.get() >= LAYERS_MAX {
             self.ask_for_checkpoint();
         }
@@ -149,9 +148,10 @@ impl Inner {
         // 1: from here on, records go to new layers and to journal blocks from `cut` on.
         let cut = self.journal.next_sequence();
         let mut frozen = self.freeze();
+        self.scatter.freeze();
         let mut catalogue = {
             let mut present = self.catalogue.borrow_mut();
-            let copy = present.clone();
+            let copy = present.for_checkpoint();
             present.take_dirty();
             copy
         };
@@ -291,10 +291,7 @@ impl Inner {
         let mut left = WALK_LEAVES;
         let mut removed = Vec::new();
         let mut more = false;
-        let goes =
-            |r: &CatalogueRecord| matches!(r.kind, RecordKind::Hidden | RecordKind::Deleting);
-        let going = catalogue.iter().filter(|(_, r)| goes(r));
-        let going: Vec<CatalogueHandle> = going.map(|(h, _)| h).collect();
+        let going: Vec<CatalogueHandle> = catalogue.going().map(|(h, _)| h).collect();
         for handle in going {
             if self.is_pinned(catalogue, handle) {
                 continue;
@@ -474,7 +471,7 @@ impl Inner {
         let mut present = self.catalogue.borrow_mut();
         // What changed since the freeze (puts, children of what was removed) stays; what a checkpoint says is taken over. Leaves that
         // are still the same have nothing new.
-        let before = present.clone();
+        let before = present.for_checkpoint();
         for (handle, record) in catalogue.changed_since(&before) {
             present.take_over(handle, record);
         }
@@ -492,6 +489,7 @@ impl Inner {
             self.delta_grew(-(f.entries as isize));
             f.lane.merged(f.layers.len(), f.root);
         }
+        self.scatter.merged();
         let deepest = lanes.values().map(|l| l.depth()).max();
         self.deepest.set(deepest.unwrap_or(1));
     }

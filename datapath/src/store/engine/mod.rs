@@ -28,6 +28,7 @@ mod pages;
 mod read;
 mod reclaim;
 mod roots;
+mod scatter;
 mod scrub;
 mod space;
 #[cfg(test)]
@@ -50,6 +51,7 @@ pub use damage::{Damage, DamageKind, DamageReport};
 pub use error::{OpenError, StoreError};
 pub use moving::{MovedBlock, MovedKind, MovedRecord, NextFamily, Part, StaleCopy};
 pub use scrub::{ScrubError, ScrubPlace, ScrubStep};
+pub use usage::Exactly;
 
 use super::group::Space as Groups;
 use super::map::RecordKind;
@@ -70,6 +72,7 @@ use now::Now;
 use pages::DrivePages;
 use read::NowRead;
 use reclaim::Reclaim;
+use scatter::Scatter;
 use writer::Writer;
 
 /// What a store may use.
@@ -234,6 +237,8 @@ struct Inner {
     /// Entries of all deltas, and how many there may be.
     delta_entries: Cell<usize>,
     delta_max: u64,
+    /// Leaves that they lead to.
+    scatter: Scatter,
     /// Layers of the lane that has most.
     deepest: Cell<usize>,
     /// Writes completed.
@@ -545,10 +550,7 @@ impl Store {
 
     /// Whether deletions have given back all of their space.
     pub fn settled(&self) -> bool {
-        let catalogue = self.0.catalogue.borrow();
-        !catalogue
-            .iter()
-            .any(|(_, r)| r.kind == RecordKind::Deleting)
+        self.0.settled()
     }
 
     /// For tests.

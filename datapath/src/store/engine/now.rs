@@ -60,6 +60,8 @@ impl Inner {
             runs: &runs,
             crcs: &crcs,
         });
+        self.scatter
+            .written(lane.handle, admitted.generation, blocks);
         self.now.pending.set(true);
         let mut layer = admitted.layer.borrow_mut();
         let mut freed = self.now.freed.borrow_mut();

@@ -28,6 +28,7 @@ use super::layer::Entry;
 use super::now::Now;
 use super::pages::DrivePages;
 use super::reclaim::Reclaim;
+use super::scatter::Scatter;
 use super::space::{delta_max, reserve};
 use super::writer::{GATHER_BYTES, GATHERS_MAX, Writer};
 use super::{Inner, OpenError, Store, StoreConfig, StoreError};
@@ -233,6 +234,7 @@ impl Inner {
             changing: Mutex::new(()),
             delta_entries: Cell::new(0),
             delta_max,
+            scatter: Scatter::new(delta_max),
             deepest: Cell::new(1),
             completed: Notify::new(),
             room: Notify::new(),

@@ -126,11 +126,7 @@ impl Inner {
 
     /// Whether no deletion is under way.
     pub(super) fn settled(&self) -> bool {
-        use super::super::map::RecordKind;
-        let catalogue = self.catalogue.borrow();
-        !catalogue
-            .iter()
-            .any(|(_, r)| r.kind == RecordKind::Deleting)
+        self.catalogue.borrow().settled()
     }
 
     /// All of it or nothing, in few enough runs for one record; `runs` is empty before. False: there is not so much.
@@ -179,6 +175,8 @@ impl Inner {
             return Err(StoreError::Unknown);
         }
         let admitted = lane.admit(1);
+        self.scatter
+            .erased(lane.handle, admitted.generation, &blocks);
         #[cfg(planted)]
         let journaled =
             !super::super::planted::is(super::super::planted::Bug::TombstoneNotJournaled);

@@ -256,7 +256,8 @@ fn used_blocks_are_exact_without_a_checkpoint() {
     let live = |rig: &Rig, expect| {
         assert_eq!(rig.used(VOLUME, RootOf::Live), expect);
         let store = rig.store.clone();
-        let (lanes, _) = rig.run(async move { store.lanes_and_snapshots().await });
+        let (lanes, _) =
+            rig.run(async move { store.lanes_and_snapshots(Exactly::Lanes(None)).await });
         let found = lanes.iter().find(|l| l.volume == VOLUME).unwrap();
         assert_eq!((found.used_blocks, found.error), (expect, None));
     };
@@ -461,4 +462,39 @@ fn a_drive_that_does_not_read_fails_a_checkpoint_and_loses_nothing() {
         assert_eq!(rig.read(VOLUME, n * 152, 2), [2, 0]);
     }
     assert_eq!(rig.store.counters().lost_pages, 0);
+}
+
+/// A delta of few entries that lead to many leaves would make a crash's opening as long as one of many.
+#[test]
+fn writes_far_apart_begin_a_checkpoint_by_the_leaves_they_lead_to() {
+    let rig = Rig::new(8 << 30);
+    rig.create();
+    let store = rig.store.clone();
+    let before = store.counters().checkpoints;
+    let (handle, lane) = (rig.handle.clone(), rig.lane(VOLUME));
+    let begun = rig.run(async move {
+        // Many at a time: one record in each block would fill the journal first.
+        for some in 0..60_000 / 64 {
+            let writes = (some * 64..(some + 1) * 64).map(|slice| {
+                let (handle, lane) = (handle.clone(), lane.clone());
+                async move {
+                    let buffer = handle.buffers().take(BLOCK_BYTES).await;
+                    lane.write(slice * 4096..slice * 4096 + 1, buffer, false)
+                        .await
+                        .1
+                }
+            });
+            for written in join::join_all(writes).await {
+                written.unwrap();
+            }
+            if store.counters().checkpoints > before {
+                return (some * 64, store.0.delta_max);
+            }
+        }
+        panic!("no checkpoint");
+    });
+    let (writes, delta_max) = begun;
+    // Begun at 30,000; and if it takes so long, writes wait for it at 45,000.
+    assert!((28_000..47_000).contains(&writes), "after {writes} writes");
+    assert!(delta_max / 2 > 60_000, "and not by entries: {delta_max}");
 }

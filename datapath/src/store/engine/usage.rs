@@ -18,6 +18,38 @@ const CHANGING_MAX: usize = 1024;
 /// Leaves of a delta that a question may read; with more, a checkpoint comes first.
 const LEAVES_MAX: usize = 8192;
 
+/// Whose used blocks are wanted exactly: finding them out reads pages of maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exactly {
+    /// Live lanes, of this volume or of all.
+    Lanes(Option<VolumeId>),
+    /// Snapshots, of this volume or of all.
+    Snapshots(Option<VolumeId>),
+    /// This snapshot.
+    Snapshot(VolumeId, SnapshotId),
+}
+
+impl Exactly {
+    fn volume(self) -> Option<VolumeId> {
+        match self {
+            Self::Lanes(volume) | Self::Snapshots(volume) => volume,
+            Self::Snapshot(volume, _) => Some(volume),
+        }
+    }
+
+    fn is_lane(self, lane: &LaneInfo) -> bool {
+        matches!(self, Self::Lanes(volume) if volume.is_none_or(|v| v == lane.volume))
+    }
+
+    fn is_snapshot(self, s: &SnapshotInfo) -> bool {
+        match self {
+            Self::Lanes(_) => false,
+            Self::Snapshots(volume) => volume.is_none_or(|v| v == s.volume),
+            Self::Snapshot(volume, id) => (volume, id) == (s.volume, s.snapshot),
+        }
+    }
+}
+
 impl Store {
     /// Data blocks that a volume's lanes here, or a snapshot of them, refer to now, exactly. Of writes that are under way meanwhile, some count.
     ///
@@ -36,22 +68,26 @@ impl Store {
         self.0.unique_blocks(volume, of).await
     }
 
-    /// As [`Store::lanes`] and [`Store::snapshots`], with used blocks as [`Store::used_blocks`] finds them. Where that fails, the figure is that of
-    /// the last checkpoint, and the error says so.
-    pub async fn lanes_and_snapshots(&self) -> (Vec<LaneInfo>, Vec<SnapshotInfo>) {
-        self.0.few_leaves().await;
+    /// As [`Store::lanes`] and [`Store::snapshots`], with used blocks of those that are meant as [`Store::used_blocks`] finds them. Where that
+    /// fails, the figure is that of the last checkpoint, and the error says so.
+    pub async fn lanes_and_snapshots(&self, meant: Exactly) -> (Vec<LaneInfo>, Vec<SnapshotInfo>) {
+        self.0.few_leaves(meant.volume()).await;
         // Nothing is awaited between the lists and where they are resolved from.
         let (mut lanes, mut snapshots) = (self.lanes(), self.snapshots());
         let of_lanes: Vec<_> = lanes
             .iter()
-            .map(|l| self.0.lane_named(l.volume, l.lane).map(|l| whole(&l)))
+            .map(|l| {
+                let lane = self.0.lane_named(l.volume, l.lane);
+                lane.filter(|_| meant.is_lane(l)).map(|l| whole(&l))
+            })
             .collect();
         // Looked up from the few that the map does not show yet: there may be thousands of others.
         let unmerged = self.0.unmerged_snapshots();
         let of_snapshots: Vec<_> = snapshots
             .iter()
             .map(|s| {
-                let handle = unmerged.get(&(s.volume, s.lane, s.snapshot))?;
+                let handle = unmerged.get(&(s.volume, s.lane, s.snapshot));
+                let handle = handle.filter(|_| meant.is_snapshot(s))?;
                 self.0.unmerged_state(*handle)
             })
             .collect();
@@ -87,9 +123,11 @@ fn whole(lane: &LaneState) -> State {
 }
 
 impl Inner {
-    /// If the delta leads to too many leaves, waits for a checkpoint. That it fails changes nothing of what is found, only what that costs.
-    async fn few_leaves(&self) {
-        for lane in self.lanes.borrow().values() {
+    /// If the delta, of this volume or of all, leads to too many leaves, waits for a checkpoint. That it fails changes nothing of what is found,
+    /// only what that costs.
+    async fn few_leaves(&self, of: Option<VolumeId>) {
+        let meant = |lane: &&Rc<LaneState>| of.is_none_or(|volume| volume == lane.volume);
+        for lane in self.lanes.borrow().values().filter(meant) {
             let newest = lane.newest();
             let (entries, generation) = (newest.borrow().len(), newest.borrow().generation);
             if entries > CHANGING_MAX {
@@ -101,7 +139,7 @@ impl Inner {
         let leaves: usize = {
             let lanes = self.lanes.borrow();
             let mut sum = 0;
-            for lane in lanes.values() {
+            for lane in lanes.values().filter(meant) {
                 lane.each_layer(|layer| sum += layer.leaves());
             }
             sum
@@ -114,7 +152,7 @@ impl Inner {
     }
 
     async fn used_blocks(&self, volume: VolumeId, of: RootOf) -> Result<u64, StoreError> {
-        self.few_leaves().await;
+        self.few_leaves(Some(volume)).await;
         let states: Vec<State> = match of {
             RootOf::Live => {
                 let handles = self.live(volume);

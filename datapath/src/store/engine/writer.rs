@@ -165,7 +165,7 @@ impl Inner {
 
     pub(super) fn has_room(&self, blocks: u64) -> bool {
         let delta = self.delta_entries.get() as u64 + self.writer.in_flight.get() + blocks;
-        delta <= self.delta_max && self.journal_has_room(blocks)
+        delta <= self.delta_max && self.scatter.has_room() && self.journal_has_room(blocks)
     }
 
     /// Places what is queued, as far as there is room, and begins to write it.
@@ -297,6 +297,9 @@ impl Inner {
             crcs: &crcs,
         };
         self.journal.append_write(&fields);
+        let blocks = write.first.0..write.first.0 + write.blocks;
+        self.scatter
+            .written(write.lane.handle, admitted.generation, &blocks);
         let record_in = self.journal.data_begun();
         self.writer
             .in_flight

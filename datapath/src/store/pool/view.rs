@@ -197,10 +197,14 @@ impl PoolView {
 
     /// Its volumes.
     pub fn volumes(&self) -> BTreeMap<VolumeId, PoolVolume> {
+        self.volumes_that(|_| true)
+    }
+
+    fn volumes_that(&self, are: impl Fn(VolumeId) -> bool) -> BTreeMap<VolumeId, PoolVolume> {
         let mut lanes: BTreeMap<VolumeId, BTreeMap<u8, (usize, &LaneInfo)>> = BTreeMap::new();
         let whole = self.whole().is_ok();
         for (place, facts) in self.facts() {
-            for info in &facts.lanes {
+            for info in facts.lanes.iter().filter(|info| are(info.volume)) {
                 let of_volume = lanes.entry(info.volume).or_default();
                 let present = of_volume.entry(info.lane).or_insert((place, info));
                 if info.incarnation > present.1.incarnation {
@@ -291,15 +295,24 @@ impl PoolView {
 
     /// One of its volumes.
     pub fn volume(&self, id: VolumeId) -> Option<PoolVolume> {
-        self.volumes().remove(&id)
+        self.volumes_that(|volume| volume == id).remove(&id)
     }
 
     /// Its snapshots that are not hidden, by volume.
     pub fn snapshots(&self) -> BTreeMap<(VolumeId, SnapshotId), PoolSnapshot> {
+        self.snapshots_that(|_, _| true)
+    }
+
+    /// Those of them that are meant: there may be thousands of others.
+    pub fn snapshots_that(
+        &self,
+        are: impl Fn(VolumeId, SnapshotId) -> bool,
+    ) -> BTreeMap<(VolumeId, SnapshotId), PoolSnapshot> {
         type Lanes<'a> = BTreeMap<u8, (usize, &'a SnapshotInfo)>;
         let mut all: BTreeMap<(VolumeId, SnapshotId), Lanes<'_>> = BTreeMap::new();
         for (place, facts) in self.facts() {
-            for info in facts.snapshots.iter().filter(|info| !info.hidden) {
+            let shown = facts.snapshots.iter().filter(|info| !info.hidden);
+            for info in shown.filter(|info| are(info.volume, info.snapshot)) {
                 let lanes = all.entry((info.volume, info.snapshot)).or_default();
                 let present = lanes.entry(info.lane).or_insert((place, info));
                 if info.incarnation > present.1.incarnation {
@@ -326,7 +339,8 @@ impl PoolView {
 
     /// One of its snapshots.
     pub fn snapshot(&self, volume: VolumeId, id: SnapshotId) -> Option<PoolSnapshot> {
-        self.snapshots().remove(&(volume, id))
+        self.snapshots_that(|v, i| (v, i) == (volume, id))
+            .remove(&(volume, id))
     }
 
     /// Its bytes.

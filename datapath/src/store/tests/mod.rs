@@ -7,6 +7,7 @@
 mod admin;
 mod faults;
 mod life;
+mod many;
 mod oracle;
 #[cfg(planted)]
 mod planted;
