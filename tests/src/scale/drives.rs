@@ -38,6 +38,8 @@ pub struct Report {
     pub crash_open_s: f64,
     /// Of that, until the journal was replayed: the rest is the checkpoint that ends an opening.
     pub replay_s: f64,
+    /// Records that were replayed: entries of the delta that the kill met.
+    pub replayed: u64,
     /// The most memory that the data path had resident, of each of its lives, in MiB: ordinary pages, and huge ones beside them.
     pub resident_mib: Vec<(u64, u64)>,
     /// The drive at the end.
@@ -83,18 +85,21 @@ fn time_of(line: &str) -> Option<f64> {
     Some(parts.next()?? * 3600.0 + parts.next()?? * 60.0 + parts.next()??)
 }
 
-/// What of the last opening was spent until the journal was replayed.
-fn last_replay(cluster: &Cluster) -> Result<f64, String> {
+/// What of the last opening was spent until the journal was replayed, and the records of it that counted.
+fn last_replay(cluster: &Cluster) -> Result<(f64, u64), String> {
     let at = |file: &str, what: &str| {
         let log = std::fs::read_to_string(cluster.path(file));
         let log = log.map_err(|e| format!("{file}: {e}"))?;
         let line = log.lines().rev().find(|line| line.contains(what));
-        line.and_then(time_of)
-            .ok_or_else(|| format!("{file} does not say `{what}`"))
+        let line = line.and_then(|line| Some((time_of(line)?, line.to_owned())));
+        line.ok_or_else(|| format!("{file} does not say `{what}`"))
     };
-    let replayed = at("data/node-1/datapath.log", "its journal was replayed")?;
-    let connected = at("data/node-1/control.log", "data path connected")?;
-    Ok((replayed - connected).rem_euclid(86_400.0))
+    let (replayed, line) = at("data/node-1/datapath.log", "its journal was replayed")?;
+    let records = line.split_once("records=").map(|(_, rest)| rest);
+    let records = records.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    let records = records.ok_or_else(|| format!("no number of records in `{line}`"))?;
+    let (connected, _) = at("data/node-1/control.log", "data path connected")?;
+    Ok(((replayed - connected).rem_euclid(86_400.0), records))
 }
 
 /// What the last opening took: the control process's log says when it reached the data path, and when the pool was open.
@@ -193,7 +198,7 @@ pub fn run(
     });
     writer.reconnect(target(&cluster, "large"))?;
     report.crash_open_s = last_open(&cluster)?;
-    report.replay_s = last_replay(&cluster)?;
+    (report.replay_s, report.replayed) = last_replay(&cluster)?;
     writer.verify_some(&mut random, COMPARED)?;
     for _ in 0..COMPARED {
         let block = random.random_range(0..VOLUME_BLOCKS);

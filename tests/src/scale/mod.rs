@@ -4,6 +4,7 @@
 //! [`snapshots`] about a thousand snapshots of one volume.
 
 pub mod drives;
+pub mod rest;
 pub mod snapshots;
 pub mod writer;
 

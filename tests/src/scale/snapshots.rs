@@ -1,11 +1,13 @@
 //! A thousand snapshots of one volume: what taking the last costs beside the first, what they show, and that nothing is left of them.
 
+use super::rest::Rest;
 use super::writer::Writer;
 use super::{Accounts, accounts, target};
 use crate::cluster::Cluster;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -17,8 +19,12 @@ const REPLACED: usize = 64;
 const COMPARED: usize = 10;
 /// Blocks of each that are.
 const COMPARED_BLOCKS: usize = 500;
-/// Snapshots that are taken and deleted first: the catalogue has its depth then.
-const WARM_UP: usize = 40;
+/// Snapshots that are taken and deleted first: the catalogue has its depth then, as each has 16 lanes, and two levels lead to 1,984 records.
+const WARM_UP: usize = 130;
+/// One in so many is taken by `keelctl`, the others through the SDK.
+const BY_KEELCTL: usize = 10;
+/// Snapshots that are inspected.
+const INSPECTED: usize = 50;
 /// Snapshots that one `keelctl` deletes.
 const DELETED_AT_ONCE: usize = 20;
 
@@ -27,12 +33,14 @@ const DELETED_AT_ONCE: usize = 20;
 pub struct Report {
     /// Snapshots.
     pub count: usize,
-    /// Milliseconds that taking the first, the middle and the last took, as a user of `keelctl` sees it.
+    /// Milliseconds that taking one took through the SDK: medians of the first, the middle and the last hundred.
     pub taking_ms: [f64; 3],
-    /// The mean of all.
-    pub taking_mean_ms: f64,
     /// The longest.
     pub taking_max_ms: f64,
+    /// Of those that `keelctl` took (one in [`BY_KEELCTL`]), the median, its start included.
+    pub keelctl_ms: f64,
+    /// Milliseconds that inspecting one of them took through the SDK, with all there: the median.
+    pub inspecting_ms: f64,
     /// Seconds until all were deleted, in random order, as a user sees it.
     pub deleting_s: f64,
     /// Seconds of the clean close after that, which ends the deletions that are under way.
@@ -43,6 +51,16 @@ pub struct Report {
     pub after: Accounts,
     /// The drive with all of them.
     pub with_all: Accounts,
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}
+
+fn median(all: &[f64]) -> f64 {
+    let mut all = all.to_vec();
+    all.sort_by(f64::total_cmp);
+    all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn delete(cluster: &Cluster, names: &[String]) {
@@ -94,7 +112,7 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
     let take = |cluster: &Cluster, name: &str| {
         let began = Instant::now();
         cluster.keelctl_json(&["volume", "snapshot", "create", "v", "--name", name]);
-        began.elapsed().as_secs_f64() * 1000.0
+        milliseconds(began)
     };
     let warm: Vec<String> = (0..WARM_UP).map(|n| format!("w{n}")).collect();
     for name in &warm {
@@ -104,13 +122,23 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
     let before = settled(&mut cluster)?;
     writer.reconnect(target(&cluster, "v"))?;
 
-    let (mut times, mut states) = (Vec::new(), BTreeMap::new());
+    let mut sdk = Rest::connect(cluster.ready().nodes[0].rest)?;
+    let (mut times, mut by_keelctl) = (Vec::new(), Vec::new());
+    let mut states = BTreeMap::new();
     let compared: Vec<usize> = (0..COMPARED)
         .map(|_| random.random_range(0..count))
         .chain([0, count - 1])
         .collect();
     for n in 0..count {
-        times.push(take(&cluster, &format!("s{n}")));
+        let name = format!("s{n}");
+        if n % BY_KEELCTL == 0 {
+            by_keelctl.push(take(&cluster, &name));
+        } else {
+            let began = Instant::now();
+            let wish = json!({ "volume_id": "v", "name": name });
+            sdk.call("POST", "/v1/volumes/snapshots", &wish)?;
+            times.push(milliseconds(began));
+        }
         if compared.contains(&n) {
             states.insert(n, writer.written.clone());
         }
@@ -120,6 +148,13 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
         places.sort_unstable();
         places.dedup();
         writer.write(places, 1)?;
+    }
+    let mut inspecting = Vec::new();
+    for _ in 0..INSPECTED {
+        let path = format!("/v1/volumes/inspect/s{}", random.random_range(0..count));
+        let began = Instant::now();
+        sdk.call("GET", &path, &json!({}))?;
+        inspecting.push(milliseconds(began));
     }
     for (n, state) in &states {
         let clone = format!("c{n}");
@@ -155,9 +190,13 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
     }
     Ok(Report {
         count,
-        taking_ms: [times[0], times[count / 2 - 1], times[count - 1]],
-        taking_mean_ms: times.iter().sum::<f64>() / count as f64,
+        taking_ms: [0, times.len() / 2, times.len()].map(|at| {
+            let from = at.saturating_sub(100).min(times.len().saturating_sub(100));
+            median(&times[from..(from + 100).min(times.len())])
+        }),
         taking_max_ms: times.iter().copied().fold(0.0, f64::max),
+        keelctl_ms: median(&by_keelctl),
+        inspecting_ms: median(&inspecting),
         deleting_s,
         close_s,
         before,
