@@ -80,6 +80,13 @@ impl Inner {
         }
     }
 
+    /// A flush is due as soon as the journal's tail waits for it: otherwise the journal fills, and a checkpoint is done for nothing but its tail.
+    pub(super) fn look_at_tail(&self) {
+        if self.volatile && self.journal.wants_flush() {
+            self.flusher.ask.notify();
+        }
+    }
+
     /// Flushes as it is asked, and when time or volume says so.
     pub(super) async fn run_flusher(self: Rc<Self>) {
         while !self.stopped.get() && self.flusher.failed.get().is_none() {

@@ -339,6 +339,7 @@ impl Inner {
                 journal.wrote(&run);
                 // A block with nothing but the watermark as well: only when it is stable too is damage never taken for a torn write.
                 self.wrote(run.bytes() as u64);
+                self.look_at_tail();
             }
             Err(e) => self.journal_failed(e),
         }
