@@ -8,6 +8,7 @@ mod cluster;
 mod conformance;
 mod crashes;
 mod guest;
+mod model;
 mod run;
 mod test;
 mod tools;
@@ -33,6 +34,8 @@ enum Task {
     Crashes(crashes::CrashesArgs),
     /// Plant each known bug in the store, and see that the harness finds it.
     Planted(crashes::PlantedArgs),
+    /// Search all states of the replication protocol's model, or leave out each rule and see that it is found.
+    Model(model::ModelArgs),
     /// Run a script of raw protocol checks, like conformance.py, against a cluster.
     Conformance(conformance::ConformanceArgs),
     /// Send junk to the NVMe/TCP target of a cluster, beside a verified workload.
@@ -54,6 +57,7 @@ fn main() -> std::process::ExitCode {
         Task::Bench(args) => bench::bench(&args),
         Task::Crashes(args) => crashes::crashes(&args),
         Task::Planted(args) => crashes::planted(&args),
+        Task::Model(args) => model::model(&args),
         Task::Conformance(args) => conformance::conformance(&args),
         Task::Fuzz(args) => guest::fuzz(&args),
         Task::Kills(args) => guest::kills(&args),
