@@ -2,8 +2,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use keelblock_model::checker::{Outcome, check};
-use keelblock_model::protocol::{Protocol, rules};
+use keelblock_model::checker::Outcome;
+use keelblock_model::list;
 
 #[derive(Parser)]
 #[command(about = "Model check of the replication protocol")]
@@ -35,49 +35,35 @@ fn main() -> ExitCode {
     let args = Args::parse();
     let wanted = |name: &str| args.only.as_ref().is_none_or(|o| o == name);
     let mut good = true;
-    if args.planted {
-        println!("| left out | world | steps | states | seconds | what breaks |");
-        for (bug, world) in rules::planted() {
-            if !wanted(&format!("{bug:?}")) {
-                continue;
-            }
-            let protocol = Protocol {
-                world,
-                bug: Some(bug),
-            };
-            let o = check(&protocol, args.bound);
-            let what = o.found.as_ref().map_or("NOT FOUND", |(w, _)| w);
-            good &= o.found.is_some();
-            let steps = o.found.as_ref().map_or(0, |(_, t)| t.len());
-            let seconds = o.time.as_secs_f64();
-            println!(
-                "| {bug:?} | {} | {steps} | {} | {seconds:.1} | {what} |",
-                world.name, o.states
-            );
-            if args.trace {
-                show(&o);
-            }
-        }
+    let searches = if args.planted {
+        list::planted()
     } else {
-        println!("| world | states | depth | seconds | |");
-        for world in rules::worlds(args.long) {
-            if !wanted(world.name) {
-                continue;
-            }
-            let o = check(&Protocol { world, bug: None }, args.bound);
-            let verdict = match &o.found {
-                Some((what, _)) => what,
-                None if o.complete => "all states, nothing broken",
-                None => "BOUND REACHED",
-            };
-            good &= o.complete && o.found.is_none();
-            println!(
-                "| {} | {} | {} | {:.1} | {verdict} |",
-                world.name,
-                o.states,
-                o.depth,
-                o.time.as_secs_f64()
-            );
+        list::whole(args.long)
+    };
+    println!("| left out | world | steps | states | seconds | |");
+    for search in searches {
+        let bug = search.bug.as_deref().unwrap_or("nothing");
+        if !(wanted(bug) || wanted(search.world)) {
+            continue;
+        }
+        let o = search.run(args.bound);
+        let verdict = match &o.found {
+            Some((what, _)) => what,
+            None if o.complete => "all states, nothing broken",
+            None => "BOUND REACHED",
+        };
+        good &= match o.found {
+            Some(_) => args.planted,
+            None => o.complete && !args.planted,
+        };
+        println!(
+            "| {bug} | {} | {} | {} | {:.1} | {verdict} |",
+            search.world,
+            o.found.as_ref().map_or(o.depth, |(_, t)| t.len()),
+            o.states,
+            o.time.as_secs_f64()
+        );
+        if args.trace || (o.found.is_some() && !args.planted) {
             show(&o);
         }
     }
