@@ -13,6 +13,8 @@ pub mod process;
 #[cfg(not(loom))]
 pub mod reactor;
 #[cfg(not(loom))]
+pub mod replication;
+#[cfg(not(loom))]
 pub mod store;
 #[cfg(not(loom))]
 pub mod volume;
