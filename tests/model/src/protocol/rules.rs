@@ -145,7 +145,6 @@ pub fn worlds(long: bool) -> Vec<World> {
             name: "two replicas",
             replicas: 2,
             minimum: 1,
-            records: 2 + more,
             excludes: true,
             restarts: long,
             faults: more,
@@ -155,11 +154,10 @@ pub fn worlds(long: bool) -> Vec<World> {
             name: "two replicas, resync",
             replicas: 2,
             minimum: 1,
-            slow_drives: false,
+            slow_drives: long,
             excludes: true,
             resyncs: true,
-            records: 2 + more,
-            epochs: 2 + more,
+            epochs: 2,
             ..PLAIN
         },
         World {
@@ -174,9 +172,8 @@ pub fn worlds(long: bool) -> Vec<World> {
             name: "resync",
             excludes: true,
             resyncs: true,
-            slow_drives: false,
+            slow_drives: long,
             epochs: 2,
-            records: 2 + more,
             ..PLAIN
         },
         World {
