@@ -36,7 +36,7 @@ pub use net::NetFaults;
 /// A passing of virtual time that a task spends on its own work in a pass, so that time never stands still.
 const PASS_NS: u64 = 200;
 /// DMA buffers of a simulated reactor.
-const BUFFER_BYTES: usize = 8 << 20;
+const BUFFER_BYTES: usize = 16 << 20;
 
 /// Number of a simulated process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
