@@ -22,11 +22,6 @@ use crate::reactor::NetError;
 
 /// From here on the rest of a PDU's data is received into its buffer directly.
 const DIRECT_BYTES: usize = 4096;
-
-/// When so much is under way by R2T...
-const LONG_BYTES: usize = 64 << 10;
-/// ... a receive brings so much that has no place yet: the header of the next data, and its beginning.
-const SHORT_BYTES: usize = 4096;
 /// A carry that grew beyond this is given back when it is empty.
 const CARRY_KEPT: usize = 16 << 10;
 
@@ -181,14 +176,6 @@ impl Reader {
     fn pump(&mut self, buf: &mut [u8]) -> Result<bool, End> {
         let have = self.carry.len();
         buf[..have].copy_from_slice(&self.carry);
-        // Of what is under way to buffers of its own little is taken by way of this one.
-        let buf = match self.conn.transfers.borrow().bytes() {
-            0..LONG_BYTES => buf,
-            _ => {
-                let some = buf.len().min(have + SHORT_BYTES);
-                &mut buf[..some]
-            }
-        };
         let mut direct = 0;
         let got = match &mut self.body {
             Some(body) if body.left >= DIRECT_BYTES => {
