@@ -48,6 +48,8 @@ pub struct Journal {
     blocks_written: Cell<u64>,
     /// Blocks of data whose records wait.
     waiting_blocks: Cell<u64>,
+    /// Writes that the drive has not answered, failed or not.
+    writing: Cell<usize>,
     /// There is something to write.
     pub appended: Notify,
 }
@@ -90,6 +92,7 @@ impl Journal {
             scratch: RefCell::new(scratch),
             blocks_written: Cell::new(0),
             waiting_blocks: Cell::new(0),
+            writing: Cell::new(0),
             appended: Notify::new(),
         })
     }
@@ -115,6 +118,11 @@ impl Journal {
             Some(_) => u64::MAX,
             None => self.ring.borrow().records_done(),
         }
+    }
+
+    /// Whether the drive has answered every write of it.
+    pub fn is_quiet(&self) -> bool {
+        self.writing.get() == 0
     }
 
     /// What a write of it failed with.
@@ -317,6 +325,7 @@ impl Inner {
                 journal.appended.notified().await;
                 continue;
             };
+            journal.writing.set(journal.writing.get() + 1);
             let this = self.clone();
             self.handle.spawn("store journal", async move {
                 this.write_run(run, buffer).await;
@@ -334,6 +343,7 @@ impl Inner {
             .await;
         buffer.back(back);
         drop(buffer);
+        journal.writing.set(journal.writing.get() - 1);
         match result {
             Ok(()) => {
                 journal.wrote(&run);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::Name;
 use super::*;
 use crate::device::{DeviceSource, Latch};
 use crate::reactor::sim::{NodeId, Sim};

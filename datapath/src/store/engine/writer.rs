@@ -346,37 +346,28 @@ impl Inner {
     }
 
     /// A disk: data writes and the journal's go out beside each other.
-    async fn send_batch(self: &Rc<Self>, placed: Vec<Placed>) {
-        // A large write does not wait for others: whoever wrote it sends the next one while they are under way.
-        let (alone, together): (Vec<Placed>, Vec<Placed>) =
-            placed.into_iter().partition(Placed::goes_alone);
-        let together = (!together.is_empty()).then_some(together);
-        let batches = alone.into_iter().map(|write| vec![write]).chain(together);
-        let batches: Vec<Rc<Batch>> = batches.map(|writes| self.new_batch(writes)).collect();
-        for batch in &batches {
-            // One more than there are, until all are sent.
-            batch.data_left.set(1);
-            self.writer.batches.borrow_mut().push_back(batch.clone());
-        }
+    async fn send_batch(self: &Rc<Self>, mut placed: Vec<Placed>) {
         self.journal.appended.notify();
-        for batch in &batches {
-            self.send_data(batch).await;
-            self.data_done(batch, Ok(()));
+        // A large write does not wait for others: whoever wrote it sends the next one while they are under way.
+        for write in placed.extract_if(.., |write| write.goes_alone()) {
+            self.send_alone(write);
         }
+        if placed.is_empty() {
+            return;
+        }
+        let batch = self.new_batch(placed);
+        // One more than there are, until all are sent.
+        batch.data_left.set(1);
+        self.writer.batches.borrow_mut().push_back(batch.clone());
+        self.send_data(&batch).await;
+        self.data_done(&batch, Ok(()));
     }
 
     async fn send_data(self: &Rc<Self>, batch: &Rc<Batch>) {
         let count = batch.writes.borrow().len();
         let mut gather: Option<Gather> = None;
         for n in 0..count {
-            let (runs, alone) = {
-                let writes = batch.writes.borrow();
-                (writes[n].runs.clone(), writes[n].goes_alone())
-            };
-            if alone {
-                self.send_alone(batch, n, runs[0]);
-                continue;
-            }
+            let runs = batch.writes.borrow()[n].runs.clone();
             let mut from = 0;
             for run in runs {
                 for block in 0..u64::from(run.blocks) {
@@ -419,17 +410,19 @@ impl Inner {
         });
     }
 
-    /// A large write goes out from its own buffer.
-    fn send_alone(self: &Rc<Self>, batch: &Rc<Batch>, n: usize, run: Run) {
-        batch.data_left.set(batch.data_left.get() + 1);
-        let data = batch.writes.borrow_mut()[n].data.take();
-        let data = data.expect("sent once");
-        let (this, batch) = (self.clone(), batch.clone());
+    /// A large write goes out from its own buffer, and completes by itself.
+    fn send_alone(self: &Rc<Self>, mut write: Placed) {
+        let run = write.runs[0];
+        let data = write.data.take().expect("sent once");
+        let batch = self.new_batch(vec![write]);
+        batch.data_left.set(1);
+        self.writer.batches.borrow_mut().push_back(batch.clone());
+        let this = self.clone();
         self.handle.spawn("store data", async move {
             let place = run.first.0 * BLOCK_BYTES as u64;
             let len = run.blocks as usize * BLOCK_BYTES;
             let (back, result) = this.device.write(place, data, len, false).await;
-            batch.writes.borrow_mut()[n].data = Some(back);
+            batch.writes.borrow_mut()[0].data = Some(back);
             this.wrote(len as u64);
             this.data_done(&batch, result.map_err(StoreError::Io));
         });
