@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
-use std::path::Path;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -21,8 +20,12 @@ use keelblock_hugepages::Buffer;
 use super::super::disk::DiskSpec;
 use super::super::error::DiskError;
 use super::super::handle::Core;
-use super::media::{BLOCK, Block, Blocks, Cut, Versions, ZEROES};
+use super::media::{BLOCK, Block, Blocks, Versions, ZEROES};
 use super::{Event, NodeId, World};
+
+mod power;
+
+pub use power::Undecided;
 
 /// Bytes that a disk writes whole.
 pub const SECTOR: u64 = 512;
@@ -233,13 +236,6 @@ impl SimDiskState {
 #[derive(Debug, Clone)]
 pub struct DiskImage(Blocks);
 
-/// A disk whose power has gone, and of which is not decided yet what it kept.
-#[derive(Debug, Clone)]
-pub struct Undecided {
-    now: Blocks,
-    cached: BTreeMap<u64, Versions>,
-}
-
 /// What an operation does when its time has come.
 enum Action {
     Read { len: usize },
@@ -312,49 +308,6 @@ impl World {
                 let _ = op.perform(self);
             }
         }
-    }
-
-    /// The power fails: of each write since the last flush all, nothing or some sectors stay, also of those under way.
-    pub(super) fn disk_power_cut(&self, name: &Path) {
-        if let Some(undecided) = self.disk_power_off(name) {
-            self.disk_power_left(name, &undecided, self.random());
-        }
-    }
-
-    /// The power fails; what stays is decided later, perhaps several times.
-    pub(super) fn disk_power_off(&self, name: &Path) -> Option<Undecided> {
-        let shelf = self.disks.borrow().get(name).cloned()?;
-        let under_way = self.take_ops(|op| Rc::ptr_eq(&op.disk, &shelf.state));
-        let mut disk = shelf.state.borrow_mut();
-        for op in under_way {
-            match (&op.action, &op.buffer) {
-                (Action::Write { len, .. }, Some(buffer)) => {
-                    disk.store(op.offset, *len as u64, Some(&buffer[..*len]), false);
-                }
-                (Action::Zero { len }, _) => disk.store(op.offset, *len, None, false),
-                _ => {}
-            }
-        }
-        let (now, cached) = (disk.now.clone(), std::mem::take(&mut disk.cached));
-        Some(Undecided { now, cached })
-    }
-
-    /// Decides what stayed; disks for which the same number is said hold the same.
-    pub(super) fn disk_power_left(&self, name: &Path, undecided: &Undecided, seed: u64) -> u64 {
-        let Some(shelf) = self.disks.borrow().get(name).cloned() else {
-            return 0;
-        };
-        let mut disk = shelf.state.borrow_mut();
-        disk.now = undecided.now.clone();
-        disk.cached.clear();
-        let cut = Cut::new(seed);
-        let mut all = 0u64;
-        for (block, versions) in &undecided.cached {
-            let (left, of) = cut.leaves(*block, versions);
-            disk.now.set(*block, left);
-            all = (all.rotate_left(17) ^ of).wrapping_mul(0x2127_599b_f432_5c37);
-        }
-        all
     }
 }
 
