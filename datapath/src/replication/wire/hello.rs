@@ -30,12 +30,12 @@ pub enum Side {
 
 /// A cluster's or node's id: 1 to 64 letters, digits, '.', '_' and '-'.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Name {
+pub struct PeerId {
     length: u8,
     bytes: [u8; NAME_BYTES],
 }
 
-impl Name {
+impl PeerId {
     /// If it is one.
     pub fn new(name: &str) -> Option<Self> {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
@@ -50,7 +50,7 @@ impl Name {
     /// As text.
     pub fn as_str(&self) -> &str {
         let bytes = &self.bytes[..usize::from(self.length)];
-        std::str::from_utf8(bytes).unwrap_or_default()
+        std::str::from_utf8(bytes).expect("letters, digits, and some signs: ASCII")
     }
 
     fn put(&self, out: &mut [u8]) {
@@ -72,7 +72,7 @@ impl Name {
     }
 }
 
-impl std::fmt::Debug for Name {
+impl std::fmt::Debug for PeerId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
     }
@@ -90,11 +90,11 @@ pub struct Hello {
     /// Bits; none are defined.
     pub features: u32,
     /// The cluster.
-    pub cluster: Name,
+    pub cluster: PeerId,
     /// Who it is.
-    pub from: Name,
+    pub from: PeerId,
     /// Whom it means.
-    pub to: Name,
+    pub to: PeerId,
     /// Of its data-path process.
     pub incarnation: [u8; 16],
     /// Rises with each session of this process, reactor and peer.
@@ -153,9 +153,9 @@ impl Hello {
         }
         let reactor = c.u16()?;
         let features = c.u32()?;
-        let cluster = Name::take("cluster id", &mut c)?;
-        let from = Name::take("node id of the sender", &mut c)?;
-        let to = Name::take("node id of the receiver", &mut c)?;
+        let cluster = PeerId::take("cluster id", &mut c)?;
+        let from = PeerId::take("node id of the sender", &mut c)?;
+        let to = PeerId::take("node id of the receiver", &mut c)?;
         c.zero(5)?;
         let hello = Self {
             side,

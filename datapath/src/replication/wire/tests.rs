@@ -7,7 +7,7 @@ use super::WireError;
 use super::ack::{self, Ack, AckHead, EARLY_MAX, Early, LaneAck};
 use super::batch::{Batch, BatchWriter, RECORDS_MAX};
 use super::frame::{DATA_BYTES_MAX, HEADER_BYTES, Header, Kind};
-use super::hello::{Hello, Name, Proof, Refusal, Side};
+use super::hello::{Hello, PeerId, Proof, Refusal, Side};
 use super::record::{Blocks, Content, Head, Record, WRITE_BLOCKS_MAX, flag};
 use crate::store::types::{BLOCK_BYTES, BLOCKS_MAX, LaneBlock, SnapshotId, Stamp};
 
@@ -172,7 +172,7 @@ proptest! {
     ) {
         let side = if initiator { Side::Initiator } else { Side::Acceptor };
         let other = if initiator { Side::Acceptor } else { Side::Initiator };
-        let name = |n: &str| Name::new(n).expect("generated to be one");
+        let name = |n: &str| PeerId::new(n).expect("generated to be one");
         let hello = Hello {
             side,
             versions: (versions.0.min(versions.1), versions.0.max(versions.1)),
@@ -333,14 +333,17 @@ fn proofs_come_back_and_a_flipped_bit_does_not() {
 #[test]
 fn names_are_ids() {
     for bad in ["", "a b", "é", &"x".repeat(65)] {
-        assert!(Name::new(bad).is_none(), "{bad}");
+        assert!(PeerId::new(bad).is_none(), "{bad}");
     }
-    assert_eq!(Name::new("node-1.a_B").map(|n| n.as_str().len()), Some(10));
+    assert_eq!(
+        PeerId::new("node-1.a_B").map(|n| n.as_str().len()),
+        Some(10)
+    );
 }
 
 #[test]
 fn the_highest_common_version_is_chosen() {
-    let name = Name::new("n").expect("one");
+    let name = PeerId::new("n").expect("one");
     let hello = |versions| Hello {
         side: Side::Initiator,
         versions,
