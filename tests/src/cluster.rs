@@ -1,5 +1,6 @@
 //! A cluster for a test: `keelblock up` on free ports and a temporary directory. When the test panics, all logs come out.
 use crate::programs::program;
+use crate::workload::Target;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use std::fs::{self, File};
@@ -323,6 +324,20 @@ impl Cluster {
             .args(words)
             .env("KEELBLOCK_ENDPOINT", self.ready().nodes[0].sdk.to_string());
         command.output().expect("keelctl starts")
+    }
+
+    /// Where a volume is served, as `keelctl` says it.
+    ///
+    /// # Panics
+    /// If there is no such volume.
+    pub fn target(&self, volume: &str) -> Target {
+        let info = self.keelctl_json(&["volume", "connect-info", volume]);
+        let nqn = info["nqn"].as_str().expect("a volume has a name");
+        Target {
+            address: self.ready().nodes[0].nvme,
+            nqn: nqn.to_owned(),
+            nsid: 1,
+        }
     }
 
     /// Runs `keelctl`, which must succeed, and gives its answer.

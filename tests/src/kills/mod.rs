@@ -122,7 +122,7 @@ impl<'a> Run<'a> {
         let volume = |name: &&str| {
             cluster.keelctl_json(&["volume", "create", name, "--size", &size]);
             Volume {
-                target: target(cluster, name),
+                target: cluster.target(name),
                 model: Arc::new(Mutex::new(Model::new(VOLUME_BLOCKS))),
             }
         };
@@ -416,7 +416,7 @@ impl<'a> Run<'a> {
         let clone = format!("c{}", self.names);
         let (name, volume) = (self.snapshots[n].name.clone(), self.snapshots[n].volume);
         self.ok(&["volume", "clone", &name, "--name", &clone])?;
-        let mut host = Host::connect(&target(self.cluster, &clone))?;
+        let mut host = Host::connect(&self.cluster.target(&clone))?;
         let shown = host
             .read_all()
             .map_err(|e| format!("snapshot {name}: {e}"))?;
@@ -459,17 +459,5 @@ impl<'a> Run<'a> {
         let checked = self.check();
         kill(self.cluster.up_pid(), Signal::CONT);
         checked
-    }
-}
-
-fn target(cluster: &Cluster, volume: &str) -> Target {
-    let info = cluster.keelctl_json(&["volume", "connect-info", volume]);
-    Target {
-        address: cluster.ready().nodes[0].nvme,
-        nqn: info["nqn"]
-            .as_str()
-            .expect("a volume has a name")
-            .to_owned(),
-        nsid: 1,
     }
 }

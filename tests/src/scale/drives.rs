@@ -1,7 +1,7 @@
 //! A large drive with a larger volume: what formatting and opening take, and what the data path keeps in memory.
 
 use super::writer::Writer;
-use super::{Accounts, accounts, target};
+use super::{Accounts, accounts};
 use crate::cluster::{Cluster, kill};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -155,7 +155,7 @@ pub fn run(
     let size = (VOLUME_BLOCKS * 4096).to_string();
     cluster.keelctl_json(&["volume", "create", "large", "--size", &size]);
 
-    let mut writer = Writer::connect(target(&cluster, "large"))?;
+    let mut writer = Writer::connect(cluster.target("large"))?;
     let pieces = scattered_bytes / 4096 / PIECE_BLOCKS;
     let places: Vec<u64> = (0..pieces)
         .map(|_| writer.anywhere(&mut random, PIECE_BLOCKS, VOLUME_BLOCKS))
@@ -180,7 +180,7 @@ pub fn run(
     report.close_s = began.elapsed().as_secs_f64();
     cluster.start();
     report.clean_open_s = last_open(&cluster)?;
-    writer.reconnect(target(&cluster, "large"))?;
+    writer.reconnect(cluster.target("large"))?;
     writer.verify_some(&mut random, COMPARED)?;
 
     // Each block in another leaf, as far as there are so many: what a checkpoint in the opening has most work with.
@@ -196,7 +196,7 @@ pub fn run(
     cluster.wait_until("the data path is back", |r| {
         r.nodes[0].datapath_pid.is_some_and(|p| p != killed)
     });
-    writer.reconnect(target(&cluster, "large"))?;
+    writer.reconnect(cluster.target("large"))?;
     report.crash_open_s = last_open(&cluster)?;
     (report.replay_s, report.replayed) = last_replay(&cluster)?;
     writer.verify_some(&mut random, COMPARED)?;

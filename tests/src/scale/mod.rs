@@ -8,23 +8,8 @@ pub mod rest;
 pub mod snapshots;
 pub mod writer;
 
-use crate::cluster::Cluster;
-use crate::workload::Target;
 use std::path::Path;
 use std::process::Command;
-
-/// Where a volume is served.
-fn target(cluster: &Cluster, volume: &str) -> Target {
-    let info = cluster.keelctl_json(&["volume", "connect-info", volume]);
-    Target {
-        address: cluster.ready().nodes[0].nvme,
-        nqn: info["nqn"]
-            .as_str()
-            .expect("a volume has a name")
-            .to_owned(),
-        nsid: 1,
-    }
-}
 
 /// What the offline check counts on a drive that nobody uses.
 #[derive(Clone, Debug, PartialEq, Eq)]

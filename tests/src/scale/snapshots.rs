@@ -2,7 +2,7 @@
 
 use super::rest::Rest;
 use super::writer::Writer;
-use super::{Accounts, accounts, target};
+use super::{Accounts, accounts};
 use crate::cluster::Cluster;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
@@ -107,7 +107,7 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
         .volume("other:16M")
         .start();
     cluster.keelctl_json(&["volume", "create", "v", "--size", "1G"]);
-    let mut writer = Writer::connect(target(&cluster, "v"))?;
+    let mut writer = Writer::connect(cluster.target("v"))?;
     writer.write((0..REGION_BLOCKS).step_by(64), 64)?;
     let take = |cluster: &Cluster, name: &str| {
         let began = Instant::now();
@@ -120,7 +120,7 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
     }
     delete(&cluster, &warm);
     let before = settled(&mut cluster)?;
-    writer.reconnect(target(&cluster, "v"))?;
+    writer.reconnect(cluster.target("v"))?;
 
     let mut sdk = Rest::connect(cluster.ready().nodes[0].rest)?;
     let (mut times, mut by_keelctl) = (Vec::new(), Vec::new());
@@ -159,7 +159,7 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
     for (n, state) in &states {
         let clone = format!("c{n}");
         cluster.keelctl_json(&["volume", "clone", &format!("s{n}"), "--name", &clone]);
-        let mut reader = Writer::connect(target(&cluster, &clone))?;
+        let mut reader = Writer::connect(cluster.target(&clone))?;
         reader.written.clone_from(state);
         let checked = reader.verify_some(&mut random, COMPARED_BLOCKS);
         checked.map_err(|e| format!("snapshot {n}: {e}"))?;
@@ -167,7 +167,7 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
         cluster.keelctl_json(&["volume", "delete", &clone, "--force"]);
     }
     // Nobody kept the connection alive meanwhile.
-    writer.reconnect(target(&cluster, "v"))?;
+    writer.reconnect(cluster.target("v"))?;
     writer.verify_some(&mut random, COMPARED_BLOCKS)?;
     let with_all = closed(&mut cluster)?;
 
@@ -181,7 +181,7 @@ pub fn run(count: usize, seed: u64) -> Result<Report, String> {
     let close_s = began.elapsed().as_secs_f64();
     cluster.start();
     let after = settled(&mut cluster)?;
-    writer.reconnect(target(&cluster, "v"))?;
+    writer.reconnect(cluster.target("v"))?;
     writer.verify_some(&mut random, COMPARED_BLOCKS)?;
     if after != before {
         return Err(format!(
