@@ -220,10 +220,10 @@ async fn go(handle: Handle, (drives, seconds, cache, only): (Drives, u64, usize,
     for drive in [&plain, &device] {
         fill(&handle, &Side::Raw(drive.clone(), 0), bytes / BLOCK).await;
     }
-    let (drive, pool) = (Name::new("bench").unwrap(), Name::new("bench").unwrap());
+    let name = Name::new("bench").expect("a name");
     let zeroed = device.write_zeroes(0, 1 << 20).await;
     zeroed.expect("the first MiB is zeroed");
-    Store::format(&handle, &device, &drive, &pool)
+    Store::format(&handle, &device, &name, &name)
         .await
         .expect("format");
     let config = StoreConfig { cache_bytes: cache };
