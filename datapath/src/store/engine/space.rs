@@ -101,11 +101,10 @@ impl Inner {
             if self.take_runs(count, false, &mut runs) {
                 return Ok(runs);
             }
-            let half = { self.space.borrow().reserve() / 2 };
-            let enough = { self.space.borrow().free() > half + u64::from(count) };
-            if enough
-                && let Some((lane, blocks)) = &over
+            // Looked at after the wait, and nothing waits until it is taken: others may be here too, and the checkpoint needs the other half.
+            if let Some((lane, blocks)) = &over
                 && self.all_own(lane, blocks.clone()).await?
+                && self.reserve_has(count)
                 && self.take_runs(count, true, &mut runs)
             {
                 return Ok(runs);
@@ -122,6 +121,12 @@ impl Inner {
             self.reclaim_ready();
         }
         Err(StoreError::Full)
+    }
+
+    /// Whether so many blocks leave half of the reserve.
+    fn reserve_has(&self, count: u32) -> bool {
+        let space = self.space.borrow();
+        space.free() > space.reserve() / 2 + u64::from(count)
     }
 
     /// Whether no deletion is under way.

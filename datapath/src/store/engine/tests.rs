@@ -237,6 +237,46 @@ fn a_full_drive_takes_overwrites_and_erasures() {
     rig.store.check();
 }
 
+/// Each looks at the reserve, and then reads leaves: what it saw is not true any more when it has.
+#[test]
+fn overwrites_beside_each_other_leave_the_checkpoint_its_half_of_the_reserve() {
+    let mut rig = Rig::new(16 << 20);
+    rig.create();
+    let mut at = 0;
+    while rig.store.space().free > rig.store.space().reserve + 32 {
+        rig.write(VOLUME, at, 8, 1);
+        at += 8;
+    }
+    rig.checkpoint();
+    // Leaves are not in memory after an opening.
+    let store = rig.store.clone();
+    rig.run(async move { store.close().await }).unwrap();
+    let opened = open(rig.handle.clone(), false);
+    rig.store = rig.run(opened);
+    let done = Rc::new(Cell::new(0));
+    // Large ones, then small ones for what is left: together more than there is.
+    for n in 0..40 {
+        let (lane, handle, done) = (rig.lane(VOLUME), rig.handle.clone(), done.clone());
+        rig.handle.spawn("overwrite", async move {
+            let blocks = if n < 8 { 64 } else { 8 };
+            let buffer = handle.buffers().take(blocks as usize * 4096).await;
+            let first = n * 66;
+            let (_, result) = lane.write(first..first + blocks, buffer, false).await;
+            assert_eq!(result, Ok(()), "overwrite {n}");
+            done.set(done.get() + 1);
+        });
+    }
+    let handle = rig.handle.clone();
+    let all = done.clone();
+    rig.run(async move {
+        while all.get() < 40 {
+            handle.sleep(Duration::from_millis(1)).await;
+        }
+    });
+    rig.checkpoint();
+    rig.store.check();
+}
+
 impl Rig {
     fn used(&self, volume: VolumeId, of: RootOf) -> u64 {
         let store = self.store.clone();
