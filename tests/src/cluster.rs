@@ -16,6 +16,8 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK: Duration = Duration::from_millis(50);
 /// How much of each log is shown.
 const LOG_TAIL: usize = 16 << 10;
+/// Of a drive whose test does not care: a file of it is allocated whole, and several tests run beside each other.
+const DRIVE_SIZE: &str = "1G";
 
 /// The ready file of `up`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -224,6 +226,9 @@ impl Cluster {
         let ready = self.path("ready.json");
         let _ = fs::remove_file(&ready);
         let mut command = self.builder.command();
+        if !self.builder.args.iter().any(|a| a == "--size") {
+            command.args(["--size", DRIVE_SIZE]);
+        }
         command.arg("--ready-file").arg(&ready).stdin(Stdio::null());
         command
             .stdout(output.try_clone().expect("a log"))

@@ -279,7 +279,7 @@ fn a_drive_that_is_gone_takes_only_what_was_on_it() {
     Host::connect(&cluster, "v").write(0, &[1; 4096]);
     let (second, third) = (cluster.path("second.img"), cluster.path("third.img"));
     let (second_path, third) = (second.to_str().unwrap(), third.to_str().unwrap());
-    cluster.keelctl_json(&["service", "drive", "add", second_path, "--size", "6G"]);
+    cluster.keelctl_json(&["service", "drive", "add", second_path, "--size", "2G"]);
     // Lanes go where there is room.
     cluster.keelctl_json(&["volume", "create", "w", "--size", "16M"]);
     Host::connect(&cluster, "w").write(0, &[2; 4096]);
