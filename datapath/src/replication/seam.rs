@@ -1,0 +1,192 @@
+//! What replication wants of the store that holds a replica (`docs/replication.md` §15). One value is one replica: all lanes of a volume on this
+//! node. The store implements it; tests of the replica have one in memory.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use keelblock_hugepages::Buffer;
+
+use super::held::Held;
+use crate::store::types::{Crc, Stamp};
+
+/// Why a replica could not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReplicaError {
+    /// No space; freeing some helps.
+    #[error("the pool of this replica is full")]
+    Full,
+    /// The block cannot be read, or does not match its checksum.
+    #[error("block {block} of lane {lane} is damaged")]
+    Damaged {
+        /// The lane.
+        lane: u8,
+        /// Its block.
+        block: u64,
+    },
+    /// A drive failed: what is not known to be stable may be gone.
+    #[error("a drive of this replica failed: {0}")]
+    Drive(String),
+    /// It lost a lane, or its promise: it is never this replica again (rule 9).
+    #[error("this replica is not complete: {0}")]
+    Incomplete(String),
+}
+
+/// 16 bytes: a replica id, an incarnation, an attempt.
+pub type Id = [u8; 16];
+
+/// What a replica has promised, and may never forget (rules 1 and 2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Promise {
+    /// It accepts nothing lower.
+    pub epoch: u32,
+    /// The process that the epoch belongs to.
+    pub incarnation: Id,
+    /// Of the set's record when it was asked; in state `Level`, of the K4 that may name it.
+    pub version: u64,
+    /// What it is.
+    pub state: Standing,
+}
+
+/// What a replica is besides its promise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// A replica like any.
+    #[default]
+    Promised,
+    /// It is being copied to: no takeover counts it.
+    Resyncing,
+    /// It was copied to, and counts if the set of the promise's version names it.
+    Level,
+}
+
+/// A set as a replica keeps it (rule 10).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeptSet {
+    /// The epoch that it is of.
+    pub epoch: u32,
+    /// Its version.
+    pub version: u64,
+    /// Replica ids.
+    pub members: Vec<Id>,
+}
+
+/// What a block is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kind {
+    /// Never written, or erased and settled.
+    #[default]
+    Absent,
+    /// Data.
+    Data,
+    /// Erased by the record of its stamp.
+    Erased,
+    /// Damaged, under its stamp.
+    Poison,
+}
+
+/// A block's entry; stamp and checksum are zero if it is absent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it is.
+    pub kind: Kind,
+    /// Its stamp.
+    pub stamp: Stamp,
+    /// Of its data.
+    pub crc: Crc,
+}
+
+/// A lane's unsettled records (rule 14), in stamp order.
+#[derive(Clone, Debug, Default)]
+pub struct Unsettled {
+    /// Whole ones, with data where the store still has them at hand; otherwise `fetch` gives them.
+    pub records: Vec<Rc<Held>>,
+    /// There were too many: these leaves were written since settled, and `records` is empty (rule 16).
+    pub leaves: Option<Vec<u64>>,
+}
+
+/// A replica's store.
+///
+/// Records of one lane may be applied beside each other; each is atomic, also over a crash. What is done is *written*: it is stable after a
+/// [`ReplicaStore::flush`] that began after it was done.
+#[allow(async_fn_in_trait, reason = "a reactor has one thread")]
+pub trait ReplicaStore: 'static {
+    /// How many lanes.
+    fn lanes(&self) -> u8;
+
+    /// Applies a record: each block of it is replaced if the record's stamp for it is higher than what is there.
+    ///
+    /// # Errors
+    /// [`ReplicaError`]; then nothing of it is there, or (after `Drive`) perhaps all of it after a restart.
+    async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError>;
+
+    /// Applies a copy: each block is replaced if what is there is at or below `s0`, whatever its stamp, and never above (rule 5).
+    ///
+    /// # Errors
+    /// [`ReplicaError`], as for `apply`.
+    async fn copy(&self, record: &Rc<Held>, s0: Stamp) -> Result<(), ReplicaError>;
+
+    /// Puts a block in the place of a damaged one of exactly this record's stamp and checksum; anything else is left alone.
+    ///
+    /// # Errors
+    /// [`ReplicaError`], as for `apply`.
+    async fn repair(&self, record: &Rc<Held>) -> Result<(), ReplicaError>;
+
+    /// Makes all that was done before it began stable, on all drives of the replica.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Drive`].
+    async fn flush(&self) -> Result<(), ReplicaError>;
+
+    /// Reads blocks into the beginning of `into` with their entries in order; what is not `Data` reads as zeroes.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Damaged`] for data that do not match.
+    async fn read(
+        &self,
+        lane: u8,
+        blocks: Range<u64>,
+        into: Buffer,
+    ) -> (Buffer, Result<Vec<Entry>, ReplicaError>);
+
+    /// Records above settled.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    async fn unsettled(&self, lane: u8) -> Result<Unsettled, ReplicaError>;
+
+    /// The record of this stamp with its data, if it is above settled and whole.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    async fn fetch(&self, lane: u8, stamp: Stamp) -> Result<Option<Rc<Held>>, ReplicaError>;
+
+    /// The highest settled stamp that was told, as far as it is remembered.
+    fn settled(&self, lane: u8) -> Stamp;
+
+    /// Everything at or below it is stable on every member; lower than before changes nothing.
+    fn settle(&self, lane: u8, stamp: Stamp);
+
+    /// The promise that is durable.
+    fn promise(&self) -> Option<Promise>;
+
+    /// Keeps a promise, on every drive with a lane of the replica and in all superblock copies, before it returns.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Drive`]; then what is kept is the old or the new one.
+    async fn keep_promise(&self, promise: Promise) -> Result<(), ReplicaError>;
+
+    /// The newest set that is kept.
+    fn set(&self) -> KeptSet;
+
+    /// Keeps a set, durably before it returns.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Drive`].
+    async fn keep_set(&self, set: &KeptSet) -> Result<(), ReplicaError>;
+
+    /// Changes whenever what was written and not flushed may be gone.
+    fn boot(&self) -> Id;
+
+    /// Blocks that it can take beyond its reserve.
+    fn space(&self) -> u64;
+}
