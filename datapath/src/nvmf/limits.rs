@@ -44,8 +44,6 @@ pub const CARRY_BYTES: usize = RECV_BYTES;
 pub const FLUSH_BYTES: usize = 256 << 10;
 /// Unsent bytes (and reads on their way) of a connection beyond which it takes no more commands.
 pub const OUTBOX_BYTES: usize = 4 << 20;
-/// Pieces of one gathered send; the kernel takes 1024 at most.
-pub const GATHER: usize = 512;
 /// Write data that one connection may have buffers for at once; the next R2T waits. One transfer is always allowed.
 pub const TRANSFER_BYTES: usize = 4 << 20;
 /// All connections' transfers beyond their first have at most this part of the pool (one in so many bytes), so that first ones, and

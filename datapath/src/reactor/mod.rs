@@ -14,6 +14,7 @@ mod executor;
 mod handle;
 pub mod mesh;
 pub mod notify;
+pub mod outbox;
 pub mod ring;
 pub mod run;
 pub mod sim;

@@ -1,6 +1,8 @@
 //! Replication between data paths (`docs/replication.md`).
 //!
-//! [`wire`] is the bytes of its messages, [`held`] a record in memory, [`seam`] what it wants of the store that holds a replica. Nothing uses them yet.
+//! [`wire`] is the bytes of its messages, [`held`] a record in memory, [`seam`] what it wants of the store that holds a replica. [`session`] carries
+//! messages between nodes. Nothing uses them yet.
 pub mod held;
 pub mod seam;
+pub mod session;
 pub mod wire;

@@ -2,14 +2,13 @@
 //!
 //! Two tasks share a [`Connection`]. The *reader* ([`reader`]) receives into the reactor's big buffer, takes every PDU in it apart and runs
 //! the commands: those that can be served at once are answered then and there, others become operations of the reactor, or wait for data
-//! ([`transfer`]). Answers go to the [`outbox`]; the reader sends it at the end of what it received, the *writer* sends what operations
+//! ([`transfer`]). Answers go to the [`Outbox`]; the reader sends it at the end of what it received, the *writer* sends what operations
 //! add and what the socket did not take. The handshake before is [`super::handshake`]'s.
 //!
 //! Back-pressure: while the socket does not take what there is to send, or too much is on its way, the reader takes no further command;
 //! TCP then slows the host down, and nobody else.
 
 pub mod batch;
-pub mod outbox;
 pub mod pdu;
 pub mod queue;
 pub mod reader;
@@ -24,7 +23,6 @@ use keelblock_hugepages::Buffer;
 use keelblock_nvme::Sqe;
 
 use self::batch::Batch;
-use self::outbox::Outbox;
 use self::pdu::Params;
 use self::queue::Queue;
 use self::send::PassView;
@@ -35,6 +33,7 @@ use super::limits::{OPERATIONS_PER_REACTOR, OUTBOX_BYTES};
 use super::node::Node;
 use super::seam::{CommandRef, Grant, HostId};
 use super::view::ViewCell;
+use crate::reactor::outbox::Outbox;
 use crate::reactor::{Nanos, Notify, Socket};
 
 /// What a connection's queue is.

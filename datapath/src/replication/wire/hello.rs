@@ -14,7 +14,10 @@ pub const VERSION: u16 = 1;
 /// Bytes of a signature.
 pub const SIGNATURE_BYTES: usize = 64;
 
-const MAGIC: [u8; 8] = *b"KEELREPL";
+/// What all four messages begin with.
+pub const MAGIC: [u8; 8] = *b"KEELREPL";
+/// Where a message says its kind, and that of a Ready: so an initiator knows how long what it hears is.
+pub const READY_KIND: (usize, u8) = (12, 4);
 /// The checksum stands at 8 and covers what comes behind it.
 const CHECKED_FROM: usize = 12;
 const NAME_BYTES: usize = 64;
@@ -29,7 +32,7 @@ pub enum Side {
 }
 
 /// A cluster's or node's id: 1 to 64 letters, digits, '.', '_' and '-'.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerId {
     length: u8,
     bytes: [u8; NAME_BYTES],

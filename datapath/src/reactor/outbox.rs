@@ -1,6 +1,6 @@
 //! The outbox: what a connection has to send, in order.
 //!
-//! PDU headers (and whatever small follows or precedes them) are copied into one byte run, data stays where it is and is referred to.
+//! Headers (and whatever small follows or precedes them) are copied into one byte run, data stays where it is and is referred to.
 //! One gathered send takes it all. What a send leaves behind of a *view* - memory that is only good in this pass - is copied then and
 //! there, so after [`Outbox::flush`] nothing refers to a view any more.
 //!
@@ -10,7 +10,8 @@
 use std::io::IoSlice;
 use std::ops::{Deref, Range};
 
-use crate::nvmf::limits::GATHER;
+/// Pieces of one gathered send; the kernel takes 1024 at most.
+const GATHER: usize = 512;
 
 /// A piece of what is sent.
 #[derive(Debug)]
