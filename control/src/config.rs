@@ -1,14 +1,51 @@
 //! What the control process is told on its command line.
 use crate::names;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+/// The whole command line.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "keelblock-control",
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true
+)]
+pub struct Args {
+    /// Something else than a node's control process.
+    #[command(subcommand)]
+    pub other: Option<Other>,
+    /// The control process of a node.
+    #[command(flatten)]
+    pub node: Option<Config>,
+}
+
+/// What this program can be besides.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Other {
+    /// Serve the embedded KVDB (etcd v3) by itself, for several nodes of one machine.
+    Kvdb(KvdbConfig),
+}
+
+/// The embedded KVDB by itself.
+#[derive(Debug, Clone, Parser)]
+pub struct KvdbConfig {
+    /// Id of the cluster.
+    #[arg(long, value_parser = id)]
+    pub cluster_id: String,
+    /// Directory of this process.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Where it is served.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9019")]
+    pub listen: SocketAddr,
+}
+
 /// The control process of a Keelblock node: volumes, attachments, the embedded key-value database, and the servers for SDK,
 /// REST and metrics. I/O goes on without it.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "keelblock-control", version)]
 pub struct Config {
     /// Id of the cluster, the same on all its nodes and for ever.
     #[arg(long, value_parser = id)]
@@ -31,6 +68,9 @@ pub struct Config {
     /// Where the embedded KVDB is served (etcd v3).
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9019")]
     pub kvdb: SocketAddr,
+    /// Use the KVDB at these addresses instead of serving one: etcd, or what `keelblock-control kvdb` serves.
+    #[arg(long, value_name = "ADDR:PORT,...", conflicts_with = "kvdb")]
+    pub etcd: Option<String>,
     /// A drive of this node's pool (repeatable): PATH, PATH,SIZE for a file to be made, or memory:SIZE (lost at the end).
     #[arg(long = "drive", value_name = "SPEC")]
     pub drives: Vec<DriveSpec>,
@@ -196,6 +236,19 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         use clap::CommandFactory;
-        Config::command().debug_assert();
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_node_serves_a_kvdb_or_uses_one_and_a_kvdb_can_be_alone() {
+        let node = "keelblock-control --cluster-id c --node-id n --data d --datapath-socket s";
+        let read = |line: String| Args::try_parse_from(line.split(' ').map(str::to_owned));
+        assert_eq!(read(node.into()).unwrap().node.unwrap().etcd, None);
+        let other = read(format!("{node} --etcd 127.0.0.1:2379")).unwrap();
+        assert_eq!(other.node.unwrap().etcd.as_deref(), Some("127.0.0.1:2379"));
+        assert!(read(format!("{node} --etcd a:1 --kvdb 127.0.0.1:1")).is_err());
+        assert!(read("keelblock-control".into()).is_err_and(|e| e.use_stderr()));
+        let alone = read("keelblock-control kvdb --cluster-id c --data d".into()).unwrap();
+        assert!(matches!(alone.other, Some(Other::Kvdb(k)) if k.listen.port() == 9019));
     }
 }

@@ -1,7 +1,7 @@
 //! Entry point of the control process: arguments, log, signals, exit code.
-use clap::Parser;
-use keelblock_control::config::Config;
-use keelblock_control::run::{Control, RunError};
+use clap::{CommandFactory, Parser};
+use keelblock_control::config::{Args, Other};
+use keelblock_control::run::{Control, RunError, serve_kvdb};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -10,13 +10,14 @@ use tracing_subscriber::EnvFilter;
 const WORKERS: usize = 2;
 
 fn main() -> ExitCode {
-    let config = Config::parse();
+    let args = Args::parse();
+    let log_json = args.node.as_ref().is_some_and(|n| n.log_json);
     let filter =
         EnvFilter::try_from_env("KEELBLOCK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    if config.log_json {
+    if log_json {
         log.json().init()
     } else {
         log.with_ansi(false).init()
@@ -26,7 +27,7 @@ fn main() -> ExitCode {
         .enable_all()
         .build();
     let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(&config)),
+        Ok(runtime) => runtime.block_on(run(args)),
         Err(error) => {
             eprintln!("keelblock-control: cannot start a runtime: {error}");
             return ExitCode::FAILURE;
@@ -41,9 +42,16 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(config: &Config) -> Result<(), RunError> {
-    let control = Control::start(config).await?;
-    control.run(asked_to_stop()).await
+async fn run(args: Args) -> Result<(), RunError> {
+    match (args.other, args.node) {
+        (Some(Other::Kvdb(config)), _) => serve_kvdb(&config, asked_to_stop()).await,
+        (None, Some(config)) => Control::start(&config).await?.run(asked_to_stop()).await,
+        // Its arguments are asked for, so this is only for a command line that the parser lets through.
+        (None, None) => {
+            Args::command().print_help().ok();
+            std::process::exit(2)
+        }
+    }
 }
 
 /// SIGINT or SIGTERM. Where they cannot be heard, the process ends by their default instead.

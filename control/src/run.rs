@@ -1,6 +1,6 @@
 //! Start, serve, stop. What can be wrong with how the process was started is found here, before anything is changed: a busy
 //! port, a directory of another cluster, a drive that cannot be. Stopping leaves every export as it is.
-use crate::config::Config;
+use crate::config::{Config, KvdbConfig};
 use crate::datadir::{DataDir, DataDirError};
 use crate::datapath::{Link, supervise};
 use crate::error::OpError;
@@ -71,13 +71,30 @@ pub struct Control {
     /// Where REST is served.
     pub rest: SocketAddr,
     /// Where the KVDB is served.
-    pub kvdb: SocketAddr,
+    pub kvdb: String,
     /// The node.
     pub node: Arc<Node>,
     stop: watch::Sender<bool>,
     tasks: tokio::task::JoinSet<Option<OpError>>,
-    server: Server,
+    server: Option<Server>,
     _data: DataDir,
+}
+
+/// Serves the embedded KVDB until `shutdown`.
+///
+/// # Errors
+/// [`RunError`] of a directory or an address that cannot be used.
+pub async fn serve_kvdb(
+    config: &KvdbConfig,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let data = DataDir::open(&config.data, &config.cluster_id, "kvdb")?;
+    let (listener, address) = listen("the KVDB", "--listen", config.listen).await?;
+    let server = Server::start(&data.kvdb_file(), listener)?;
+    tracing::info!(%address, cluster = config.cluster_id, "KVDB ready");
+    shutdown.await;
+    server.stop().await;
+    Ok(())
 }
 
 async fn listen(
@@ -109,15 +126,21 @@ impl Control {
             return Err(why);
         }
         let data = DataDir::open(&config.data, &config.cluster_id, &config.node_id)?;
-        let (kvdb_listener, kvdb) = listen("the KVDB", "--kvdb", config.kvdb).await?;
+        let own_kvdb = match config.etcd {
+            Some(_) => None,
+            None => Some(listen("the KVDB", "--kvdb", config.kvdb).await?),
+        };
         let (sdk_listener, sdk) = listen("the SDK", "--sdk", config.sdk).await?;
         let (rest_listener, rest) = listen("REST", "--rest", config.rest).await?;
         let codec = Codec::new();
-        let server = Server::start(&data.kvdb_file(), kvdb_listener)?;
-        let registry = Registry::new(
-            Client::new(&reachable(kvdb).to_string())?,
-            Keys::new(&config.cluster_id),
-        );
+        let (server, kvdb) = match own_kvdb {
+            Some((listener, at)) => {
+                let server = Server::start(&data.kvdb_file(), listener)?;
+                (Some(server), reachable(at).to_string())
+            }
+            None => (None, config.etcd.clone().unwrap_or_default()),
+        };
+        let registry = Registry::new(Client::new(&kvdb)?, Keys::new(&config.cluster_id));
         let (link, link_state) = Link::new(&config.datapath_socket);
         let node = Arc::new(Node::new(config, sdk, rest, registry, link)?);
         node.join().await?;
@@ -180,7 +203,9 @@ impl Control {
         self.tasks.shutdown().await;
         // The KVDB's server waits for its clients to leave.
         drop(self.node);
-        self.server.stop().await;
+        if let Some(server) = self.server {
+            server.stop().await;
+        }
     }
 }
 

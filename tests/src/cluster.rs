@@ -78,6 +78,19 @@ impl Ready {
             .find(|v| v.name == name)
             .unwrap_or_else(|| panic!("no volume {name} in {self:?}"))
     }
+
+    /// Where hosts connect to that volume. One that is not in the file yet is on the only node.
+    ///
+    /// # Panics
+    /// If its node is not there.
+    pub fn address_of(&self, volume: &str) -> SocketAddr {
+        let at = self.volumes.iter().find(|v| v.name == volume);
+        let node = at.map_or(&self.nodes[0].id, |v| &v.coordinator);
+        let found = self.nodes.iter().find(|n| n.id == *node);
+        found
+            .unwrap_or_else(|| panic!("no node {node} in {self:?}"))
+            .nvme
+    }
 }
 
 /// How a cluster shall be started.
@@ -322,12 +335,16 @@ impl Cluster {
         }
     }
 
-    /// Runs `keelctl`.
+    /// Runs `keelctl`; the first node answers.
     pub fn keelctl(&self, words: &[&str]) -> Output {
+        self.keelctl_at(0, words)
+    }
+
+    /// Runs `keelctl`; the node at that place in the ready file answers.
+    pub fn keelctl_at(&self, node: usize, words: &[&str]) -> Output {
         let mut command = Command::new(self.builder.program("keelctl"));
-        command
-            .args(words)
-            .env("KEELBLOCK_ENDPOINT", self.ready().nodes[0].sdk.to_string());
+        let endpoint = self.ready().nodes[node].sdk.to_string();
+        command.args(words).env("KEELBLOCK_ENDPOINT", endpoint);
         command.output().expect("keelctl starts")
     }
 
@@ -339,7 +356,7 @@ impl Cluster {
         let info = self.keelctl_json(&["volume", "connect-info", volume]);
         let nqn = info["nqn"].as_str().expect("a volume has a name");
         Target {
-            address: self.ready().nodes[0].nvme,
+            address: self.ready().address_of(volume),
             nqn: nqn.to_owned(),
             nsid: 1,
         }

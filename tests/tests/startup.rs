@@ -103,10 +103,18 @@ fn a_full_disk_is_told() {
 }
 
 #[test]
-fn several_nodes_are_refused_in_words() {
-    let (code, said) = Cluster::builder().run(&["--nodes", "3"]);
-    assert_eq!(code, 2, "{said}");
-    assert!(said.contains("replication"), "{said}");
+fn what_several_nodes_cannot_do_is_refused_in_words() {
+    let refused = |words: &[&str], why: &str| {
+        let (code, said) = Cluster::builder().run(words);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains(why), "{said}");
+    };
+    refused(&["--nodes", "3", "--volume", "a:16M:3"], "replication");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("drive.img");
+    std::fs::write(&file, vec![0; 1 << 20]).unwrap();
+    let file = file.to_str().unwrap();
+    refused(&["--nodes", "2", "--device", file], "each of 2 nodes");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use keelblock_tests::workload::{Target, WhenLost, Workload, verify_region, write
 
 fn target(ready: &Ready, volume: &str) -> Target {
     Target {
-        address: ready.nodes[0].nvme,
+        address: ready.address_of(volume),
         nqn: ready.volume(volume).nqn.clone(),
         nsid: 1,
     }

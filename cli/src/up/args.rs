@@ -4,15 +4,18 @@ use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+/// Most nodes on one machine.
+const NODES_MAX: i64 = 64;
+
 /// Arguments of `keelblock up`.
 #[derive(Clone, Debug, Args)]
 pub struct UpArgs {
     /// Where the cluster's files are; made if it is not there.
     #[arg(long, value_name = "DIR", default_value = "keelblock-data")]
     pub data: PathBuf,
-    /// Number of nodes. Only 1 until there is replication.
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
-    pub nodes: u16,
+    /// Number of nodes of a new cluster [default: 1]. Each volume is on one of them, until there is replication.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
+    pub nodes: Option<u16>,
     /// What the volumes lie on: a file in the data directory, memory (lost at the end), or the path of a file or block device.
     /// Without it: as it was, and a file for a new cluster.
     #[arg(long, value_name = "file|memory|PATH")]

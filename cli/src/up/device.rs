@@ -58,15 +58,15 @@ pub fn settle(device: Device, size: Option<u64>) -> Result<(Device, u64)> {
     Ok((Device::Path(path), size))
 }
 
-/// Checks that the drive can be what it shall be, and that the rest of the data directory fits as well.
-pub fn check(device: &Device, size_bytes: u64, data: &Path, node_dir: &Path) -> Result<()> {
-    let mut wanted = BESIDE_DRIVE;
-    let file: Option<PathBuf> = match device {
-        Device::Memory => None,
-        Device::File => Some(node_dir.join("drive.img")),
-        Device::Path(path) => Some(path.clone()),
-    };
-    if let Some(file) = file {
+/// Checks that the drives of all nodes can be what they shall be, and that the rest of the data directory fits as well.
+pub fn check(device: &Device, size_bytes: u64, data: &Path, node_dirs: &[PathBuf]) -> Result<()> {
+    let mut wanted = BESIDE_DRIVE * node_dirs.len() as u64;
+    for node_dir in node_dirs {
+        let file: PathBuf = match device {
+            Device::Memory => continue,
+            Device::File => node_dir.join("drive.img"),
+            Device::Path(path) => path.clone(),
+        };
         let missing = match fs::metadata(&file) {
             Ok(found) => {
                 OpenOptions::new()
@@ -146,11 +146,15 @@ mod tests {
     #[test]
     fn more_than_the_disk_holds_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let refused = check(&Device::File, 1 << 60, dir.path(), dir.path())
+        let nodes = [dir.path().join("a"), dir.path().join("b")];
+        for node in &nodes {
+            fs::create_dir(node).unwrap();
+        }
+        let refused = check(&Device::File, 1 << 60, dir.path(), &nodes)
             .unwrap_err()
             .to_string();
         assert!(refused.contains("--size"), "{refused}");
-        check(&Device::File, 1 << 20, dir.path(), dir.path()).unwrap();
+        check(&Device::File, 1 << 20, dir.path(), &nodes).unwrap();
     }
 
     #[test]

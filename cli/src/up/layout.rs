@@ -4,7 +4,8 @@
 //! DIR/lock            held while an `up` runs on it; holds that one's process id
 //! DIR/cluster.json    what the cluster is: made once, read by every later `up`
 //! DIR/up.sock         control socket of the running `up`
-//! DIR/node-1/         drive.img, datapath.sock, datapath.log, control.log, control/ (key-value database)
+//! DIR/node-N/         drive.img, datapath.sock, datapath.log, control.log, control/ (of a single node: key-value database)
+//! DIR/kvdb/           the key-value database of several nodes, kvdb.log
 //! ```
 use super::args::Device;
 use crate::failure::{Failure, Result};
@@ -27,20 +28,29 @@ pub struct Cluster {
     pub device: Device,
     /// Size of that; 0: its own.
     pub size_bytes: u64,
+    /// How many nodes it has.
+    #[serde(default = "one")]
+    pub nodes: u16,
     /// The volume whose last blocks hold the mark of [`super::check`], once written.
     #[serde(default)]
     pub marked_volume: Option<String>,
 }
 
+/// What a file without the number means: it was written when there was always one.
+fn one() -> u16 {
+    1
+}
+
 impl Cluster {
     /// A new one.
-    pub fn new(device: Device, size_bytes: u64) -> Cluster {
+    pub fn new(device: Device, size_bytes: u64, nodes: u16) -> Cluster {
         let cluster_id = uuid::Uuid::new_v4().to_string();
         Cluster {
             version: VERSION,
             cluster_id,
             device,
             size_bytes,
+            nodes,
             marked_volume: None,
         }
     }
@@ -181,7 +191,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let data = DataDir::open(&dir.path().join("a/b")).unwrap();
         assert_eq!(data.load().unwrap(), None);
-        let cluster = Cluster::new(Device::Path("/dev/sdb".into()), 7 << 30);
+        let cluster = Cluster::new(Device::Path("/dev/sdb".into()), 7 << 30, 1);
         data.save(&cluster).unwrap();
         assert_eq!(data.load().unwrap(), Some(cluster));
     }

@@ -33,6 +33,10 @@ pub struct NodeSpec<'a> {
     pub drive: String,
     /// Where it listens.
     pub ports: Ports,
+    /// It uses the key-value database there, and serves none.
+    pub joins: bool,
+    /// Cores of its reactors, where `up` is not told.
+    pub cpus: Option<String>,
 }
 
 impl Node {
@@ -127,10 +131,11 @@ fn datapath_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
         "--listen",
         &spec.ports.nvme.to_string(),
     ]);
+    let cpus = args.cpus.as_ref().or(spec.cpus.as_ref());
     if let Some(reactors) = args.reactors {
         list.extend(words(["--reactors", &reactors.to_string()]));
     }
-    if let Some(cpus) = &args.cpus {
+    if let Some(cpus) = cpus {
         list.extend(words(["--cpus", cpus]));
     }
     if let Some(poll) = args.poll.and_then(|p| p.to_possible_value()) {
@@ -144,6 +149,7 @@ fn control_args(spec: &NodeSpec<'_>) -> Vec<String> {
         sdk, rest, kvdb, ..
     } = &spec.ports;
     let (sdk, rest, kvdb) = (sdk.to_string(), rest.to_string(), kvdb.to_string());
+    let uses = if spec.joins { "--etcd" } else { "--kvdb" };
     let mut list = words(["--cluster-id", spec.cluster_id, "--node-id", &spec.id]);
     list.extend(words([
         "--data",
@@ -153,7 +159,7 @@ fn control_args(spec: &NodeSpec<'_>) -> Vec<String> {
         "--drive",
         &spec.drive,
     ]));
-    list.extend(words(["--sdk", &sdk, "--rest", &rest, "--kvdb", &kvdb]));
+    list.extend(words(["--sdk", &sdk, "--rest", &rest, uses, &kvdb]));
     list
 }
 

@@ -4,24 +4,20 @@ use super::binaries::Binaries;
 use super::check::{Plan, Subject};
 use super::control_socket::{Reply, Request, Server, answer};
 use super::layout::{Cluster, DataDir};
-use super::live::Watcher;
-use super::node::{Node, NodeSpec};
+use super::live::describe;
+use super::nodes::{Member, Nodes};
 use super::ports::Ports;
 use super::ready::{Ready, ReadyFile, ReadyVolume};
 use super::screen::Screen;
-use super::{device, host, stale};
+use super::{device, host};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::size::show_size;
 use keelblock_api::openstorage as sdk;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How long a node may take until it serves.
-const START_LIMIT: Duration = Duration::from_secs(60);
-/// How often a starting node is asked whether it serves.
-const START_LOOK: Duration = Duration::from_millis(100);
-/// How often the node is looked at while it serves.
+/// How often the nodes are looked at while it serves.
 const TICK: Duration = Duration::from_secs(1);
 /// Without a terminal, a line is printed every this many looks.
 const TICKS_PER_LINE: u32 = 10;
@@ -35,30 +31,14 @@ pub async fn run(args: UpArgs) -> Result<()> {
     let data = DataDir::open(&args.data)?;
     let binaries = Binaries::find()?;
     let cluster = cluster(&data, &args)?;
-    let id = "node-1".to_owned();
-    let dir = data.node(&id)?;
-    stale::end_leftovers(&dir, &screen)?;
-    let ports = Ports::choose(args.port_base, 0)?;
-    device::check(&cluster.device, cluster.size_bytes, data.path(), &dir)?;
-    let drive = device::drive_argument(&cluster.device, cluster.size_bytes, &dir);
     let mut stop = Stop::new()?;
     let ready = ReadyFile::new(args.ready_file.clone());
-    let cluster_id = cluster.cluster_id.clone();
-    let spec = NodeSpec {
-        id,
-        cluster_id: &cluster_id,
-        dir: &dir,
-        drive,
-        ports,
-    };
-    let node = Node::start(spec, &args, &binaries, &screen)?;
-    let watcher = Watcher::new(node.ports.sdk.to_string());
+    let nodes = Nodes::start(&cluster, &data, &args, &binaries, &screen).await?;
     let mut up = Up {
         args,
         data,
         cluster,
-        node,
-        watcher,
+        nodes,
         ready,
         screen,
     };
@@ -70,32 +50,25 @@ pub async fn run(args: UpArgs) -> Result<()> {
     if outcome.is_ok() && !up.args.check {
         up.screen.note("Stopping.");
     }
-    up.node.set_running(false).await;
+    up.nodes.stop().await;
     outcome
 }
 
 fn refuse_what_needs_replication(args: &UpArgs) -> Result<()> {
-    if args.nodes > 1 {
-        return Err(Failure::Usage(format!(
-            "--nodes {}: this version runs one node; several need replication, which is not built yet",
-            args.nodes
-        )));
-    }
-    match args.volume.iter().find(|v| v.replicas > args.nodes) {
+    match args.volume.iter().find(|v| v.replicas > 1) {
         Some(v) => Err(Failure::Usage(format!(
-            "--volume {}: {} replicas need as many nodes, and there is {}",
-            v.name, v.replicas, args.nodes
+            "--volume {}: {} replicas need replication, which is not built yet; a volume is on one node",
+            v.name, v.replicas
         ))),
         None => Ok(()),
     }
 }
 
-/// The cluster of the data directory; a new one where there is none.
 fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
     let Some(cluster) = data.load()? else {
         let (device, size) =
             device::settle(args.device.clone().unwrap_or(Device::File), args.size)?;
-        let cluster = Cluster::new(device, size);
+        let cluster = Cluster::new(device, size, args.nodes.unwrap_or(1));
         data.save(&cluster)?;
         return Ok(cluster);
     };
@@ -119,6 +92,12 @@ fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
             show_size(cluster.size_bytes)
         )));
     }
+    if let Some(nodes) = args.nodes.filter(|n| *n != cluster.nodes) {
+        return Err(Failure::Usage(format!(
+            "--nodes {nodes}: the cluster in {place} has {}. Leave it out, or start another cluster with --data",
+            cluster.nodes
+        )));
+    }
     Ok(cluster)
 }
 
@@ -127,8 +106,7 @@ struct Up {
     args: UpArgs,
     data: DataDir,
     cluster: Cluster,
-    node: Node,
-    watcher: Watcher,
+    nodes: Nodes,
     ready: ReadyFile,
     screen: Screen,
 }
@@ -136,9 +114,9 @@ struct Up {
 impl Up {
     /// Everything between start and stop.
     async fn serve(&mut self) -> Result<()> {
-        self.wait_until_serving(true).await?;
+        self.nodes.wait_until_all_serve().await?;
         let plans = self.have_volumes().await?;
-        let volumes = self.watcher.volumes().await?;
+        let volumes = self.nodes.any().watcher.volumes().await?;
         let mut checked = Vec::new();
         for volume in volumes.iter().filter(|v| !v.nqn.is_empty()) {
             if let Some((_, plan)) = plans.iter().find(|(id, _)| *id == volume.id) {
@@ -154,41 +132,9 @@ impl Up {
         self.watch(volumes).await
     }
 
-    /// Waits until control and data path answer and the pool is open. At the first start (`deaths_count`) a program that ends
-    /// has a reason that a person must see; later it is started again.
-    async fn wait_until_serving(&mut self, deaths_count: bool) -> Result<()> {
-        let deadline = Instant::now() + START_LIMIT;
-        loop {
-            if let Some(failure) = self.node.death().filter(|_| deaths_count) {
-                return Err(failure);
-            }
-            let status = match self.watcher.client().await {
-                Ok(client) => client.node_status().await,
-                Err(failure) => Err(failure),
-            };
-            let missing = match status {
-                Ok(status) if status.datapath_up && !status.pools.is_empty() => return Ok(()),
-                Ok(status) if status.datapath_up => "its pool is not open".into(),
-                Ok(_) => "its control process does not reach its data path".into(),
-                Err(Failure::Unreachable { why, .. }) => why,
-                Err(failure) => failure.to_string(),
-            };
-            if Instant::now() > deadline {
-                let why = format!(
-                    "no service within {} s: {missing}; {}",
-                    START_LIMIT.as_secs(),
-                    self.node.last_words()
-                );
-                return Err(Failure::local(format!("start of {}", self.node.id), why));
-            }
-            tokio::time::sleep(START_LOOK).await;
-        }
-    }
-
     /// Makes the volumes that are asked for and not there, and says what to check on each volume.
     async fn have_volumes(&mut self) -> Result<Vec<(String, Plan)>> {
-        let client = self.watcher.client().await?;
-        let there = client.list().await?;
+        let there = self.nodes.any().watcher.client().await?.list().await?;
         let mut wishes = self.args.volume.clone();
         let (name, size_bytes) = DEFAULT_VOLUME;
         let by_default = wishes.is_empty() && there.is_empty();
@@ -213,7 +159,7 @@ impl Up {
             _ => Plan::Read,
         };
         let mut plans: Vec<_> = there.iter().map(|v| (v.id.clone(), old_plan(v))).collect();
-        for wish in &wishes {
+        for (index, wish) in wishes.iter().enumerate() {
             match there.iter().find(|v| v.name == wish.name) {
                 Some(volume) => {
                     let size = volume.spec().size;
@@ -225,11 +171,15 @@ impl Up {
                         ));
                     }
                     if !volume.attached() {
-                        client.attach(volume, None).await?;
+                        let home = self.nodes.find(home_of(volume))?;
+                        home.watcher.client().await?.attach(volume, None).await?;
                     }
                 }
                 None => {
-                    let volume = create(client, wish).await?;
+                    // One after the other, so each node has some.
+                    let at = index % self.nodes.count();
+                    let home = self.nodes.iter_mut().nth(at).expect("one of them");
+                    let volume = create(home.watcher.client().await?, wish).await?;
                     plans.push((
                         volume.id,
                         if by_default {
@@ -246,13 +196,16 @@ impl Up {
 
     /// Checks one volume with real data.
     async fn check(&mut self, volume: &ReadyVolume, plan: Plan) -> Result<String> {
-        let info = self.watcher.client().await?.connection(&volume.id).await?;
+        let coordinator = self.nodes.find(&volume.coordinator)?;
+        let address = coordinator.node.ports.nvme;
+        let client = coordinator.watcher.client().await?;
+        let info = client.connection(&volume.id).await?;
         let host_nqn = host::nqn(&self.cluster.cluster_id);
         if !info.any_host && !info.allowed_hosts.contains(&host_nqn) {
             return Ok("not checked: only the hosts on its list may connect".into());
         }
         let subject = Subject {
-            address: self.node.ports.nvme,
+            address,
             nqn: info.nqn,
             nsid: info.nsid,
             cluster_id: self.cluster.cluster_id.clone(),
@@ -276,34 +229,14 @@ impl Up {
         volumes: &[ReadyVolume],
         checked: &[(&ReadyVolume, String)],
     ) -> Result<()> {
-        let status = self.watcher.client().await?.node_status().await?;
-        let pages = if status.hugepages {
-            "hugepages"
-        } else {
-            "plain pages"
-        };
-        let Ports {
-            nvme,
-            sdk,
-            rest,
-            kvdb,
-        } = self.node.ports;
-        let (ip, port) = (nvme.ip(), nvme.port());
-        let keelctl = format!("{} --endpoint {sdk}", keelctl_path());
-        let mut lines = vec![
-            format!(
-                "Cluster {} serves, data in {}",
-                self.cluster.cluster_id,
-                self.data.path().display()
-            ),
-            format!(
-                "  {}: {}, {} of {pages}, device {}",
-                self.node.id,
-                count(status.reactors.len(), "reactor"),
-                show_size(status.memory_bytes),
-                self.cluster.device
-            ),
-        ];
+        let mut lines = vec![format!(
+            "Cluster {} serves, data in {}",
+            self.cluster.cluster_id,
+            self.data.path().display()
+        )];
+        for member in self.nodes.iter_mut() {
+            lines.push(describe_node(member, &self.cluster.device).await?);
+        }
         for volume in volumes {
             let found = checked
                 .iter()
@@ -315,16 +248,37 @@ impl Up {
                 show_size(volume.size_bytes)
             ));
             if !volume.nqn.is_empty() {
+                let at = self.nodes.find(&volume.coordinator)?.node.ports.nvme;
                 lines.push(format!(
-                    "    nvme connect -t tcp -a {ip} -s {port} -n {}",
+                    "    nvme connect -t tcp -a {} -s {} -n {}",
+                    at.ip(),
+                    at.port(),
                     volume.nqn
                 ));
             }
         }
+        let first = self
+            .nodes
+            .iter()
+            .next()
+            .expect("there is one")
+            .node
+            .ports
+            .clone();
+        let Ports {
+            sdk, rest, kvdb, ..
+        } = first;
+        for at in self.nodes.iter().map(|m| m.node.ports.nvme) {
+            lines.push(format!(
+                "  all volumes:   nvme discover -t tcp -a {} -s {}",
+                at.ip(),
+                at.port()
+            ));
+        }
         lines.push(format!(
-            "  all volumes:   nvme discover -t tcp -a {ip} -s {port}"
+            "  command line:  {} --endpoint {sdk} status",
+            keelctl_path()
         ));
-        lines.push(format!("  command line:  {keelctl} status"));
         lines.push(format!(
             "  REST API:      http://{rest}/swagger-ui/   metrics: http://{rest}/metrics"
         ));
@@ -355,7 +309,7 @@ impl Up {
                     answer(stream, &reply).await;
                 }
             }
-            if let Ok(now) = self.watcher.volumes().await {
+            if let Ok(now) = self.nodes.any().watcher.volumes().await {
                 volumes = now;
             }
             self.ready.update(self.current(volumes.clone()))?;
@@ -367,58 +321,56 @@ impl Up {
         }
     }
 
+    /// What is shown while it serves.
     async fn line(&mut self, volumes: &[ReadyVolume]) -> String {
-        if self.node.stopped() {
-            let (id, data) = (&self.node.id, self.data.path().display());
-            return format!(
-                "{id} is stopped; `keelblock node start {id} --data {data}` returns it"
-            );
+        let mut nodes = Vec::new();
+        for member in self.nodes.iter_mut() {
+            let rates = match member.node.stopped() {
+                true => Err("is stopped".to_owned()),
+                false => {
+                    let rates = member.watcher.rates(volumes).await;
+                    rates.map_err(|e| e.to_string().lines().next().unwrap_or_default().into())
+                }
+            };
+            nodes.push((member.node.id.clone(), rates));
         }
-        match self.watcher.line(volumes).await {
-            Ok(line) => line,
-            Err(failure) => format!(
-                "{}: {}",
-                self.node.id,
-                failure.to_string().lines().next().unwrap_or_default()
-            ),
-        }
+        describe(&nodes, volumes.len())
     }
 
     /// Takes the node away or returns it.
     async fn turn(&mut self, request: &Request) -> Reply {
-        let id = &self.node.id;
-        if request.node != *id {
-            return Reply {
-                done: false,
-                said: format!("there is no node {}; there is {id}", request.node),
-            };
-        }
+        let not_done = |failure: Failure| Reply {
+            done: false,
+            said: failure.to_string(),
+        };
+        let member = match self.nodes.find(&request.node) {
+            Ok(member) => member,
+            Err(failure) => return not_done(failure),
+        };
+        let id = &request.node;
         let state = if request.run { "serves" } else { "is stopped" };
-        if self.node.stopped() != request.run {
+        if member.node.stopped() != request.run {
             return Reply {
                 done: true,
                 said: format!("{id} {state} already"),
             };
         }
-        self.node.set_running(request.run).await;
+        member.node.set_running(request.run).await;
         if request.run
-            && let Err(failure) = self.wait_until_serving(false).await
+            && let Err(failure) = member.wait_until_serving(false).await
         {
-            return Reply {
-                done: false,
-                said: failure.to_string(),
-            };
+            return not_done(failure);
         }
         Reply {
             done: true,
-            said: format!("{} {state}", self.node.id),
+            said: format!("{id} {state}"),
         }
     }
 
     fn current(&self, volumes: Vec<ReadyVolume>) -> Ready {
         Ready {
             cluster_id: self.cluster.cluster_id.clone(),
-            nodes: vec![self.node.ready()],
+            nodes: self.nodes.ready(),
             volumes,
         }
     }
@@ -442,6 +394,27 @@ async fn create(client: &mut Client, wish: &VolumeWish) -> Result<Volume> {
         client.attach(&volume, None).await?;
     }
     Ok(volume)
+}
+
+/// Node that a volume lies on.
+fn home_of(volume: &Volume) -> &str {
+    let sets = volume.inner.replica_sets.iter();
+    sets.flat_map(|s| &s.nodes).next().map_or("", |n| n)
+}
+
+/// A line about what a node got.
+async fn describe_node(member: &mut Member, device: &Device) -> Result<String> {
+    let status = member.watcher.client().await?.node_status().await?;
+    let pages = match status.hugepages {
+        true => "hugepages",
+        false => "plain pages",
+    };
+    Ok(format!(
+        "  {}: {}, {} of {pages}, device {device}",
+        member.node.id,
+        count(status.reactors.len(), "reactor"),
+        show_size(status.memory_bytes),
+    ))
 }
 
 /// `1 reactor`, `2 reactors`.

@@ -301,6 +301,7 @@ fn config(dir: &TempDir, drive: Drive) -> Config {
         sdk: any,
         rest: any,
         kvdb: any,
+        etcd: None,
         drives: vec![drive.parse().unwrap()],
         pool: "default".into(),
         log_json: false,
