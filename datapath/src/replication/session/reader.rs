@@ -244,10 +244,10 @@ impl Reader {
             Side::Initiator => Side::Acceptor,
             Side::Acceptor => Side::Initiator,
         };
-        if !may_send(from, kind) {
+        if !kind.may_come_from(from) {
             return Err(Down::Direction { kind });
         }
-        if header.data > 0 && !has_data(kind) {
+        if header.data > 0 && !kind.may_have_data() {
             let bytes = header.data;
             return Err(Down::Data { kind, bytes });
         }
@@ -418,22 +418,4 @@ fn broken(header: &Header, error: Broken) -> Down {
         channel: ChannelNo(header.channel),
         error,
     }
-}
-
-/// Whether this side sends such frames (`docs/replication.md` §5, the table's third column).
-fn may_send(side: Side, kind: Kind) -> bool {
-    use Kind::*;
-    match kind {
-        Open | Batch | Heartbeat | Flush | Set | Promise | List | Fetch | Read | AskSummaries
-        | AskLeaf | Copy | Command => side == Side::Initiator,
-        Opened | Ack | Heard | Kept | Promised | Listed | Fetched | ReadDone | Summaries | Leaf
-        | Refused | Done => side == Side::Acceptor,
-        Close => true,
-    }
-}
-
-/// Whether such frames have data.
-fn has_data(kind: Kind) -> bool {
-    use Kind::*;
-    matches!(kind, Batch | Copy | Fetched | ReadDone | Command | Done)
 }

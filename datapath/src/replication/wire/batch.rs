@@ -3,6 +3,7 @@
 use super::WireError;
 use super::bytes::{Cursor, put_stamp, put_zero};
 use super::frame::{BODY_BYTES_MAX, DATA_BYTES_MAX};
+use super::items::{Item, List};
 use super::record::{LANES_MAX, Record};
 use crate::store::types::{BLOCK_BYTES, Stamp};
 
@@ -10,12 +11,39 @@ use crate::store::types::{BLOCK_BYTES, Stamp};
 pub const RECORDS_MAX: usize = 1024;
 
 const HEADER_BYTES: usize = 8;
-const SETTLED_BYTES: usize = 16;
+
+/// A lane, and up to where it is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The lane.
+    pub lane: u8,
+    /// Everything at or below it is stable on every member.
+    pub stamp: Stamp,
+}
+
+impl Item for Settled {
+    const BYTES: usize = 16;
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(self.lane);
+        put_zero(out, 3);
+        put_stamp(out, self.stamp);
+    }
+
+    fn take(c: &mut Cursor<'_>) -> Result<Self, WireError> {
+        let lane = c.lane("lane of a settled entry")?;
+        c.zero(3)?;
+        let stamp = c.stamp()?;
+        Ok(Self { lane, stamp })
+    }
+}
 
 /// A batch that is being put together.
 #[derive(Debug, Default)]
 pub struct BatchWriter {
     body: Vec<u8>,
+    /// Where its header is.
+    at: usize,
     settled: usize,
     records: usize,
     data: usize,
@@ -27,13 +55,22 @@ impl BatchWriter {
     /// # Panics
     /// If there are more entries than lanes.
     pub fn begin(&mut self, settled: impl IntoIterator<Item = (u8, Stamp)>) {
+        self.begin_behind(&[], settled);
+    }
+
+    /// The same, in a frame that has something in front of the batch.
+    pub(super) fn begin_behind(
+        &mut self,
+        front: &[u8],
+        settled: impl IntoIterator<Item = (u8, Stamp)>,
+    ) {
         self.body.clear();
+        self.body.extend_from_slice(front);
+        self.at = front.len();
         put_zero(&mut self.body, HEADER_BYTES);
         (self.settled, self.records, self.data) = (0, 0, 0);
         for (lane, stamp) in settled {
-            self.body.push(lane);
-            put_zero(&mut self.body, 3);
-            put_stamp(&mut self.body, stamp);
+            Settled { lane, stamp }.put(&mut self.body);
             self.settled += 1;
         }
         assert!(self.settled <= usize::from(LANES_MAX), "one for each lane");
@@ -56,8 +93,9 @@ impl BatchWriter {
 
     /// The body, and how many bytes of data go behind it.
     pub fn finish(&mut self) -> (&[u8], usize) {
-        self.body[0] = self.settled as u8;
-        self.body[2..4].copy_from_slice(&(self.records as u16).to_le_bytes());
+        let header = &mut self.body[self.at..];
+        header[0] = self.settled as u8;
+        header[2..4].copy_from_slice(&(self.records as u16).to_le_bytes());
         (&self.body, self.data)
     }
 }
@@ -65,7 +103,7 @@ impl BatchWriter {
 /// A batch that came: all of it was looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    settled: &'a [u8],
+    settled: List<'a, Settled>,
     records: Cursor<'a>,
     count: usize,
 }
@@ -91,11 +129,7 @@ impl<'a> Batch<'a> {
         if count > RECORDS_MAX {
             return Err(value("records of a batch", count));
         }
-        let settled = c.take(settled * SETTLED_BYTES)?;
-        let mut entries = Cursor::new("settled entry", settled);
-        for _ in 0..settled.len() / SETTLED_BYTES {
-            entry(&mut entries)?;
-        }
+        let settled = List::take(&mut c, settled)?;
         let records = c;
         let mut blocks = 0;
         for _ in 0..count {
@@ -114,8 +148,7 @@ impl<'a> Batch<'a> {
 
     /// Lanes, and up to where each is settled.
     pub fn settled(&self) -> impl Iterator<Item = (u8, Stamp)> + 'a {
-        let mut c = Cursor::new("settled entry", self.settled);
-        std::iter::from_fn(move || entry(&mut c).ok())
+        self.settled.iter().map(|s| (s.lane, s.stamp))
     }
 
     /// Its records, in order. Their data stand in the same order.
@@ -124,16 +157,4 @@ impl<'a> Batch<'a> {
         // `decode` has read them all.
         (0..self.count).filter_map(move |_| Record::take(&mut c).ok())
     }
-}
-
-fn entry(c: &mut Cursor<'_>) -> Result<(u8, Stamp), WireError> {
-    let lane = c.u8()?;
-    c.zero(3)?;
-    if lane >= LANES_MAX {
-        return Err(WireError::Value {
-            what: "lane of a settled entry",
-            value: u64::from(lane),
-        });
-    }
-    Ok((lane, c.stamp()?))
 }

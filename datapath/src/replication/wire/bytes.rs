@@ -1,6 +1,7 @@
 //! A place in bytes that came from a peer.
 
 use super::WireError;
+use super::record::LANES_MAX;
 use crate::store::types::Stamp;
 
 /// Reads one field after the other.
@@ -58,6 +59,27 @@ impl<'a> Cursor<'a> {
             epoch: self.u32()?,
             seq: self.u64()?,
         })
+    }
+
+    /// A lane's number, of a `what`.
+    pub fn lane(&mut self, what: &'static str) -> Result<u8, WireError> {
+        match self.u8()? {
+            lane if lane < LANES_MAX => Ok(lane),
+            other => Err(WireError::value(what, other)),
+        }
+    }
+
+    /// A byte of flags, of which only these are defined.
+    pub fn flags(&mut self, what: &'static str, defined: u8) -> Result<u8, WireError> {
+        match self.u8()? {
+            flags if flags & !defined == 0 => Ok(flags),
+            other => Err(WireError::value(what, other)),
+        }
+    }
+
+    /// What is left of it.
+    pub fn rest(&self) -> &'a [u8] {
+        &self.bytes[self.at..]
     }
 
     /// Reserved bytes.

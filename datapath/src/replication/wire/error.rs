@@ -60,3 +60,11 @@ pub enum WireError {
         what: &'static str,
     },
 }
+
+impl WireError {
+    /// A field with a value that it cannot have.
+    pub(super) fn value(what: &'static str, value: impl Into<u64>) -> Self {
+        let value = value.into();
+        Self::Value { what, value }
+    }
+}

@@ -4,6 +4,7 @@ use keelblock_nvme::digest::digest_parts;
 
 use super::WireError;
 use super::bytes::Cursor;
+use super::hello::Side;
 
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 32;
@@ -81,14 +82,62 @@ kinds! {
     Leaf = 21,
     /// Blocks of a resync, or of a repair.
     Copy = 22,
-    /// The channel is refused.
+    /// They are applied.
+    Copied = 23,
+    /// The channel is refused, and ends.
     Refused = 24,
+    /// Where streams go on.
+    Feed = 25,
     /// A forwarded command.
     Command = 26,
     /// Its completion.
     Done = 27,
     /// The channel ends.
     Close = 28,
+}
+
+impl Kind {
+    /// Whether that side of a session may send it. Whoever opened the session is the coordinator of what is replicated over it, or forwards.
+    pub fn may_come_from(self, side: Side) -> bool {
+        match self {
+            Self::Open
+            | Self::Batch
+            | Self::Heartbeat
+            | Self::Flush
+            | Self::Set
+            | Self::Promise
+            | Self::List
+            | Self::Fetch
+            | Self::Read
+            | Self::AskSummaries
+            | Self::AskLeaf
+            | Self::Copy
+            | Self::Feed
+            | Self::Command => side == Side::Initiator,
+            Self::Opened
+            | Self::Ack
+            | Self::Heard
+            | Self::Kept
+            | Self::Promised
+            | Self::Listed
+            | Self::Fetched
+            | Self::ReadDone
+            | Self::Summaries
+            | Self::Leaf
+            | Self::Copied
+            | Self::Refused
+            | Self::Done => side == Side::Acceptor,
+            Self::Close => true,
+        }
+    }
+
+    /// Whether data may follow its body.
+    pub fn may_have_data(self) -> bool {
+        matches!(
+            self,
+            Self::Batch | Self::Fetched | Self::ReadDone | Self::Copy | Self::Command | Self::Done
+        )
+    }
 }
 
 /// A header. Lengths are within their bounds.
@@ -171,6 +220,26 @@ impl Header {
             epoch: c.u32()?,
             checksum,
         })
+    }
+
+    /// Looks whether such a frame may come from that side, before anything is read by its lengths.
+    ///
+    /// # Errors
+    /// Its kind is for the other side to send, or has no data.
+    pub fn admit(&self, from: Side) -> Result<(), WireError> {
+        if !self.kind.may_come_from(from) {
+            return Err(WireError::value(
+                "kind of a frame from this side",
+                self.kind as u8,
+            ));
+        }
+        if self.data != 0 && !self.kind.may_have_data() {
+            return Err(WireError::value(
+                "length of data, of a kind without,",
+                self.data,
+            ));
+        }
+        Ok(())
     }
 
     /// Compares the checksum of a header and its body.

@@ -1,5 +1,9 @@
 //! Everything comes back as it was sent; nothing else is taken for a message, and nothing a peer sends is worth a panic.
 
+mod again;
+mod frames;
+mod samples;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -9,6 +13,7 @@ use super::batch::{Batch, BatchWriter, RECORDS_MAX};
 use super::frame::{DATA_BYTES_MAX, HEADER_BYTES, Header, Kind};
 use super::hello::{Hello, PeerId, Proof, Refusal, Side};
 use super::record::{Blocks, Content, Head, Record, WRITE_BLOCKS_MAX, flag};
+use crate::replication::wire;
 use crate::store::types::{BLOCK_BYTES, BLOCKS_MAX, LaneBlock, SnapshotId, Stamp};
 
 /// A record with bytes of its own.
