@@ -230,6 +230,7 @@ impl Inner {
         let Proven {
             hello,
             version,
+            key: public_key,
             ready,
         } = proven;
         let info = Info {
@@ -239,9 +240,17 @@ impl Inner {
             reactor: hello.reactor,
             number: hello.session,
             version,
+            key: public_key,
         };
         let service = Some(self.service.clone());
-        let session = Session::new(&self.handle, socket, info, service, &self.counts);
+        let session = Session::new(
+            &self.handle,
+            &self.identity,
+            socket,
+            info,
+            service,
+            &self.counts,
+        );
         session.out.borrow_mut().preface(&ready);
         let key = Key::of(&hello);
         self.registry.install(key, &session);
@@ -251,9 +260,10 @@ impl Inner {
     }
 
     fn failed(&self, socket: &Socket, why: &NoSession) {
-        self.counts.failed(why);
         handshake::refuse(socket, why);
-        let peer = socket.peer();
-        tracing::warn!(%peer, reason = %why, "replication handshake refused");
+        if self.counts.failed(why) {
+            let peer = socket.peer();
+            tracing::warn!(%peer, reason = %why, "replication handshake refused");
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Beats: how a session that is half-open is noticed.
 //!
-//! They are Heartbeats of channel 0, from the initiator, answered with Heard by the session itself; they hold no lease.
+//! A peer that is taken off the list of nodes is noticed here too. They are Heartbeats of channel 0, from the initiator, answered with Heard by the session itself; they hold no lease.
 
 use std::rc::Rc;
 
@@ -23,6 +23,9 @@ pub(super) async fn beat(session: Rc<Session>) {
         let slept = session.unless_ended(session.handle.sleep(BEAT)).await;
         if slept.is_none() {
             return;
+        }
+        if !session.is_listed() {
+            return session.end(Down::Unlisted);
         }
         if session.side == Side::Initiator {
             number += 1;

@@ -153,7 +153,7 @@ impl Channel {
     /// [`NotSent`]; then nothing was taken.
     ///
     /// # Panics
-    /// If body or data are longer than a frame may have, or data are not whole blocks.
+    /// If body or data are longer than a frame may have, or data are not whole blocks; if it is a Close, for which there is [`Channel::close`].
     pub fn send(
         &self,
         kind: Kind,
@@ -161,8 +161,9 @@ impl Channel {
         body: impl FnOnce(&mut Vec<u8>),
         data: impl IntoIterator<Item = (Rc<Buffer>, Range<usize>)>,
     ) -> Result<(), NotSent> {
+        assert!(kind != Kind::Close, "a channel is closed by close()");
         let state = &self.state;
-        if state.shut.get() || state.gone.get() || self.session.is_ended() {
+        if self.has_ended() {
             return Err(NotSent::Ended);
         }
         if self.session.is_full() {
@@ -177,13 +178,9 @@ impl Channel {
         }
         self.session
             .push(kind, (state.number.get(), epoch), body, data);
-        match kind {
-            Kind::Close => state.shut.set(true),
-            Kind::Refused => {
-                state.shut.set(true);
-                self.session.leave(state, Ended::Refused);
-            }
-            _ => {}
+        if kind == Kind::Refused {
+            state.shut.set(true);
+            self.session.leave(state, Ended::Refused);
         }
         Ok(())
     }
@@ -191,7 +188,7 @@ impl Channel {
     /// Closes it: nothing more is sent; what the peer has admitted completes and is answered, then [`Handler::ended`] is called.
     pub fn close(&self, epoch: u32) {
         let state = &self.state;
-        if state.shut.get() || state.gone.get() || self.session.is_ended() {
+        if self.has_ended() {
             return;
         }
         state.shut.set(true);

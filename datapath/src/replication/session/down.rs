@@ -24,6 +24,9 @@ pub enum Down {
     /// The connection broke.
     #[error("{0}")]
     Broken(String),
+    /// It was taken off the list of nodes, or has another key there.
+    #[error("the peer is no longer in the list of nodes under its key")]
+    Unlisted,
     /// Nothing came for a while.
     #[error("nothing was heard of the peer for {beats} s")]
     Silent {
@@ -95,6 +98,7 @@ impl Down {
             Self::Replaced => "replaced",
             Self::Closed => "closed",
             Self::Broken(_) => "broken",
+            Self::Unlisted => "unlisted",
             Self::Silent { .. } => "silent",
             Self::Buffers { .. } => "buffers",
             Self::Wire(_) => "wire",
@@ -116,6 +120,7 @@ impl Down {
                 | Self::Replaced
                 | Self::Closed
                 | Self::Broken(_)
+                | Self::Unlisted
                 | Self::Silent { .. }
                 | Self::Buffers { .. }
         )
@@ -214,8 +219,12 @@ impl Counts {
         *self.ended.borrow_mut().entry(why.name()).or_default() += 1;
     }
 
-    pub(super) fn failed(&self, why: &NoSession) {
-        *self.failed.borrow_mut().entry(why.name()).or_default() += 1;
+    /// Returns whether it is worth a line in the log: the first, the second, the fourth… of its kind, as strangers may come as often as they like.
+    pub(super) fn failed(&self, why: &NoSession) -> bool {
+        let mut failed = self.failed.borrow_mut();
+        let count = failed.entry(why.name()).or_default();
+        *count += 1;
+        count.is_power_of_two()
     }
 
     /// Sessions that began.

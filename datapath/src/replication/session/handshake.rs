@@ -10,7 +10,7 @@ use crate::replication::wire::hello::{
 };
 
 use super::down::NoSession;
-use super::identity::{Identity, verify};
+use super::identity::{Identity, PUBLIC_KEY_BYTES, verify};
 use super::limits::HANDSHAKE_TIME;
 use super::state::Info;
 
@@ -56,14 +56,15 @@ pub(super) async fn initiate(
     let hello = hello(identity, handle, node);
     let all = async {
         let socket = handle.connect(peer.address).await?;
-        let incarnation = converse(&socket, identity, &hello, &peer.key).await?;
+        let (incarnation, version) = converse(&socket, identity, &hello, &peer.key).await?;
         let info = Info {
             peer: node,
-            incarnation: incarnation.0,
+            incarnation,
             address: peer.address,
             reactor: hello.reactor,
             number: hello.session,
-            version: incarnation.1,
+            version,
+            key: peer.key,
         };
         Ok((socket, info))
     };
@@ -78,7 +79,7 @@ async fn converse(
     socket: &Socket,
     identity: &Identity,
     hello: &Hello,
-    key: &[u8; 32],
+    key: &[u8; PUBLIC_KEY_BYTES],
 ) -> Result<([u8; 16], u16), NoSession> {
     let said = hello.encode();
     socket.send_all(&said).await?;
@@ -170,6 +171,7 @@ pub(super) fn look(identity: &Identity, hello: &Hello) -> Result<u16, Refusal> {
 pub(super) struct Proven {
     pub(super) hello: Hello,
     pub(super) version: u16,
+    pub(super) key: [u8; PUBLIC_KEY_BYTES],
     pub(super) ready: [u8; PROOF_BYTES],
 }
 
@@ -205,15 +207,14 @@ pub(super) async fn prove(
     // Its key may have changed since: the one of now counts.
     let known = identity.peer(&hello.from);
     let signed = [INITIATOR, heard.as_slice(), &said].concat();
-    let right = known.is_some_and(|peer| verify(&peer.key, &signed, &signature));
-    if !right {
-        return Err(NoSession::Refusing(Refusal::Signature));
-    }
+    let right = known.filter(|peer| verify(&peer.key, &signed, &signature));
+    let key = right.ok_or(NoSession::Refusing(Refusal::Signature))?.key;
     let signed = [ACCEPTOR, heard.as_slice(), &said, &proof].concat();
     let ready = Proof::Ready(Ok(identity.sign(&signed))).encode();
     Ok(Proven {
         hello,
         version,
+        key,
         ready,
     })
 }

@@ -118,7 +118,14 @@ impl Inner {
                 None => return,
                 Some(Ok((socket, info))) => {
                     let began = self.handle.now();
-                    let session = Session::new(&self.handle, socket, info, None, &self.counts);
+                    let session = Session::new(
+                        &self.handle,
+                        &self.identity,
+                        socket,
+                        info,
+                        None,
+                        &self.counts,
+                    );
                     tracing::info!(peer = ?info.peer, number = info.number, "replication session up");
                     self.session.replace(Some(session.clone()));
                     self.owner.up(&info);
@@ -131,8 +138,9 @@ impl Inner {
                     }
                 }
                 Some(Err(why)) => {
-                    tracing::debug!(peer = ?self.peer, reason = %why, "replication: no session");
-                    self.counts.failed(&why);
+                    if self.counts.failed(&why) {
+                        tracing::warn!(peer = ?self.peer, reason = %why, "no replication session");
+                    }
                     self.owner.not_connected(&why);
                 }
             }

@@ -103,20 +103,20 @@ impl Reader {
         let tail = &mut self.buf[self.end..];
         let got = match self.at {
             At::Data(..) => {
-                let mut parts =
-                    Vec::with_capacity((self.pieces.len() - self.piece + 1).min(SCATTER));
-                let mut skip = self.filled;
-                let rest = self.pieces[self.piece..]
-                    .iter()
-                    .zip(&mut self.data[self.piece..]);
-                for (&len, buffer) in rest.take(SCATTER - 1) {
-                    parts.push(IoSliceMut::new(&mut buffer[skip..len]));
-                    skip = 0;
+                let mut parts: [_; SCATTER] = std::array::from_fn(|_| IoSliceMut::new(&mut []));
+                let lengths = &self.pieces[self.piece..];
+                let pieces = lengths.iter().zip(&mut self.data[self.piece..]);
+                let (mut n, mut skip) = (0, self.filled);
+                for (&len, buffer) in pieces.take(SCATTER - 1) {
+                    parts[n] = IoSliceMut::new(&mut buffer[skip..len]);
+                    (n, skip) = (n + 1, 0);
                 }
-                if self.piece + parts.len() == self.pieces.len() {
-                    parts.push(IoSliceMut::new(tail));
+                // What follows the data may come with them, if all of them can.
+                if n == lengths.len() {
+                    parts[n] = IoSliceMut::new(tail);
+                    n += 1;
                 }
-                socket.try_recv(&mut parts)?
+                socket.try_recv(&mut parts[..n])?
             }
             _ => socket.try_recv(&mut [IoSliceMut::new(tail)])?,
         };

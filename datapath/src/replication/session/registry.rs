@@ -143,3 +143,41 @@ impl Registry {
         all.filter(|s| !s.is_ended()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reactor::sim::Sim;
+    use std::time::Duration;
+
+    /// Who is gone makes room for others, but not at once, as its number still counts.
+    #[test]
+    fn peers_are_bounded_and_forgotten() {
+        let sim = Sim::new(1);
+        let (_, handles) = sim.start_node(1);
+        let handle = handles[0].clone();
+        let registry = Rc::new(Registry::default());
+        let node = PeerId::new("n").expect("a letter");
+        let key = move |reactor| Key {
+            node,
+            incarnation: [1; 16],
+            reactor,
+        };
+        let claim = |reactor: u16, number| {
+            let (registry, handle) = (registry.clone(), handle.clone());
+            let claim = async move { registry.claim(&handle, key(reactor), number).await };
+            sim.run(&handles[0], Duration::from_secs(1), claim)
+        };
+        for reactor in 0..PEERS_MAX as u16 {
+            assert_eq!(claim(reactor, 1), Some(Ok(())));
+        }
+        assert_eq!(claim(PEERS_MAX as u16, 1), Some(Err(Refusal::Busy)));
+        assert_eq!(claim(3, 1), Some(Err(Refusal::Busy)));
+        sim.run_for(REMEMBERED);
+        assert_eq!(claim(3, 2), Some(Ok(())), "known ones have their place");
+        sim.run_for(Duration::from_secs(1));
+        assert_eq!(claim(PEERS_MAX as u16, 1), Some(Ok(())));
+        assert_eq!(claim(3, 2), Some(Err(Refusal::Busy)), "claimed again since");
+        assert_eq!(claim(4, 1), Some(Ok(())), "forgotten");
+    }
+}

@@ -16,6 +16,7 @@ use super::channel::{Channel, Ended, Handler, NotSent, Service, State};
 use super::credit::{Credit, Grants};
 use super::down::{Counts, Down};
 use super::gate::Gate;
+use super::identity::{Identity, PUBLIC_KEY_BYTES};
 use super::limits::CHANNELS_MAX;
 use super::reader::Reader;
 use super::writer::{self, Outgoing};
@@ -38,6 +39,8 @@ pub struct Info {
     pub number: u64,
     /// The version that both speak.
     pub version: u16,
+    /// The peer's public key, as the handshake was checked with.
+    pub key: [u8; PUBLIC_KEY_BYTES],
 }
 
 /// The channels of a session.
@@ -56,6 +59,7 @@ pub(super) struct Session {
     pub(super) socket: Socket,
     pub(super) side: Side,
     pub(super) info: Info,
+    identity: Rc<Identity>,
     pub(super) counts: Rc<Counts>,
     pub(super) out: RefCell<Outgoing>,
     pub(super) to_send: Notify,
@@ -77,6 +81,7 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(
         handle: &Handle,
+        identity: &Rc<Identity>,
         socket: Socket,
         info: Info,
         service: Option<Rc<dyn Service>>,
@@ -91,6 +96,7 @@ impl Session {
                 None => Side::Initiator,
             },
             info,
+            identity: identity.clone(),
             counts: counts.clone(),
             out: RefCell::default(),
             to_send: Notify::new(),
@@ -150,6 +156,12 @@ impl Session {
 
     pub(super) fn is_ended(&self) -> bool {
         self.ended.borrow().is_some()
+    }
+
+    /// Whether the peer is still in the list of nodes, under the key that it proved.
+    pub(super) fn is_listed(&self) -> bool {
+        let peer = self.identity.peer(&self.info.peer);
+        peer.is_some_and(|p| p.key == self.info.key)
     }
 
     /// Why it ended.

@@ -196,6 +196,30 @@ fn a_recorded_proof_is_worth_nothing() {
     check(&acceptor, &link, "signature");
 }
 
+/// A node that is taken off the list, or gets another key, loses its session within a beat; one that comes back gets one.
+#[test]
+fn a_node_that_is_no_longer_listed_is_let_go() {
+    for seed in [60, 61] {
+        let (rig, acceptor, link) = with_acceptor(seed);
+        let mut known = peer(0, address(0));
+        known.key = [8; PUBLIC_KEY_BYTES];
+        let (list, why): (Vec<_>, _) = match seed {
+            60 => (vec![(name(2), peer(2, address(2)))], Refusal::Node),
+            _ => (vec![(name(0), known)], Refusal::Signature),
+        };
+        let identity = rig.identity(1, 0);
+        identity.set_peers(list.into_iter().collect());
+        rig.sim.run_for(Duration::from_millis(1100));
+        assert_eq!(acceptor.counts().sessions_ended("unlisted"), 1);
+        rig.sim.run_for(SECOND);
+        assert!(link.session().is_none(), "seed {seed}");
+        let refused = NoSession::Refused(why).name();
+        assert!(link.counts().handshakes_failed(refused) > 0);
+        identity.set_peers([(name(0), peer(0, address(0)))].into());
+        rig.until(3 * SECOND, "a session", || link.session().is_some());
+    }
+}
+
 async fn exactly(socket: &Socket, n: usize) -> Vec<u8> {
     let (mut got, mut bytes) = (0, vec![0; n]);
     while got < n {

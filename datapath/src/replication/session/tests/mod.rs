@@ -1,10 +1,12 @@
 //! Sessions on the simulated network and on loopback. Each file opens with what could go wrong; seeds are in every message.
 
+mod bounds;
 mod drain;
 mod faults;
 mod flow;
 mod handshake;
 mod loopback;
+mod pressure;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -81,10 +83,12 @@ impl Handler for Taker {
             self.held.borrow_mut().push(admitted);
         }
         let channel = self.channel.borrow().clone();
-        if let Some(channel) = channel
-            && frame.kind == Kind::Open
-        {
-            let _ = channel.send(Kind::Opened, frame.epoch, |out| out.push(7), []);
+        match (channel, frame.kind, frame.body) {
+            (Some(channel), Kind::Open, _) => {
+                let _ = channel.send(Kind::Opened, frame.epoch, |out| out.push(7), []);
+            }
+            (Some(channel), Kind::Flush, b"end") => channel.end_session(Down::Stopped),
+            _ => {}
         }
         Ok(())
     }
@@ -117,6 +121,9 @@ impl Service for Takers {
         epoch: u32,
         body: &[u8],
     ) -> Result<Option<Rc<dyn Handler>>, Broken> {
+        if body == b"bad" {
+            return Err(Broken::Sequence("not this volume"));
+        }
         if body.is_empty() {
             let said = channel.send(Kind::Refused, epoch, |out| out.extend([1; 8]), []);
             assert_eq!(said, Ok(()));
