@@ -1,8 +1,8 @@
 //! The control process of a node: everything that is not I/O.
 //!
-//! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database and `records` what is kept in it; `node` makes
-//! changes to volumes and exports, `datapath` keeps the connection to the process that serves them; `sdk`, `admin` and `rest` are the
-//! doors.
+//! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database and `records` what is kept in it; `replication`
+//! is who coordinates a volume; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
+//! serves them; `sdk`, `admin` and `rest` are the doors.
 
 pub mod config;
 pub mod datadir;
@@ -12,6 +12,7 @@ pub mod kvdb;
 pub mod names;
 pub mod node;
 pub mod records;
+pub mod replication;
 pub mod rest;
 pub mod run;
 pub mod sdk;

@@ -176,6 +176,7 @@ impl Node {
         let record = ClusterRecord {
             cluster_id: self.cluster_id.clone(),
             created_unix_ms: unix_ms(),
+            generation: 0,
         };
         if self
             .registry

@@ -105,6 +105,11 @@ impl Keys {
         format!("{}cntlids/{volume_id}", self.root)
     }
 
+    /// Replicas of a volume, and who coordinates them.
+    pub fn replication(&self, volume_id: Uuid) -> String {
+        format!("{}replication/{volume_id}", self.root)
+    }
+
     /// Reservations of a volume.
     pub fn reservation(&self, volume_id: Uuid) -> String {
         format!("{}reservations/{volume_id}", self.root)

@@ -13,6 +13,9 @@ pub struct ClusterRecord {
     pub cluster_id: String,
     /// When it was made, ms since the Unix epoch.
     pub created_unix_ms: u64,
+    /// Raised when the KVDB is restored: epochs begin with it (`docs/replication.md` §2).
+    #[serde(default)]
+    pub generation: u8,
 }
 
 /// A node.
