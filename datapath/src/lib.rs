@@ -14,6 +14,8 @@ pub mod process;
 pub mod reactor;
 #[cfg(not(loom))]
 pub mod replication;
+#[cfg(all(test, not(loom)))]
+mod simulator;
 #[cfg(not(loom))]
 pub mod store;
 #[cfg(not(loom))]

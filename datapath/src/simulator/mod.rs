@@ -1,0 +1,2 @@
+//! Clusters in one process, on the simulated reactor: what hosts see is checked against one copy ([`history`]).
+pub mod history;
