@@ -1,6 +1,6 @@
 //! Beats: how a session that is half-open is noticed.
 //!
-//! A peer that is taken off the list of nodes is noticed here too. They are Heartbeats of channel 0, from the initiator, answered with Heard by the session itself; they hold no lease.
+//! A peer that is taken off the list of nodes is noticed here too. They are Heartbeats of channel 0, from the initiator, answered with Heard (result 1: no lease) by the session itself.
 
 use std::rc::Rc;
 
@@ -9,12 +9,8 @@ use super::limits::{BEAT, BEATS_MISSED_MAX};
 use super::state::Session;
 use crate::replication::wire::WireError;
 use crate::replication::wire::frame::Kind;
+use crate::replication::wire::heart::{Beat, Heard, Heartbeat, encode_heartbeat};
 use crate::replication::wire::hello::Side;
-
-/// Body of a Heartbeat without settled entries: number, when it was sent, and zeroes.
-const BEAT_BYTES: usize = 32;
-/// Body of a Heard: number and time again, and zeroes.
-const ECHO_BYTES: usize = 24;
 
 /// Sends beats, and ends a session in which nothing comes.
 pub(super) async fn beat(session: Rc<Session>) {
@@ -30,12 +26,14 @@ pub(super) async fn beat(session: Rc<Session>) {
         if session.side == Side::Initiator {
             number += 1;
             let sent = session.handle.now().0;
-            let fill = |body: &mut Vec<u8>| {
-                body.extend_from_slice(&number.to_le_bytes());
-                body.extend_from_slice(&sent.to_le_bytes());
-                body.resize(BEAT_BYTES, 0);
+            let beat = Beat {
+                number,
+                sent_ns: sent,
+                ..Beat::default()
             };
-            session.push_own(Kind::Heartbeat, (0, 0), fill);
+            session.push_own(Kind::Heartbeat, (0, 0), |out| {
+                encode_heartbeat(out, &beat, &[]);
+            });
         }
         let now = session.heard.get();
         if now != heard {
@@ -55,27 +53,30 @@ pub(super) async fn beat(session: Rc<Session>) {
 
 /// A frame of channel 0.
 pub(super) fn came(session: &Session, kind: Kind, body: &[u8]) -> Result<(), Down> {
-    let (expected, what) = match kind {
-        Kind::Heartbeat => (BEAT_BYTES, "beat"),
-        _ => (ECHO_BYTES, "echo of a beat"),
+    if kind != Kind::Heartbeat {
+        // That something came is all that counts.
+        Heard::decode(body)?;
+        return Ok(());
+    }
+    let Heartbeat { beat, settled } = Heartbeat::decode(body)?;
+    // A session has no set, no lease and no lanes.
+    let Beat {
+        number, sent_ns, ..
+    } = beat;
+    let plain = Beat {
+        number,
+        sent_ns,
+        ..Beat::default()
     };
-    if body.len() < expected {
-        let (need, have) = (expected, body.len());
-        return Err(WireError::Short { what, need, have }.into());
+    if beat != plain || settled.iter().next().is_some() {
+        let (what, value) = ("a beat that speaks of a volume: its number", number);
+        return Err(WireError::Value { what, value }.into());
     }
-    if body.len() > expected {
-        let extra = body.len() - expected;
-        return Err(WireError::Trailing { what, extra }.into());
-    }
-    if let Some(at) = body[16..].iter().position(|&b| b != 0) {
-        return Err(WireError::Reserved { what, at: at + 16 }.into());
-    }
-    if kind == Kind::Heartbeat {
-        let fill = |out: &mut Vec<u8>| {
-            out.extend_from_slice(&body[..16]);
-            out.resize(ECHO_BYTES, 0);
-        };
-        session.push_own(Kind::Heard, (0, 0), fill);
-    }
+    let heard = Heard {
+        number,
+        sent_ns,
+        lease: false,
+    };
+    session.push_own(Kind::Heard, (0, 0), |out| heard.put(out));
     Ok(())
 }
