@@ -1,5 +1,6 @@
 //! The record's transitions, by themselves and over a KVDB that loses and delays.
 mod attaches;
+mod changes;
 mod faulty;
 mod records;
 mod swaps;
