@@ -119,7 +119,8 @@ pub trait ReplicaStore: 'static {
     /// [`ReplicaError`]; then nothing of it is there, or (after `Drive`) perhaps all of it after a restart.
     async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError>;
 
-    /// Applies a copy: each block is replaced if what is there is at or below `s0`, whatever its stamp, and never above (rule 5).
+    /// Applies a copy: each block is replaced if what is there is at or below `s0`, and never above, whatever the copy's stamp (rule 5); a block whose
+    /// own stamp in the copy is above `s0` may be left to the stream, by which it comes.
     ///
     /// # Errors
     /// [`ReplicaError`], as for `apply`.

@@ -72,10 +72,22 @@ pub enum Bug {
     MoveNotHeld = 32,
     /// S7 left out: a journal write counts before those that it follows.
     JournalOutOfOrder = 33,
+    /// Rule 9 left out: a promise is written to one pair of the superblock's copies.
+    PromiseInOnePair = 34,
+    /// Rule 5 left out: a record with a lower stamp replaces one with a higher.
+    OlderStampReplaces = 35,
+    /// Rule 14 left out: a checkpoint leaves records above settled behind.
+    UnsettledNotCopied = 36,
+    /// Rule 14 left out: blocks of records above settled are given back.
+    SupersededNotKept = 37,
+    /// What is settled is taken for durable before the journal says so.
+    SettledNotWritten = 38,
+    /// Rule 5 left out: a copy replaces what came by the stream.
+    CopyReplacesNewer = 39,
 }
 
 /// All of them.
-pub const ALL: [Bug; 33] = [
+pub const ALL: [Bug; 39] = [
     Bug::ReuseBeforeFlush,
     Bug::CheckpointWithoutFlush,
     Bug::RotIsTorn,
@@ -109,6 +121,12 @@ pub const ALL: [Bug; 33] = [
     Bug::PinsIgnored,
     Bug::MoveNotHeld,
     Bug::JournalOutOfOrder,
+    Bug::PromiseInOnePair,
+    Bug::OlderStampReplaces,
+    Bug::UnsettledNotCopied,
+    Bug::SupersededNotKept,
+    Bug::SettledNotWritten,
+    Bug::CopyReplacesNewer,
 ];
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

@@ -197,6 +197,7 @@ fn show_journal(reader: &dyn BlockReader, s: &Superblock) -> Result<String, Stri
                 "{block}: snapshot of {}, lane sequence {}, closes generation {}, record {}, id {}",
                 t.handle.0, t.lane_sequence.0, t.closes.0, t.snapshot.0, t.id
             ),
+            RecordRef::Settled(s) => format!("{block}: of {} is settled {:?}", s.handle.0, s.stamp),
             RecordRef::Put(p) => format!("{block}: put of {}, kind {}, at checkpoint {}", p.handle.0, p.record[0], p.checkpoint.0),
         });
     }

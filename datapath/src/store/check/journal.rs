@@ -5,10 +5,10 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use super::super::journal::{RecordRef, Records, Scan, Scanner, select};
+use super::super::journal::{RecordRef, Records, Scan, Scanner, Selected, select, settled};
 use super::super::map::{CatalogueRecord, RecordKind};
 use super::super::types::{
-    BLOCK_BYTES, CatalogueHandle, Crc, Generation, LaneSequence, PhysicalBlock,
+    BLOCK_BYTES, CatalogueHandle, Crc, Generation, LaneSequence, PhysicalBlock, Stamp,
 };
 use super::{BlockReader, Checker};
 
@@ -53,11 +53,11 @@ impl Checker<'_> {
                 return;
             }
         };
-        let records = self.counting(scan);
-        self.report.journal_records = records.len() as u64;
-        let live = self.live(&records);
+        let selected = self.counting(scan);
+        self.report.journal_records = selected.records.len() as u64;
+        let live = self.live(&selected.records);
         let mut held = BTreeSet::new();
-        for ((handle, _), layer) in layers(&records, &live) {
+        for ((handle, _), layer) in layers(&selected, &live) {
             for (block, (at, crc)) in layer {
                 let what = || format!("lane block {block} of record {}, in the journal", handle.0);
                 // Bitmaps do not say so: no bit is expected, and none may be there.
@@ -73,10 +73,16 @@ impl Checker<'_> {
     }
 
     /// Those that an opening would apply.
-    fn counting(&self, scan: Scan) -> Records {
+    fn counting(&self, scan: Scan) -> Selected {
         let sequence = |handle: CatalogueHandle| {
             let record = self.catalogue.get(&handle);
             record.map_or(LaneSequence(0), |r| r.sequence)
+        };
+        let told = settled(&scan.records);
+        let settled = |handle: CatalogueHandle| {
+            let none = Stamp { epoch: 0, seq: 0 };
+            let record = self.catalogue.get(&handle).map_or(none, |r| r.settled);
+            told.get(&handle).map_or(record, |told| record.max(*told))
         };
         let reader = self.reader;
         let test = async |blocks: &[(PhysicalBlock, Crc)]| {
@@ -86,8 +92,9 @@ impl Checker<'_> {
             });
             Ok::<_, std::convert::Infallible>(matches.collect())
         };
-        let Ok(records) = at_once(select(scan.records, scan.watermark, sequence, test));
-        records
+        let selected = select(scan.records, scan.watermark, sequence, settled, test);
+        let Ok(selected) = at_once(selected);
+        selected
     }
 
     /// Lanes that take records: those of the catalogue, and those that the journal makes.
@@ -112,25 +119,35 @@ impl Checker<'_> {
 
 /// What is left of the records, layer by layer.
 fn layers(
-    records: &Records,
+    selected: &Selected,
     live: &BTreeSet<CatalogueHandle>,
 ) -> BTreeMap<(CatalogueHandle, Generation), Layer> {
     let mut layers: BTreeMap<(CatalogueHandle, Generation), Layer> = BTreeMap::new();
-    for record in records.iter().filter(|r| live.contains(&r.handle())) {
+    let replaced = selected.replaced();
+    for (n, record) in selected.records.iter().enumerate() {
+        if !live.contains(&record.handle()) {
+            continue;
+        }
+        let counts = |block: u64| match replaced.get(&n) {
+            Some(parts) => parts.iter().any(|p| p.contains(&block)),
+            None => true,
+        };
         match record {
             RecordRef::Write(write) => {
                 let layer = layers.entry((write.handle, write.generation)).or_default();
-                layer.extend(
-                    write
-                        .entries()
-                        .map(|(block, at, _, crc)| (block.0, (at, crc))),
-                );
+                if write.is_poison() {
+                    let blocks = write.first.0..write.first.0 + write.blocks() as u64;
+                    layer.retain(|block, _| !(blocks.contains(block) && counts(*block)));
+                }
+                let entries = write.entries().filter(|(block, ..)| counts(block.0));
+                layer.extend(entries.map(|(block, at, _, crc)| (block.0, (at, crc))));
             }
             RecordRef::Tombstone(t) => {
+                let blocks = t.first.0..t.first.0 + t.blocks;
                 let layer = layers.entry((t.handle, t.generation)).or_default();
-                layer.retain(|block, _| !(t.first.0..t.first.0 + t.blocks).contains(block));
+                layer.retain(|block, _| !(blocks.contains(block) && counts(*block)));
             }
-            RecordRef::Snapshot(_) | RecordRef::Put(_) => {}
+            RecordRef::Snapshot(_) | RecordRef::Put(_) | RecordRef::Settled(_) => {}
         }
     }
     layers

@@ -12,10 +12,11 @@ use super::super::map::{
 };
 use super::super::superblock;
 use super::super::types::{
-    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneSequence, Stamp,
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneSequence, PhysicalBlock, Stamp,
 };
 use super::catalogue::Catalogue;
 use super::lane::{LaneState, SharedLayer};
+use super::unsettled::FrozenReplica;
 use super::{Inner, StoreError};
 use crate::reactor::Notify;
 
@@ -148,6 +149,7 @@ impl Inner {
         // 1: from here on, records go to new layers and to journal blocks from `cut` on.
         let cut = self.journal.next_sequence();
         let mut frozen = self.freeze();
+        let replicas = self.freeze_replicas();
         self.scatter.freeze();
         let mut catalogue = {
             let mut present = self.catalogue.borrow_mut();
@@ -159,10 +161,20 @@ impl Inner {
         self.wait_for_frozen(&frozen).await;
         // 2
         self.flush().await?;
+        self.copy_unsettled(&replicas).await?;
         self.pages.begin(number);
         // 3
         for lane in &mut frozen {
             self.merge_lane(lane, &mut catalogue).await?;
+        }
+        for replica in &replicas {
+            let settled = replica.settled();
+            if catalogue
+                .get(replica.handle())
+                .is_some_and(|r| r.settled != settled)
+            {
+                catalogue.change(replica.handle(), |r| r.settled = settled);
+            }
         }
         let removed = self.walk_deletions(&mut catalogue).await?;
         // 4
@@ -188,11 +200,14 @@ impl Inner {
             self.reclaim.committed(freed);
             self.reclaim_ready();
         }
-        self.commit_superblock(number, cut, root, depth, &catalogue)
+        // What is not settled must be found again: then the journal is not empty.
+        let clean = self.closing.get() && replicas.iter().all(FrozenReplica::is_settled);
+        self.commit_superblock(number, (cut, clean), root, depth, &catalogue)
             .await?;
         // 6: no await from here on: readers see the old state or the new one.
         self.tell_lost(&self.pages.lost());
-        self.adopt(frozen, catalogue, &removed);
+        let settled = self.settled_committed(&replicas);
+        self.adopt(frozen, catalogue, &removed, settled);
         self.journal.set_tail(cut);
         // Records may wait for the room that this made.
         self.journal.appended.notify();
@@ -428,11 +443,13 @@ impl Inner {
     async fn commit_superblock(
         &self,
         number: CheckpointNumber,
-        cut: u64,
+        (cut, clean): (u64, bool),
         root: ChildEntry,
         depth: u32,
         catalogue: &Catalogue,
     ) -> Result<(), StoreError> {
+        // Before the superblock is looked at: promises are committed too.
+        let mut buffer = self.superblock_buffer.take().await;
         let mut next = self.superblock.borrow().clone();
         next.checkpoint = number;
         next.journal_first = cut;
@@ -443,13 +460,13 @@ impl Inner {
         next.next_generation = Generation(catalogue.next_generation());
         next.free_blocks = self.space.borrow().free_after();
         next.table = self.space.borrow().table_entries();
-        next.clean = self.closing.get();
+        next.clean = clean;
         next.pages = self.pages.count_after(next.pages);
         next.lost_pages += self.pages.lost_count() as u64;
-        let mut buffer = self.superblock_buffer.take().await;
         let (back, done) = superblock::commit(&self.device, &mut next, buffer.lend()).await;
         buffer.back(back);
         done?;
+        self.committed_layout.set(next.layout);
         let mut present = self.superblock.borrow_mut();
         // What was changed meanwhile is for the next one.
         next.members = present.members;
@@ -460,12 +477,20 @@ impl Inner {
     }
 
     /// The new state is the present one.
-    fn adopt(&self, frozen: Vec<FrozenLane>, catalogue: Catalogue, removed: &[CatalogueHandle]) {
-        let freed = {
+    fn adopt(
+        &self,
+        frozen: Vec<FrozenLane>,
+        catalogue: Catalogue,
+        removed: &[CatalogueHandle],
+        mut settled: Vec<PhysicalBlock>,
+    ) {
+        let mut freed = {
             let mut space = self.space.borrow_mut();
             space.committed();
             space.take_freed()
         };
+        self.kept.park(&mut freed);
+        self.let_go_of(&mut settled);
         self.reclaim.committed(freed);
         self.reclaim_ready();
         let mut present = self.catalogue.borrow_mut();

@@ -48,6 +48,9 @@ pub enum StoreError {
     /// A snapshot with this id is of another volume, or the clone exists.
     #[error("it exists already, and is another")]
     Exists,
+    /// It is a lane of a replica, and those move as replicas do: another one is made, and this one deleted.
+    #[error("it is a lane of a replica, which is not moved by itself")]
+    Replica,
     /// The store was closed.
     #[error("the drive is closed")]
     Closed,

@@ -7,13 +7,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::journal::{
-    Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, RUNS_IN_FLIGHT_MAX, Ring, SealedRun, Snapshot,
-    Tombstone, WriteFields,
+    Given, Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, RUNS_IN_FLIGHT_MAX, Record, Ring, SealedRun,
+    Settled, Snapshot, Tombstone, WriteFields,
 };
 use super::super::map::CatalogueRecord;
 use super::super::superblock::{Layout, Superblock};
 use super::super::types::{
-    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneBlock, LaneSequence, SnapshotId,
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneBlock, LaneSequence,
+    SnapshotId, Stamp,
 };
 use super::buffers::{Borrowed, BufferSet};
 use super::lane::Admitted;
@@ -48,6 +49,8 @@ pub struct Journal {
     blocks_written: Cell<u64>,
     /// Blocks of data whose records wait.
     waiting_blocks: Cell<u64>,
+    /// Blocks that the next checkpoint needs for copies of what is not settled.
+    kept_room: Cell<u64>,
     /// Writes that the drive has not answered, failed or not.
     writing: Cell<usize>,
     /// There is something to write.
@@ -92,6 +95,7 @@ impl Journal {
             scratch: RefCell::new(scratch),
             blocks_written: Cell::new(0),
             waiting_blocks: Cell::new(0),
+            kept_room: Cell::new(0),
             writing: Cell::new(0),
             appended: Notify::new(),
         })
@@ -187,7 +191,51 @@ impl Journal {
     pub fn has_room(&self, blocks: u64) -> bool {
         let bytes = RECORD_BYTES + BYTES_OF_BLOCK * blocks;
         let needed = bytes.div_ceil(RECORDS_BYTES as u64) + 2;
+        let needed = match self.kept_room.get() {
+            0 => needed,
+            // What is added to the list is copied, too.
+            kept => 2 * needed + kept,
+        };
         self.packer.borrow().pending_blocks() + needed <= self.ring.borrow().room()
+    }
+
+    /// A checkpoint will copy so many bytes of records: their room is nobody else's.
+    pub fn keep_room(&self, bytes: u64) {
+        let blocks = bytes.div_ceil(RECORDS_BYTES as u64);
+        self.kept_room.set(if bytes > 0 { blocks + 4 } else { 0 });
+    }
+
+    /// Bytes of records that may wait for being settled: an eighth of the journal.
+    pub fn unsettled_max(&self) -> u64 {
+        u64::from(self.layout.journal_blocks()) / 8 * RECORDS_BYTES as u64
+    }
+
+    /// A write, or damaged blocks, of a replica's lane.
+    pub fn append_given(&self, fields: &WriteFields<'_>, given: Given) {
+        let blocks = self.waiting_blocks.get() + fields.crcs.len() as u64;
+        self.waiting_blocks.set(blocks);
+        self.packer.borrow_mut().append_given(fields, given);
+    }
+
+    /// Any record.
+    pub fn append_record(&self, record: &Record) {
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes);
+        self.packer.borrow_mut().append_encoded(&bytes);
+    }
+
+    /// A copy of a record that is durable.
+    pub fn append_copy(&self, record: &Record) {
+        self.packer.borrow_mut().append_copy(record);
+    }
+
+    /// What is settled of a lane; in a block that is written anyway.
+    pub fn append_settled(&self, handle: CatalogueHandle, stamp: Stamp) {
+        self.packer.borrow_mut().append_settled(&Settled {
+            handle,
+            stamp,
+            again: false,
+        });
     }
 
     /// A write.
@@ -211,6 +259,7 @@ impl Journal {
             stamp: admitted.stamp,
             first: LaneBlock(blocks.start),
             blocks: blocks.end - blocks.start,
+            given: Given::No,
             again: false,
         });
     }

@@ -10,6 +10,7 @@ use super::super::map::{Changes, LeafEntry, Root};
 use super::super::types::{CatalogueHandle, Generation, LaneBlock, LaneSequence, Stamp};
 use super::front::LeafKey;
 use super::layer::{Found, Layer};
+use super::unsettled::ReplicaLane;
 
 /// Entries that a new layer has room for at once, if the one before had so many: a burst is not paid for ever.
 const ROOM_MAX: usize = 16 << 10;
@@ -52,6 +53,8 @@ pub struct LaneState {
     next_seq: Cell<u64>,
     /// Deleted, or replaced by a restore: handles of it are of no use any more.
     pub void: Cell<bool>,
+    /// Of a replica's lane.
+    pub replica: Option<ReplicaLane>,
 }
 
 /// What a record gets when it is admitted to a lane.
@@ -76,6 +79,7 @@ impl LaneState {
         sequence: LaneSequence,
         generation: Generation,
         epoch: u32,
+        replica: Option<ReplicaLane>,
     ) -> Self {
         let first = Rc::new(RefCell::new(Layer::new(generation)));
         Self {
@@ -89,6 +93,7 @@ impl LaneState {
             epoch,
             next_seq: Cell::new(1),
             void: Cell::new(false),
+            replica,
         }
     }
 
@@ -107,10 +112,18 @@ impl LaneState {
 
     /// A place in the lane's stream for a record of so many stamps.
     pub fn admit(&self, stamps: u64) -> Admitted {
-        let sequence = self.next_sequence.get();
-        self.next_sequence.set(sequence + 1);
         let seq = self.next_seq.get();
         self.next_seq.set(seq + stamps);
+        self.admit_as(Stamp {
+            epoch: self.epoch,
+            seq,
+        })
+    }
+
+    /// A place in the lane's stream for a record that has a stamp.
+    pub fn admit_as(&self, stamp: Stamp) -> Admitted {
+        let sequence = self.next_sequence.get();
+        self.next_sequence.set(sequence + 1);
         let layer = self.layers.borrow()[0].clone();
         let generation = {
             let mut layer = layer.borrow_mut();
@@ -119,10 +132,7 @@ impl LaneState {
         };
         Admitted {
             sequence: LaneSequence(sequence),
-            stamp: Stamp {
-                epoch: self.epoch,
-                seq,
-            },
+            stamp,
             layer,
             generation,
         }

@@ -255,6 +255,13 @@ impl Inner {
         self: &Rc<Self>,
         lanes: &[CatalogueHandle],
     ) -> Result<(), StoreError> {
+        let of_replica = |h: &CatalogueHandle| {
+            let lanes = self.lanes.borrow();
+            lanes.get(h).is_some_and(|l| l.replica.is_some())
+        };
+        if lanes.iter().any(of_replica) {
+            return Err(StoreError::Replica);
+        }
         let _one = self.changing.lock().await;
         self.room_for_meta(lanes.len() as u64).await?;
         for &handle in lanes {

@@ -6,16 +6,21 @@
 //! A write enters by the `writer` (space, data, record), or on a drive in memory by `now`, and its entries the `lane`'s delta (`layer`); a `read` asks delta and map; `flush`
 //! makes durable, `reclaim` says when a block may be used again, `checkpoint` brings the delta into the map, `open` finds everything
 //! again, and `roots` has lanes, snapshots and clones. `journal`, `pages` and `cache` are their ways to the drive.
+//!
+//! A [`Replica`] is lanes of a volume whose records come with stamps: `stamped` applies them, `unsettled` lists them until they are settled,
+//! `copy` is for resync and repair, `promise` keeps what was promised.
 
 mod arrive;
 mod buffers;
 mod cache;
 mod catalogue;
 mod checkpoint;
+mod copy;
 mod damage;
 mod error;
 mod flush;
 mod front;
+mod gather;
 mod info;
 mod join;
 mod journal;
@@ -26,15 +31,20 @@ mod moving;
 mod now;
 mod open;
 mod pages;
+mod promise;
 mod read;
 mod reclaim;
+mod reopen;
+mod replica;
 mod roots;
 mod scatter;
 mod scrub;
 mod space;
+mod stamped;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod unsettled;
 mod usage;
 mod writer;
 
@@ -53,13 +63,14 @@ pub use damage::{Damage, DamageKind, DamageReport};
 pub use error::{OpenError, StoreError};
 pub use info::{Counters, Identity, LaneInfo, RootOf, SnapshotInfo, Space, StoreConfig};
 pub use moving::{MovedBlock, MovedKind, MovedRecord, NextFamily, Part, StaleCopy};
+pub use replica::Replica;
 pub use scrub::{ScrubError, ScrubPlace, ScrubStep};
 pub use usage::Exactly;
 
 use super::VolumeId;
 use super::group::Space as Groups;
 use super::map::RecordKind;
-use super::superblock::Superblock;
+use super::superblock::{Layout, Superblock};
 use super::types::{BLOCK_BYTES, CatalogueHandle, LaneBlock, SnapshotId};
 use crate::device::{Device, View};
 use crate::reactor::{Handle, Notify};
@@ -73,9 +84,12 @@ use journal::Journal;
 use lane::LaneState;
 use now::Now;
 use pages::DrivePages;
+use promise::Promises;
 use read::NowRead;
 use reclaim::Reclaim;
 use scatter::Scatter;
+use stamped::Stamps;
+use unsettled::Kept;
 use writer::Writer;
 
 /// How often closing looks whether the drive has answered.
@@ -98,7 +112,11 @@ struct Inner {
     /// Whether what is written needs a flush.
     volatile: bool,
     superblock: RefCell<Superblock>,
+    /// Who has it commits.
     superblock_buffer: BufferSet,
+    /// Of the superblock that is on the drive: a drive that grows has another one in memory before.
+    committed_layout: Cell<Layout>,
+    promises: Promises,
     read_buffers: BufferSet,
     space: Rc<RefCell<Groups>>,
     cache: Rc<BlockCache>,
@@ -107,6 +125,8 @@ struct Inner {
     pages: Rc<DrivePages>,
     reclaim: Rc<Reclaim>,
     journal: Journal,
+    /// Blocks of records that are not settled.
+    kept: Kept,
     writer: Writer,
     now: Now,
     flusher: Flusher,
@@ -158,6 +178,8 @@ impl std::fmt::Debug for Inner {
             .field("flusher", &self.flusher)
             .field("checkpointer", &self.checkpointer)
             .field("journal", &self.journal)
+            .field("kept", &self.kept)
+            .field("reclaim", &self.reclaim.waiting())
             .finish_non_exhaustive()
     }
 }
@@ -328,7 +350,9 @@ impl Store {
         of: u8,
         size_bytes: u64,
     ) -> Result<(), StoreError> {
-        self.0.create_lanes(volume, lanes, of, size_bytes).await
+        self.0
+            .create_lanes(volume, lanes, of, size_bytes, false)
+            .await
     }
 
     /// Tells all lanes of a volume its size, durably.
@@ -525,7 +549,7 @@ impl StoreLane {
         }
         let ticket = self.store.writer.tickets.issue();
         self.store
-            .submit(&self.lane, &blocks, from, ticket.number());
+            .submit(&self.lane, &blocks, from, ticket.number(), Stamps::Own);
         let (buffer, mut result) = ticket.wait().await;
         if fua && result.is_ok() {
             result = self.store.flush().await;

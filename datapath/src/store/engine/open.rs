@@ -13,7 +13,7 @@ use super::super::map::{CatalogueRecord, ChildEntry, RecordKind, read_catalogue}
 use super::super::superblock::{self, COPY_BYTES, Found, Layout, Superblock};
 use super::super::types::{
     BLOCK_BYTES, CatalogueHandle, Crc, DriveId, LaneBlock, LaneSequence, MountGeneration,
-    PhysicalBlock,
+    PhysicalBlock, Stamp,
 };
 use super::super::{Name, VolumeId};
 use super::buffers::BufferSet;
@@ -22,15 +22,18 @@ use super::catalogue::Catalogue;
 use super::checkpoint::Checkpointer;
 use super::flush::Flusher;
 use super::front::Front;
+use super::gather::{GATHER_BYTES, GATHERS_MAX};
 use super::join::join_all;
 use super::journal::Journal;
 use super::layer::Entry;
 use super::now::Now;
 use super::pages::DrivePages;
+use super::promise::Promises;
 use super::reclaim::Reclaim;
 use super::scatter::Scatter;
 use super::space::{delta_max, reserve};
-use super::writer::{GATHER_BYTES, GATHERS_MAX, Writer};
+use super::unsettled::Kept;
+use super::writer::Writer;
 use super::{Inner, OpenError, Store, StoreConfig, StoreError};
 use crate::device::{Device, IoError};
 use crate::reactor::{Handle, Notify};
@@ -38,12 +41,13 @@ use crate::reactor::{Handle, Notify};
 /// Bytes that a piece of a fragmented read, and a part of the journal at opening, is read with.
 const READ_BYTES: usize = 64 << 10;
 const READ_BUFFERS: usize = 8;
+const NO_STAMP: Stamp = Stamp { epoch: 0, seq: 0 };
 
 fn io(doing: &'static str) -> impl Fn(IoError) -> OpenError {
     move |source| OpenError::Io { doing, source }
 }
 
-fn corrupt(what: impl std::fmt::Display) -> OpenError {
+pub(super) fn corrupt(what: impl std::fmt::Display) -> OpenError {
     OpenError::Corrupt {
         what: what.to_string(),
     }
@@ -93,14 +97,14 @@ impl Store {
         device: &Device,
         config: &StoreConfig,
     ) -> Result<Self, OpenError> {
-        let mut superblock = match find(handle, device).await? {
-            Found::Present(superblock) => *superblock,
+        let present = match find(handle, device).await? {
+            Found::Present(present) => *present,
             Found::Blank => return Err(OpenError::Blank),
             Found::Corrupt(why) => return Err(corrupt(why)),
         };
         let (found, expected) = (
             device.size_bytes() / BLOCK_BYTES as u64,
-            superblock.layout.blocks(),
+            present.superblock.layout.blocks(),
         );
         if found < expected {
             return Err(OpenError::Shrunk { found, expected });
@@ -109,6 +113,7 @@ impl Store {
         device.flush().await.map_err(io("flush the drive"))?;
         let superblocks =
             BufferSet::new(handle.buffers(), COPY_BYTES, 1).ok_or(OpenError::Memory)?;
+        let mut superblock = first_superblock(device, present, &superblocks).await?;
         let clean = superblock.clean;
         raise_mount(&mut superblock);
         if clean {
@@ -139,6 +144,26 @@ impl Store {
         }
         Ok(Self(inner))
     }
+}
+
+/// What the first commit goes on from: nothing that a replica promised gets lost by it, and what may be lost already is said.
+async fn first_superblock(
+    device: &Device,
+    present: superblock::Present,
+    buffers: &BufferSet,
+) -> Result<Superblock, OpenError> {
+    if present.superblock.replicas_version > 0 {
+        let mut buffer = buffers.take().await;
+        let (back, healed) = superblock::heal(device, &present, buffer.lend()).await;
+        buffer.back(back);
+        healed.map_err(io("write a torn copy of the superblock again"))?;
+    }
+    let mut superblock = present.superblock;
+    if !present.promises_whole {
+        tracing::error!(drive = %superblock.drive, "too few copies of the superblock agree: the replicas on the drive are incomplete, as they may have promised more");
+        superblock.lose_promises();
+    }
+    Ok(superblock)
 }
 
 fn raise_mount(superblock: &mut Superblock) {
@@ -210,6 +235,8 @@ impl Inner {
             device: device.clone(),
             volatile,
             superblock_buffer: superblocks,
+            committed_layout: Cell::new(layout),
+            promises: Promises::new(&superblock.replicas),
             read_buffers: set(READ_BYTES, READ_BUFFERS)?,
             cache,
             pages,
@@ -218,6 +245,7 @@ impl Inner {
             now_read: RefCell::default(),
             reclaim: Rc::new(Reclaim::new()),
             journal,
+            kept: Kept::default(),
             writer: Writer::new(set(GATHER_BYTES, GATHERS_MAX)?),
             now: Now::default(),
             flusher: Flusher::default(),
@@ -312,22 +340,31 @@ impl Inner {
                 .map(|(h, lane)| (*h, lane.sequence()))
                 .collect()
         };
-        self.journal.resume(scan.first, scan.end);
+        // Blocks behind a hole keep what their headers say until the checkpoint: an opening that is repeated sees the same.
+        self.journal.resume(scan.first, scan.last + 1);
+        let settled_now = self.settled_by(&scan.records);
         let tester = async |blocks: &[(PhysicalBlock, Crc)]| self.test(blocks).await;
         let accepted = select(
             scan.records,
             scan.watermark,
             |handle| done.get(&handle).copied().unwrap_or(LaneSequence(0)),
+            |handle| settled_now.get(&handle).copied().unwrap_or(NO_STAMP),
             tester,
         )
         .await
         .map_err(io("test records of the journal"))?;
-        let count = accepted.len();
-        for record in accepted.iter() {
-            self.replay(record)?;
+        let count = accepted.records.len();
+        let replaced = accepted.replaced();
+        for record in accepted.listed.iter() {
+            self.list_again(record, &settled_now);
+        }
+        for (n, record) in accepted.records.iter().enumerate() {
+            self.replay(record, replaced.get(&n).map(Vec::as_slice))?;
+            self.list_again(record, &settled_now);
         }
         self.raise_epochs();
         self.hold_delta().await?;
+        self.keep_listed(&settled_now).await?;
         tracing::info!(drive = %self.superblock.borrow().drive, records = count, "the drive was not closed: its journal was replayed");
         self.checkpoint().await.map_err(checkpoint_failed)
     }
@@ -400,25 +437,12 @@ impl Inner {
         Ok(())
     }
 
-    /// Marks the blocks of what is left of the journal's records. Those of records that newer ones superseded may have been used again
-    /// since, for data or for pages.
-    async fn hold_delta(&self) -> Result<(), OpenError> {
-        #[cfg(planted)]
-        if super::super::planted::is(super::super::planted::Bug::ReplayDoesNotMark) {
-            return Ok(());
-        }
-        let mut blocks = Vec::new();
-        for lane in self.lanes.borrow().values() {
-            lane.each_layer(|layer| blocks.extend(layer.blocks()));
-        }
-        blocks.sort_unstable();
-        for block in blocks {
-            self.hold(block).await?;
-        }
-        Ok(())
-    }
-
-    fn replay(&self, record: RecordRef<'_>) -> Result<(), OpenError> {
+    /// `replaces`: the blocks of a record that came late which are its; `None`: all.
+    fn replay(
+        &self,
+        record: RecordRef<'_>,
+        replaces: Option<&[std::ops::Range<u64>]>,
+    ) -> Result<(), OpenError> {
         // Blocks that lose are not marked: nothing is to be done for them.
         let freed = &mut Vec::new();
         match record {
@@ -429,25 +453,34 @@ impl Inner {
                 let Some(lane) = lane else { return Ok(()) };
                 let layer = lane.of_generation(w.generation);
                 let layer = layer.ok_or_else(no_generation)?;
-                let mut n = 0;
-                for run in &w.runs {
-                    for block in 0..u64::from(run.blocks) {
-                        let at = PhysicalBlock(run.first.0 + block);
-                        let entry = Entry {
-                            block: at,
-                            crc: w.crcs[n as usize],
-                            stamp: super::super::types::Stamp {
-                                epoch: w.stamp.epoch,
-                                seq: w.stamp.seq + n,
-                            },
-                            sequence: w.lane_sequence.0,
-                        };
-                        let mut layer = layer.borrow_mut();
-                        let before = layer.len();
-                        layer.insert(LaneBlock(w.first.0 + n), entry, freed);
-                        self.delta_grew(layer.len() as isize - before as isize);
-                        n += 1;
+                let mut places = w.runs.iter().flat_map(|run| {
+                    let first = run.first.0;
+                    (first..first + u64::from(run.blocks)).map(PhysicalBlock)
+                });
+                for (n, &crc) in (0u64..).zip(&w.crcs) {
+                    let at = places.next();
+                    let block = w.first.0 + n;
+                    if replaces.is_some_and(|parts| !parts.iter().any(|p| p.contains(&block))) {
+                        continue;
                     }
+                    let stamp = Stamp {
+                        epoch: w.stamp.epoch,
+                        seq: w.stamp.seq + n,
+                    };
+                    let sequence = w.lane_sequence.0;
+                    let entry = match at {
+                        Some(block) => Entry {
+                            block,
+                            crc,
+                            stamp,
+                            sequence,
+                        },
+                        None => Entry::poison(stamp, crc, sequence),
+                    };
+                    let mut layer = layer.borrow_mut();
+                    let before = layer.len();
+                    layer.insert(LaneBlock(block), entry, freed);
+                    self.delta_grew(layer.len() as isize - before as isize);
                 }
                 lane.replayed(w.lane_sequence);
             }
@@ -458,7 +491,10 @@ impl Inner {
                 let layer = layer.ok_or_else(no_generation)?;
                 let mut layer = layer.borrow_mut();
                 let before = layer.len();
-                layer.erase(t.first.0..t.first.0 + t.blocks, t.lane_sequence.0, freed);
+                let whole = std::slice::from_ref(&(t.first.0..t.first.0 + t.blocks)).to_vec();
+                for part in replaces.map_or(whole, <[_]>::to_vec) {
+                    layer.erase(part, t.lane_sequence.0, freed);
+                }
                 self.delta_grew(layer.len() as isize - before as isize);
                 lane.replayed(t.lane_sequence);
             }
@@ -480,6 +516,8 @@ impl Inner {
                     .ok_or_else(|| corrupt("journal: a put without a record"))?;
                 self.replay_put(p.handle, record, (p.next_handle.0, p.next_generation.0));
             }
+            // Looked at before all others.
+            RecordRef::Settled(_) => {}
         }
         Ok(())
     }
@@ -511,22 +549,6 @@ impl Inner {
             }
         }
         self.catalogue.borrow_mut().put(handle, record);
-    }
-
-    /// Marks a block that a record refers to.
-    async fn hold(&self, at: PhysicalBlock) -> Result<(), OpenError> {
-        let place = self.superblock.borrow().layout.place(at);
-        let Some((group, _)) = place else {
-            return Err(corrupt(format!(
-                "a record refers to {at:?}, outside of the groups"
-            )));
-        };
-        if !self.space.borrow().is_loaded(group) {
-            let loaded = self.load_group(group).await;
-            loaded.map_err(|e| corrupt(format!("bitmap of group {}: {e}", group.0)))?;
-        }
-        let held = self.space.borrow_mut().hold(at);
-        held.map_err(|e| corrupt(format!("journal: {e}")))
     }
 }
 

@@ -41,7 +41,7 @@ pub enum Place {
 
 /// An entry of a leaf.
 #[inline]
-fn entry_at(page: &Page, slot: u8) -> LeafEntry {
+pub(super) fn entry_at(page: &Page, slot: u8) -> LeafEntry {
     LeafShape::Plain.entry(page, slot)
 }
 
@@ -292,13 +292,23 @@ impl Inner {
         &self,
         lane: &LaneState,
         blocks: Range<u64>,
+        into: Buffer,
+    ) -> (Buffer, Result<(), StoreError>) {
+        match self.places(lane, &blocks).await {
+            Ok(places) => self.read_places(lane, blocks.start, &places, into).await,
+            Err(e) => (into, Err(e)),
+        }
+    }
+
+    /// Reads what lies at these places, of blocks from `first` on. Who looked for them is a reader still.
+    pub(super) async fn read_places(
+        &self,
+        lane: &LaneState,
+        first: u64,
+        places: &[Place],
         mut into: Buffer,
     ) -> (Buffer, Result<(), StoreError>) {
-        let places = match self.places(lane, &blocks).await {
-            Ok(places) => places,
-            Err(e) => return (into, Err(e)),
-        };
-        let runs = runs_of(&places);
+        let runs = runs_of(places);
         if let [
             Piece {
                 first: 0,
@@ -340,7 +350,7 @@ impl Inner {
         }
         for (n, place) in places.iter().enumerate() {
             if let Place::Data(at, crc) = *place {
-                let block = LaneBlock(blocks.start + n as u64);
+                let block = LaneBlock(first + n as u64);
                 let bytes = &into[n * BLOCK_BYTES..][..BLOCK_BYTES];
                 if let Err(e) = self.compare(lane, block, at, crc, bytes) {
                     return (into, Err(e));

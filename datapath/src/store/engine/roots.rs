@@ -13,6 +13,7 @@ use super::super::types::{
 use super::catalogue::NONE;
 use super::lane::LaneState;
 use super::moving::TEMPORARY;
+use super::unsettled::ReplicaLane;
 use super::{DiffRange, Inner, RootOf, StoreError};
 
 const NO_SNAPSHOT: SnapshotId = SnapshotId([0; 16]);
@@ -90,7 +91,12 @@ impl Inner {
             record.root(),
             record.sequence,
             record.generation,
-            mount.max(record.epoch.saturating_add(1)),
+            // Stamps of replicas come from elsewhere.
+            match record.replica {
+                true => 0,
+                false => mount.max(record.epoch.saturating_add(1)),
+            },
+            record.replica.then(|| ReplicaLane::new(record.settled)),
         ));
         self.lanes.borrow_mut().insert(handle, lane.clone());
         lane
@@ -114,6 +120,7 @@ impl Inner {
         lanes: &[u8],
         of: u8,
         size_bytes: u64,
+        replica: bool,
     ) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
         self.room_for_meta(lanes.len() as u64).await?;
@@ -136,6 +143,7 @@ impl Inner {
                 volume,
                 snapshot: NO_SNAPSHOT,
                 size_bytes,
+                replica,
                 ..CatalogueRecord::EMPTY
             };
             self.add_lane(handle, &record);
@@ -160,10 +168,14 @@ impl Inner {
     pub(super) async fn delete_lanes(self: &Rc<Self>, volume: VolumeId) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
         self.room_for_meta(256).await?;
+        // A checkpoint may forget them before this is done.
+        let mut ended = Vec::new();
         for handle in self.live(volume) {
+            ended.extend(self.lanes.borrow().get(&handle).cloned());
             self.end_lane(handle);
         }
         self.commit_meta().await?;
+        self.forget_unsettled(&ended);
         self.ask_to_delete();
         Ok(())
     }
@@ -345,6 +357,8 @@ impl Inner {
             generation,
             snapshot: NO_SNAPSHOT,
             sequence: LaneSequence(0),
+            // What a replica's snapshot is cloned to is no replica by that.
+            replica: false,
             epoch: record.epoch.max(epoch),
             ..record
         };
@@ -366,6 +380,7 @@ impl Inner {
         if origins.is_empty() {
             return Err(StoreError::Unknown);
         }
+        let mut ended = Vec::new();
         for origin in origins {
             let lane = self.catalogue.borrow().get(origin).map(|r| r.lane);
             let named = lane.and_then(|lane| self.lane_named(volume, lane));
@@ -376,6 +391,7 @@ impl Inner {
             });
             if let Some(old) = named {
                 self.end_lane(old.handle);
+                ended.push(old);
             }
             self.branch(origin, volume, epoch);
             // A volume does not shrink because it was smaller at the snapshot.
@@ -386,6 +402,7 @@ impl Inner {
             }
         }
         self.commit_meta().await?;
+        self.forget_unsettled(&ended);
         self.ask_to_delete();
         Ok(())
     }

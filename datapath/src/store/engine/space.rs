@@ -205,6 +205,7 @@ impl Inner {
             }
             self.delta_grew(layer.len() as isize - before as isize);
         }
+        self.kept.park(&mut freed);
         self.reclaim.superseded(&mut freed);
         if !self.volatile {
             self.reclaim_flushed();

@@ -12,21 +12,19 @@ use keelblock_hugepages::Buffer;
 
 use super::super::group::Run;
 use super::super::journal::WriteFields;
-use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock};
+use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock, Stamp};
 use super::buffers::BufferSet;
 use super::lane::{Admitted, LaneState};
 use super::layer::Entry;
 use super::space::RUNS_MAX;
+use super::stamped::{Stamps, owned};
 use super::ticket::{TicketNumber, Tickets};
+use super::unsettled::Listed;
 use super::{Inner, StoreError};
 use crate::reactor::Notify;
 
 /// Most blocks of one write.
 pub const WRITE_BLOCKS_MAX: u64 = 256;
-/// Bytes that are gathered into one data write.
-pub const GATHER_BYTES: usize = 128 << 10;
-/// Such gathered writes under way at a time.
-pub const GATHERS_MAX: usize = 8;
 /// A write of so many bytes is not copied to be gathered.
 const ALONE_BYTES: usize = 64 << 10;
 /// Small writes are likely to be read again: they stay in the cache.
@@ -42,6 +40,7 @@ pub struct PendingWrite {
     first: LaneBlock,
     blocks: u64,
     data: Buffer,
+    stamps: Stamps,
     ticket: TicketNumber,
     /// Space that was found for it the slow way.
     runs: Vec<Run>,
@@ -49,21 +48,31 @@ pub struct PendingWrite {
 
 /// A write on its way: admitted to its lane, with its place on the drive.
 #[derive(Debug)]
-struct Placed {
+pub struct Placed {
     admitted: Admitted,
     /// The block of the journal that its record ends in.
     record_in: u64,
     first: LaneBlock,
-    runs: Vec<Run>,
+    pub(super) runs: Vec<Run>,
     crcs: Vec<Crc>,
-    data: Option<Buffer>,
+    pub(super) data: Option<Buffer>,
     ticket: TicketNumber,
+    /// Of a replica.
+    listed: Option<Rc<Listed>>,
+    /// The blocks that it replaces, if not all.
+    replaces: Option<Vec<Range<u64>>>,
 }
 
 impl Placed {
     /// Whether it goes out from its own buffer: it is large, and in one place.
     fn goes_alone(&self) -> bool {
         self.crcs.len() * BLOCK_BYTES >= ALONE_BYTES && self.runs.len() == 1
+    }
+
+    /// Whether it replaces one of its blocks.
+    fn replaces(&self, block: LaneBlock) -> bool {
+        let parts = self.replaces.as_ref();
+        parts.is_none_or(|parts| parts.iter().any(|p| p.contains(&block.0)))
     }
 }
 
@@ -73,9 +82,9 @@ pub struct Batch {
     /// How many records had entered the journal with its last one.
     last_record: u64,
     /// Data writes that are under way.
-    data_left: Cell<u32>,
+    pub data_left: Cell<u32>,
     error: Cell<Option<StoreError>>,
-    writes: RefCell<Vec<Placed>>,
+    pub writes: RefCell<Vec<Placed>>,
     /// Who waits for records without data.
     waiting: Cell<Option<TicketNumber>>,
 }
@@ -87,8 +96,8 @@ pub struct Writer {
     pub queued: Notify,
     pub tickets: Tickets<Written>,
     pub meta_tickets: Tickets<Result<(), StoreError>>,
-    batches: RefCell<VecDeque<Rc<Batch>>>,
-    gathers: BufferSet,
+    pub batches: RefCell<VecDeque<Rc<Batch>>>,
+    pub gathers: BufferSet,
     /// Blocks that were admitted and are not in the delta yet.
     pub in_flight: Cell<u64>,
 }
@@ -121,12 +130,14 @@ impl Inner {
         blocks: &Range<u64>,
         data: Buffer,
         ticket: TicketNumber,
+        stamps: Stamps,
     ) {
         self.resubmit(PendingWrite {
             lane: lane.clone(),
             first: LaneBlock(blocks.start),
             blocks: blocks.end - blocks.start,
             data,
+            stamps,
             ticket,
             runs: Vec::new(),
         });
@@ -135,6 +146,33 @@ impl Inner {
     fn resubmit(&self, write: PendingWrite) {
         self.writer.queue.borrow_mut().push_back(write);
         self.writer.queued.notify();
+    }
+
+    /// Writes to a place that was found before. What is decided when this is called is still so when it is admitted: nothing is awaited before.
+    pub(super) async fn write_at(
+        self: &Rc<Self>,
+        lane: &Rc<LaneState>,
+        blocks: Range<u64>,
+        data: Buffer,
+        (runs, stamps): (Vec<Run>, Stamps),
+    ) -> Result<(), StoreError> {
+        let ticket = self.writer.tickets.issue();
+        let placed = Vec::from([self.admit(PendingWrite {
+            lane: lane.clone(),
+            first: LaneBlock(blocks.start),
+            blocks: blocks.end - blocks.start,
+            data,
+            stamps,
+            ticket: ticket.number(),
+            runs,
+        })]);
+        if self.in_memory() {
+            self.store_batch(placed);
+        } else {
+            self.send_batch(placed).await;
+        }
+        self.look_at_limits();
+        ticket.wait().await.1
     }
 
     /// Takes the queue, again and again.
@@ -284,7 +322,10 @@ impl Inner {
     }
 
     fn admit(&self, write: PendingWrite) -> Placed {
-        let admitted = write.lane.admit(write.blocks);
+        let admitted = match write.stamps {
+            Stamps::Own => write.lane.admit(write.blocks),
+            Stamps::Given(stamp) | Stamps::Copied(stamp) => write.lane.admit_as(stamp),
+        };
         let data = &write.data[..write.blocks as usize * BLOCK_BYTES];
         let crcs: Vec<Crc> = data.chunks_exact(BLOCK_BYTES).map(Crc::of).collect();
         let fields = WriteFields {
@@ -296,8 +337,20 @@ impl Inner {
             runs: &write.runs,
             crcs: &crcs,
         };
-        self.journal.append_write(&fields);
         let blocks = write.first.0..write.first.0 + write.blocks;
+        let (listed, replaces) = match (write.stamps, &write.lane.replica) {
+            (Stamps::Given(_), Some(replica)) => {
+                let (given, replaces) = replica.comes(admitted.stamp, &blocks);
+                self.journal.append_given(&fields, given);
+                let listed = Rc::new(Listed::new(owned(&fields, given)));
+                self.list(replica, &listed);
+                (Some(listed), replaces)
+            }
+            _ => {
+                self.journal.append_write(&fields);
+                (None, None)
+            }
+        };
         self.scatter
             .written(write.lane.handle, admitted.generation, &blocks);
         let record_in = self.journal.data_begun();
@@ -312,6 +365,8 @@ impl Inner {
             crcs,
             data: Some(write.data),
             ticket: write.ticket,
+            listed,
+            replaces,
         }
     }
 
@@ -335,7 +390,7 @@ impl Inner {
         self.store_journal();
     }
 
-    fn new_batch(&self, placed: Vec<Placed>) -> Rc<Batch> {
+    pub(super) fn new_batch(&self, placed: Vec<Placed>) -> Rc<Batch> {
         Rc::new(Batch {
             last_record: self.journal.records(),
             data_left: Cell::new(0),
@@ -363,72 +418,7 @@ impl Inner {
         self.data_done(&batch, Ok(()));
     }
 
-    async fn send_data(self: &Rc<Self>, batch: &Rc<Batch>) {
-        let count = batch.writes.borrow().len();
-        let mut gather: Option<Gather> = None;
-        for n in 0..count {
-            let runs = batch.writes.borrow()[n].runs.clone();
-            let mut from = 0;
-            for run in runs {
-                for block in 0..u64::from(run.blocks) {
-                    let at = run.first.0 + block;
-                    if gather.as_ref().is_some_and(|g| !g.takes(at)) {
-                        self.send_gather(batch, gather.take().expect("there is one"));
-                    }
-                    if gather.is_none() {
-                        let buffer = self.writer.gathers.take().await;
-                        gather = Some(Gather {
-                            first: at,
-                            len: 0,
-                            buffer,
-                        });
-                    }
-                    let writes = batch.writes.borrow();
-                    let data = writes[n].data.as_ref().expect("not sent");
-                    let bytes = &data[from..from + BLOCK_BYTES];
-                    gather.as_mut().expect("there is one").add(bytes);
-                    from += BLOCK_BYTES;
-                }
-            }
-        }
-        if let Some(gather) = gather {
-            self.send_gather(batch, gather);
-        }
-    }
-
-    fn send_gather(self: &Rc<Self>, batch: &Rc<Batch>, mut gather: Gather) {
-        batch.data_left.set(batch.data_left.get() + 1);
-        let (this, batch) = (self.clone(), batch.clone());
-        self.handle.spawn("store data", async move {
-            let place = gather.first * BLOCK_BYTES as u64;
-            let buffer = gather.buffer.lend();
-            let (back, result) = this.device.write(place, buffer, gather.len, false).await;
-            gather.buffer.back(back);
-            this.wrote(gather.len as u64);
-            drop(gather);
-            this.data_done(&batch, result.map_err(StoreError::Io));
-        });
-    }
-
-    /// A large write goes out from its own buffer, and completes by itself.
-    fn send_alone(self: &Rc<Self>, mut write: Placed) {
-        let run = write.runs[0];
-        let data = write.data.take().expect("sent once");
-        let batch = self.new_batch(vec![write]);
-        batch.data_left.set(1);
-        self.writer.batches.borrow_mut().push_back(batch.clone());
-        let this = self.clone();
-        self.handle.spawn("store data", async move {
-            let place = run.first.0 * BLOCK_BYTES as u64;
-            let len = run.blocks as usize * BLOCK_BYTES;
-            let (back, result) = this.device.write(place, data, len, false).await;
-            batch.writes.borrow_mut()[0].data = Some(back);
-            this.wrote(len as u64);
-            this.data_done(&batch, result.map_err(StoreError::Io));
-        });
-    }
-
-    fn data_done(self: &Rc<Self>, batch: &Rc<Batch>, result: Result<(), StoreError>) {
+    pub(super) fn data_done(self: &Rc<Self>, batch: &Rc<Batch>, result: Result<(), StoreError>) {
         if let Err(e) = result {
             batch.error.set(Some(e));
         }
@@ -456,6 +446,7 @@ impl Inner {
 
     /// Completes every batch whose data and records are written.
     pub(super) fn complete_batches(self: &Rc<Self>) {
+        self.look_at_settled();
         let done_records = self.journal.records_done();
         let mut done = Vec::new();
         {
@@ -509,11 +500,15 @@ impl Inner {
                 .set(self.writer.in_flight.get() - blocks);
             self.journal.data_done(write.record_in);
             self.settle_write(&write, result, &mut freed);
+            if let (Some(listed), Err(_)) = (&write.listed, result) {
+                listed.failed.set(true);
+            }
             let data = write
                 .data
                 .unwrap_or_else(|| unreachable!("data writes are done"));
             self.finish_write(write.ticket, data, result);
         }
+        self.kept.park(&mut freed);
         self.reclaim.superseded(&mut freed);
         if let Some(ticket) = batch.waiting.take() {
             self.writer.meta_tickets.finish(ticket, result);
@@ -531,30 +526,28 @@ impl Inner {
         let before = layer.len();
         layer.in_flight -= 1;
         let keep = !self.in_memory() && write.crcs.len() as u64 <= CACHED_BLOCKS_MAX;
-        let mut n = 0;
-        for run in &write.runs {
-            for block in 0..u64::from(run.blocks) {
-                let at = PhysicalBlock(run.first.0 + block);
-                if result.is_err() {
-                    freed.push(at);
-                    continue;
-                }
-                let entry = Entry {
-                    block: at,
-                    crc: write.crcs[n as usize],
-                    stamp: super::super::types::Stamp {
-                        epoch: write.admitted.stamp.epoch,
-                        seq: write.admitted.stamp.seq + n,
-                    },
-                    sequence: write.admitted.sequence.0,
-                };
-                layer.insert(LaneBlock(write.first.0 + n), entry, freed);
-                if keep && let Some(data) = &write.data {
-                    let bytes = &data[n as usize * BLOCK_BYTES..][..BLOCK_BYTES];
-                    let bytes: &[u8; BLOCK_BYTES] = bytes.try_into().expect("a block");
-                    self.cache.put(at, Rc::new(*bytes));
-                }
-                n += 1;
+        let places = write.runs.iter();
+        let places = places.flat_map(|r| r.first.0..r.first.0 + u64::from(r.blocks));
+        for (n, at) in (0u64..).zip(places.map(PhysicalBlock)) {
+            let block = LaneBlock(write.first.0 + n);
+            if result.is_err() || !write.replaces(block) {
+                freed.push(at);
+                continue;
+            }
+            let entry = Entry {
+                block: at,
+                crc: write.crcs[n as usize],
+                stamp: Stamp {
+                    epoch: write.admitted.stamp.epoch,
+                    seq: write.admitted.stamp.seq + n,
+                },
+                sequence: write.admitted.sequence.0,
+            };
+            layer.insert(block, entry, freed);
+            if keep && let Some(data) = &write.data {
+                let bytes = &data[n as usize * BLOCK_BYTES..][..BLOCK_BYTES];
+                let bytes: &[u8; BLOCK_BYTES] = bytes.try_into().expect("a block");
+                self.cache.put(at, Rc::new(*bytes));
             }
         }
         let grown = layer.len() as isize - before as isize;
@@ -563,23 +556,5 @@ impl Inner {
 
     fn finish_write(&self, ticket: TicketNumber, data: Buffer, result: Result<(), StoreError>) {
         self.writer.tickets.finish(ticket, (data, result));
-    }
-}
-
-/// Blocks that go out with one data write.
-struct Gather {
-    first: u64,
-    len: usize,
-    buffer: super::buffers::Borrowed,
-}
-
-impl Gather {
-    fn takes(&self, at: u64) -> bool {
-        at == self.first + (self.len / BLOCK_BYTES) as u64 && self.len < GATHER_BYTES
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        self.buffer[self.len..self.len + BLOCK_BYTES].copy_from_slice(bytes);
-        self.len += BLOCK_BYTES;
     }
 }

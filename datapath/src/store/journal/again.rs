@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::pack::Packer;
-use super::record::{BYTES, KIND_TOMBSTONE, KIND_WRITE};
+use super::record::{BYTES, KIND_SETTLED, KIND_TOMBSTONE, KIND_WRITE};
 
 /// A block with records. Places in the bytes are counted from the first record that ever was.
 #[derive(Debug)]
@@ -103,7 +103,7 @@ impl LiveRecords {
                 let at = (self.cursor - self.base) as usize;
                 let len = u16::from_le_bytes([self.bytes[at + BYTES], self.bytes[at + BYTES + 1]]);
                 let len = usize::from(len);
-                let movable = matches!(self.bytes[at], KIND_WRITE | KIND_TOMBSTONE);
+                let movable = matches!(self.bytes[at], KIND_WRITE | KIND_TOMBSTONE | KIND_SETTLED);
                 if !movable || len > packer.room_in_open_block() {
                     return;
                 }

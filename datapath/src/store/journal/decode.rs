@@ -9,11 +9,12 @@ use super::super::types::{
     PhysicalBlock, SnapshotId, Stamp,
 };
 use super::record::{
-    BLOCKS, BYTES, CRC_BYTES, EPOCH, FIRST, FLAG_AGAIN, FLAG_SEALED, FLAGS, GENERATION, HANDLE,
-    KIND_PUT, KIND_SNAPSHOT, KIND_TOMBSTONE, KIND_WRITE, LANE_SEQUENCE, LIVE_GENERATION,
-    NEXT_GENERATION, NEXT_HANDLE, PUT_BYTES, PUT_CHECKPOINT, PUT_RECORD, Put, RECORD_BYTES_MAX,
-    RUN_BYTES, RUNS, Record, SEQ, SNAPSHOT_BYTES, SNAPSHOT_HANDLE, SNAPSHOT_ID, Snapshot,
-    TAG_BYTES, TOMBSTONE_BLOCKS, TOMBSTONE_BYTES, Tombstone, WRITE_BLOCKS_MAX, WRITE_BYTES, Write,
+    BLOCKS, BYTES, CRC_BYTES, EPOCH, FIRST, FLAG_AGAIN, FLAG_BY_STAMP, FLAG_GIVEN, FLAG_POISON,
+    FLAG_SEALED, FLAGS, GENERATION, Given, HANDLE, KIND_PUT, KIND_SETTLED, KIND_SNAPSHOT,
+    KIND_TOMBSTONE, KIND_WRITE, LANE_SEQUENCE, LIVE_GENERATION, NEXT_GENERATION, NEXT_HANDLE,
+    PUT_BYTES, PUT_CHECKPOINT, PUT_RECORD, Put, RECORD_BYTES_MAX, RUN_BYTES, RUNS, Record, SEQ,
+    SETTLED_BYTES, SNAPSHOT_BYTES, SNAPSHOT_HANDLE, SNAPSHOT_ID, Settled, Snapshot, TAG_BYTES,
+    TOMBSTONE_BLOCKS, TOMBSTONE_BYTES, Tombstone, WRITE_BLOCKS_MAX, WRITE_BYTES, Write,
 };
 
 /// Why bytes are no record.
@@ -47,6 +48,8 @@ pub struct WriteRef<'a> {
     pub stamp: Stamp,
     /// The first block of the lane.
     pub first: LaneBlock,
+    /// Whose stamp it has.
+    pub given: Given,
     /// A copy of a record that was durable.
     pub again: bool,
     runs: &'a [u8],
@@ -62,6 +65,7 @@ pub enum RecordRef<'a> {
     Tombstone(Tombstone),
     Snapshot(Snapshot),
     Put(Put),
+    Settled(Settled),
 }
 
 fn get16(bytes: &[u8], at: usize) -> usize {
@@ -142,6 +146,7 @@ impl<'a> RecordRef<'a> {
             KIND_TOMBSTONE => decode_tombstone(bytes).map(Self::Tombstone),
             KIND_SNAPSHOT => decode_snapshot(bytes).map(Self::Snapshot),
             KIND_PUT => decode_put(bytes).map(Self::Put),
+            KIND_SETTLED => decode_settled(bytes).map(Self::Settled),
             kind => Err(RecordError::Kind { kind }),
         }
     }
@@ -153,16 +158,17 @@ impl<'a> RecordRef<'a> {
             Self::Tombstone(t) => t.handle,
             Self::Snapshot(s) => s.handle,
             Self::Put(p) => p.handle,
+            Self::Settled(s) => s.handle,
         }
     }
 
-    /// Its place in its lane's stream. A put is in none.
+    /// Its place in its lane's stream. A put is in none, and what is settled neither.
     pub fn lane_sequence(&self) -> Option<LaneSequence> {
         match self {
             Self::Write(w) => Some(w.lane_sequence),
             Self::Tombstone(t) => Some(t.lane_sequence),
             Self::Snapshot(s) => Some(s.lane_sequence),
-            Self::Put(_) => None,
+            Self::Put(_) | Self::Settled(_) => None,
         }
     }
 
@@ -171,6 +177,7 @@ impl<'a> RecordRef<'a> {
         match self {
             Self::Write(w) => w.again,
             Self::Tombstone(t) => t.again,
+            Self::Settled(s) => s.again,
             Self::Snapshot(_) | Self::Put(_) => false,
         }
     }
@@ -182,11 +189,17 @@ impl<'a> RecordRef<'a> {
             Self::Tombstone(t) => Record::Tombstone(*t),
             Self::Snapshot(s) => Record::Snapshot(*s),
             Self::Put(p) => Record::Put(*p),
+            Self::Settled(s) => Record::Settled(*s),
         }
     }
 }
 
 impl<'a> WriteRef<'a> {
+    /// Whether its blocks are damaged, and lie nowhere.
+    pub fn is_poison(&self) -> bool {
+        self.runs.is_empty()
+    }
+
     /// How many blocks.
     pub fn blocks(&self) -> usize {
         self.crcs.len() / CRC_BYTES
@@ -216,7 +229,7 @@ impl<'a> WriteRef<'a> {
         })
     }
 
-    /// Each block: of the lane, its place, its stamp, its checksum.
+    /// Each block: of the lane, its place, its stamp, its checksum. None if they are damaged.
     pub fn entries(
         &self,
     ) -> impl Iterator<Item = (LaneBlock, PhysicalBlock, Stamp, Crc)> + use<'a> {
@@ -242,6 +255,7 @@ impl<'a> WriteRef<'a> {
             runs: self.runs().collect(),
             crcs: self.crcs().collect(),
             tags: self.tags().map(Iterator::collect),
+            given: self.given,
             again: self.again,
         }
     }
@@ -272,11 +286,38 @@ fn get_stamp(bytes: &[u8]) -> Stamp {
     }
 }
 
+/// Whose stamp a record with these flags has.
+fn given(bytes: &[u8], flags: u8) -> Result<Given, RecordError> {
+    match (flags & FLAG_GIVEN != 0, flags & FLAG_BY_STAMP != 0) {
+        (false, false) => Ok(Given::No),
+        (true, false) => Ok(Given::Newest),
+        (true, true) => Ok(Given::ByStamp),
+        (false, true) => Err(RecordError::Flags {
+            kind: bytes[0],
+            flags,
+        }),
+    }
+}
+
+fn decode_settled(bytes: &[u8]) -> Result<Settled, RecordError> {
+    let flags = known_flags(bytes, FLAG_AGAIN)?;
+    known_length(bytes, SETTLED_BYTES)?;
+    reserved(bytes, LANE_SEQUENCE, EPOCH)?;
+    reserved(bytes, FIRST, SETTLED_BYTES)?;
+    Ok(Settled {
+        handle: CatalogueHandle(get32(bytes, HANDLE)),
+        stamp: get_stamp(bytes),
+        again: flags & FLAG_AGAIN != 0,
+    })
+}
+
 fn decode_write(bytes: &[u8]) -> Result<WriteRef<'_>, RecordError> {
-    let flags = known_flags(bytes, FLAG_SEALED | FLAG_AGAIN)?;
+    let known = FLAG_SEALED | FLAG_AGAIN | FLAG_GIVEN | FLAG_BY_STAMP | FLAG_POISON;
+    let flags = known_flags(bytes, known)?;
+    let poison = flags & FLAG_POISON != 0;
     let runs = usize::from(bytes[RUNS]);
     let blocks = get16(bytes, BLOCKS);
-    range(runs > 0, "runs")?;
+    range((runs == 0) == poison, "runs")?;
     range((1..=WRITE_BLOCKS_MAX).contains(&blocks), "blocks")?;
     let sealed = flags & FLAG_SEALED != 0;
     let crcs_at = WRITE_BYTES + RUN_BYTES * runs;
@@ -289,6 +330,7 @@ fn decode_write(bytes: &[u8]) -> Result<WriteRef<'_>, RecordError> {
         generation: Generation(get32(bytes, GENERATION)),
         stamp: get_stamp(bytes),
         first: LaneBlock(get40(bytes, FIRST)),
+        given: given(bytes, flags)?,
         again: flags & FLAG_AGAIN != 0,
         runs: &bytes[WRITE_BYTES..crcs_at],
         crcs: &bytes[crcs_at..tags_at],
@@ -305,14 +347,14 @@ fn decode_write(bytes: &[u8]) -> Result<WriteRef<'_>, RecordError> {
         range(run.first.0 > 0 && end <= BLOCKS_MAX, "physical block")?;
         placed += run.blocks as usize;
     }
-    if placed != blocks {
+    if placed != blocks && !poison {
         return Err(RecordError::Runs { blocks, placed });
     }
     Ok(write)
 }
 
 fn decode_tombstone(bytes: &[u8]) -> Result<Tombstone, RecordError> {
-    let flags = known_flags(bytes, FLAG_AGAIN)?;
+    let flags = known_flags(bytes, FLAG_AGAIN | FLAG_GIVEN | FLAG_BY_STAMP)?;
     known_length(bytes, TOMBSTONE_BYTES)?;
     reserved(bytes, RUNS, TOMBSTONE_BLOCKS)?;
     let tombstone = Tombstone {
@@ -322,6 +364,7 @@ fn decode_tombstone(bytes: &[u8]) -> Result<Tombstone, RecordError> {
         stamp: get_stamp(bytes),
         first: LaneBlock(get40(bytes, FIRST)),
         blocks: get64(bytes, TOMBSTONE_BLOCKS),
+        given: given(bytes, flags)?,
         again: flags & FLAG_AGAIN != 0,
     };
     range(tombstone.blocks > 0, "blocks")?;

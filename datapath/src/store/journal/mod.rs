@@ -13,6 +13,7 @@
 mod again;
 mod block;
 mod decode;
+mod order;
 mod pack;
 mod record;
 #[cfg(test)]
@@ -30,12 +31,13 @@ mod select_tests;
 
 pub use block::{BlockError, BlockHeader, HEADER_BYTES, RECORDS_BYTES};
 pub use decode::{RecordError, RecordRef, WriteRef};
+pub use order::without;
 pub use pack::{Packer, RUN_BLOCKS_MAX, Seal, SealedRun};
 pub use record::{
-    PUT_RECORD_BYTES, Put, RECORD_BYTES_MAX, Record, Snapshot, TAG_BYTES, Tombstone,
-    WRITE_BLOCKS_MAX, WRITE_RUNS_MAX, Write, WriteFields,
+    Given, PUT_RECORD_BYTES, Put, RECORD_BYTES_MAX, Record, Settled, Snapshot, TAG_BYTES,
+    Tombstone, WRITE_BLOCKS_MAX, WRITE_RUNS_MAX, Write, WriteFields,
 };
 pub use records::Records;
 pub use ring::{FIRST_SEQUENCE, RUNS_IN_FLIGHT_MAX, Ring};
 pub use scan::{Scan, ScanError, Scanner};
-pub use select::{TEST_BLOCKS, select};
+pub use select::{Selected, TEST_BLOCKS, select, settled};

@@ -5,7 +5,9 @@
 
 use super::super::types::{BLOCK_BYTES, DriveId, MountGeneration};
 use super::block::{BlockHeader, HEADER_BYTES, RECORDS_BYTES};
-use super::record::{BYTES, FLAG_AGAIN, FLAGS, Put, Snapshot, Tombstone, WriteFields};
+use super::record::{
+    BYTES, FLAG_AGAIN, FLAGS, Given, Put, Record, Settled, Snapshot, Tombstone, WriteFields,
+};
 
 /// Most blocks of one journal write.
 pub const RUN_BLOCKS_MAX: u64 = 16;
@@ -85,6 +87,26 @@ impl Packer {
     /// A write.
     pub fn append_write(&mut self, write: &WriteFields<'_>) {
         write.encode(&mut self.pending);
+        self.appended += 1;
+    }
+
+    /// A write, or damaged blocks, of a replica's lane.
+    pub fn append_given(&mut self, write: &WriteFields<'_>, given: Given) {
+        write.encode_given(given, &mut self.pending);
+        self.appended += 1;
+    }
+
+    /// What is settled.
+    pub fn append_settled(&mut self, settled: &Settled) {
+        settled.encode(&mut self.pending);
+        self.appended += 1;
+    }
+
+    /// A copy of a record that is durable.
+    pub fn append_copy(&mut self, record: &Record) {
+        let at = self.pending.len();
+        record.encode(&mut self.pending);
+        self.pending[at + FLAGS] |= FLAG_AGAIN;
         self.appended += 1;
     }
 

@@ -23,11 +23,18 @@ pub(super) const KIND_WRITE: u8 = 1;
 pub(super) const KIND_TOMBSTONE: u8 = 2;
 pub(super) const KIND_SNAPSHOT: u8 = 3;
 pub(super) const KIND_PUT: u8 = 4;
+pub(super) const KIND_SETTLED: u8 = 6;
 
 /// Tags follow.
 pub(super) const FLAG_SEALED: u8 = 1;
 /// A copy of a record that was durable.
 pub(super) const FLAG_AGAIN: u8 = 2;
+/// The stamp came with the record: it is a record of a replica.
+pub(super) const FLAG_GIVEN: u8 = 4;
+/// It came when the lane had higher ones: only blocks that have none of these are replaced.
+pub(super) const FLAG_BY_STAMP: u8 = 8;
+/// The blocks are damaged: no runs follow.
+pub(super) const FLAG_POISON: u8 = 16;
 
 pub(super) const FLAGS: usize = 1;
 pub(super) const BYTES: usize = 2;
@@ -52,6 +59,8 @@ pub(super) const SNAPSHOT_ID: usize = 24;
 pub(super) const LIVE_GENERATION: usize = 40;
 pub(super) const SNAPSHOT_BYTES: usize = 48;
 
+pub(super) const SETTLED_BYTES: usize = 40;
+
 pub(super) const PUT_CHECKPOINT: usize = 8;
 pub(super) const NEXT_HANDLE: usize = 24;
 pub(super) const NEXT_GENERATION: usize = 28;
@@ -68,6 +77,39 @@ const _: () = assert!(LIVE_GENERATION + 8 == SNAPSHOT_BYTES);
 const _: () = assert!(TOMBSTONE_BLOCKS + 8 == TOMBSTONE_BYTES);
 // S4: at least 60 writes of one block in a journal block.
 const _: () = assert!(super::block::RECORDS_BYTES / (WRITE_BYTES + RUN_BYTES + CRC_BYTES) >= 60);
+
+/// Whose stamp a record has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Given {
+    /// The store's own; or a copy's, whose blocks are decided.
+    #[default]
+    No,
+    /// Its sender's, and the lane had none as high: it replaces all of its blocks.
+    Newest,
+    /// Its sender's, and the lane had higher ones: it replaces the blocks that no record with a higher stamp was over.
+    ByStamp,
+}
+
+impl Given {
+    fn flags(self) -> u8 {
+        match self {
+            Self::No => 0,
+            Self::Newest => FLAG_GIVEN,
+            Self::ByStamp => FLAG_GIVEN | FLAG_BY_STAMP,
+        }
+    }
+}
+
+/// Every record of a lane up to this stamp is stable on all members of its set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The live lane.
+    pub handle: CatalogueHandle,
+    /// The highest of them.
+    pub stamp: Stamp,
+    /// A copy of a record that was durable.
+    pub again: bool,
+}
 
 /// A write of a lane, as the hot path has it. Blocks of the lane, of the runs and checksums stand in the same order.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +145,8 @@ pub struct Tombstone {
     pub first: LaneBlock,
     /// How many, at least 1.
     pub blocks: u64,
+    /// Whose stamp it has.
+    pub given: Given,
     /// A copy of a record that was durable.
     pub again: bool,
 }
@@ -152,12 +196,14 @@ pub struct Write {
     pub stamp: Stamp,
     /// The first block of the lane.
     pub first: LaneBlock,
-    /// Where the blocks lie.
+    /// Where the blocks lie; none if they are damaged.
     pub runs: Vec<Run>,
     /// Of each block.
     pub crcs: Vec<Crc>,
     /// Of each block, if the lane is sealed.
     pub tags: Option<Vec<[u8; TAG_BYTES]>>,
+    /// Whose stamp it has.
+    pub given: Given,
     /// A copy of a record that was durable.
     pub again: bool,
 }
@@ -170,6 +216,7 @@ pub enum Record {
     Tombstone(Tombstone),
     Snapshot(Snapshot),
     Put(Put),
+    Settled(Settled),
 }
 
 /// The beginning that all records share.
@@ -198,7 +245,7 @@ impl WriteFields<'_> {
     /// # Panics
     /// If there are too many blocks or runs, or they are not the same blocks.
     pub fn encode(&self, into: &mut Vec<u8>) {
-        self.encode_with(None, false, into);
+        self.encode_with(None, 0, into);
     }
 
     /// Appends the record of a sealed lane.
@@ -206,24 +253,32 @@ impl WriteFields<'_> {
     /// # Panics
     /// As [`WriteFields::encode`], and if there is not a tag for each block.
     pub fn encode_sealed(&self, tags: &[[u8; TAG_BYTES]], into: &mut Vec<u8>) {
-        self.encode_with(Some(tags), false, into);
+        self.encode_with(Some(tags), 0, into);
     }
 
-    fn encode_with(&self, tags: Option<&[[u8; TAG_BYTES]]>, again: bool, into: &mut Vec<u8>) {
+    /// Appends the record of a replica's lane; without runs, its blocks are damaged.
+    ///
+    /// # Panics
+    /// As [`WriteFields::encode`].
+    pub fn encode_given(&self, given: Given, into: &mut Vec<u8>) {
+        let poison = if self.runs.is_empty() { FLAG_POISON } else { 0 };
+        self.encode_with(None, given.flags() | poison, into);
+    }
+
+    fn encode_with(&self, tags: Option<&[[u8; TAG_BYTES]]>, mut flags: u8, into: &mut Vec<u8>) {
         let blocks = self.crcs.len();
         assert!(
             (1..=WRITE_BLOCKS_MAX).contains(&blocks),
             "blocks of a write"
         );
-        assert!(
-            (1..=WRITE_RUNS_MAX).contains(&self.runs.len()),
-            "runs of a write"
-        );
+        let poison = flags & FLAG_POISON != 0;
+        assert!(self.runs.len() <= WRITE_RUNS_MAX, "runs of a write");
+        assert!(self.runs.is_empty() == poison, "runs of a write");
         let placed: u64 = self.runs.iter().map(|r| u64::from(r.blocks)).sum();
-        assert!(placed == blocks as u64, "every block has a place");
-        assert!(self.first.0 + placed <= BLOCKS_MAX, "blocks of a lane");
+        assert!(poison || placed == blocks as u64, "every block has a place");
+        let end = self.first.0 + blocks as u64;
+        assert!(end <= BLOCKS_MAX, "blocks of a lane");
         let mut bytes = WRITE_BYTES + RUN_BYTES * self.runs.len() + CRC_BYTES * blocks;
-        let mut flags = if again { FLAG_AGAIN } else { 0 };
         if let Some(tags) = tags {
             assert!(tags.len() == blocks, "every block has a tag");
             bytes += TAG_BYTES * blocks;
@@ -262,7 +317,7 @@ impl Tombstone {
     pub fn encode(&self, into: &mut Vec<u8>) {
         assert!(self.blocks > 0, "blocks of a tombstone");
         assert!(self.first.0 + self.blocks <= BLOCKS_MAX, "blocks of a lane");
-        let flags = if self.again { FLAG_AGAIN } else { 0 };
+        let flags = self.given.flags() | if self.again { FLAG_AGAIN } else { 0 };
         let mut record: [u8; TOMBSTONE_BYTES] =
             header(KIND_TOMBSTONE, flags, TOMBSTONE_BYTES, self.handle);
         put64(&mut record, LANE_SEQUENCE, self.lane_sequence.0);
@@ -284,6 +339,17 @@ impl Snapshot {
         put32(&mut record, SNAPSHOT_HANDLE, self.snapshot.0);
         record[SNAPSHOT_ID..SNAPSHOT_ID + 16].copy_from_slice(&self.id.0);
         put32(&mut record, LIVE_GENERATION, self.live_generation.0);
+        into.extend_from_slice(&record);
+    }
+}
+
+impl Settled {
+    /// Appends the record.
+    pub fn encode(&self, into: &mut Vec<u8>) {
+        let flags = if self.again { FLAG_AGAIN } else { 0 };
+        let mut record: [u8; SETTLED_BYTES] =
+            header(KIND_SETTLED, flags, SETTLED_BYTES, self.handle);
+        put_stamp(&mut record, self.stamp);
         into.extend_from_slice(&record);
     }
 }
@@ -322,10 +388,16 @@ impl Record {
     /// If it says what no record can say.
     pub fn encode(&self, into: &mut Vec<u8>) {
         match self {
-            Self::Write(w) => w.fields().encode_with(w.tags.as_deref(), w.again, into),
+            Self::Write(w) => {
+                let again = if w.again { FLAG_AGAIN } else { 0 };
+                let poison = if w.runs.is_empty() { FLAG_POISON } else { 0 };
+                let flags = w.given.flags() | again | poison;
+                w.fields().encode_with(w.tags.as_deref(), flags, into);
+            }
             Self::Tombstone(t) => t.encode(into),
             Self::Snapshot(s) => s.encode(into),
             Self::Put(p) => p.encode(into),
+            Self::Settled(s) => s.encode(into),
         }
     }
 

@@ -7,7 +7,7 @@ use super::super::types::{
     CatalogueHandle, CheckpointNumber, Crc, Generation, LaneBlock, LaneSequence, PhysicalBlock,
     SnapshotId, Stamp,
 };
-use super::{Put, Record, RecordError, RecordRef, Snapshot, Tombstone, Write};
+use super::{Given, Put, Record, RecordError, RecordRef, Settled, Snapshot, Tombstone, Write};
 
 fn stamp() -> impl Strategy<Value = Stamp> {
     (any::<u32>(), 0..u64::MAX - 300).prop_map(|(epoch, seq)| Stamp { epoch, seq })
@@ -32,6 +32,10 @@ fn lane() -> impl Strategy<Value = (CatalogueHandle, LaneSequence, Generation, S
         })
 }
 
+fn given() -> impl Strategy<Value = Given> {
+    prop_oneof![Just(Given::No), Just(Given::Newest), Just(Given::ByStamp)]
+}
+
 /// Any write: runs of any lengths up to 256 blocks in all.
 pub fn write() -> impl Strategy<Value = Record> {
     let lengths = prop_oneof![
@@ -44,38 +48,61 @@ pub fn write() -> impl Strategy<Value = Record> {
         let firsts = proptest::collection::vec(1..1u64 << 39, lengths.len());
         (Just(lengths), firsts)
     });
-    (lane(), runs, any::<u32>(), any::<bool>(), any::<bool>()).prop_map(
-        |(
-            (handle, lane_sequence, generation, stamp, first),
-            (lengths, firsts),
-            seed,
-            sealed,
-            again,
-        )| {
-            let blocks: u32 = lengths.iter().sum();
-            let runs = firsts.iter().zip(&lengths).map(|(&first, &blocks)| Run {
-                first: PhysicalBlock(first),
-                blocks,
-            });
-            Record::Write(Write {
-                handle,
-                lane_sequence,
-                generation,
-                stamp,
-                first,
-                runs: runs.collect(),
-                crcs: (0..blocks).map(|i| Crc(seed.wrapping_mul(i + 1))).collect(),
-                tags: sealed.then(|| (0..blocks).map(|i| [i as u8; 16]).collect()),
-                again,
-            })
-        },
+    (
+        lane(),
+        runs,
+        any::<u32>(),
+        any::<bool>(),
+        any::<bool>(),
+        given(),
+        0..5,
     )
+        .prop_map(
+            |(
+                (handle, lane_sequence, generation, stamp, first),
+                (lengths, firsts),
+                seed,
+                sealed,
+                again,
+                given,
+                poison,
+            )| {
+                let blocks: u32 = lengths.iter().sum();
+                let runs = firsts.iter().zip(&lengths).map(|(&first, &blocks)| Run {
+                    first: PhysicalBlock(first),
+                    blocks,
+                });
+                Record::Write(Write {
+                    handle,
+                    lane_sequence,
+                    generation,
+                    stamp,
+                    first,
+                    runs: if poison == 0 {
+                        Vec::new()
+                    } else {
+                        runs.collect()
+                    },
+                    crcs: (0..blocks).map(|i| Crc(seed.wrapping_mul(i + 1))).collect(),
+                    tags: sealed.then(|| (0..blocks).map(|i| [i as u8; 16]).collect()),
+                    given,
+                    again,
+                })
+            },
+        )
 }
 
 /// Any record.
 pub fn record() -> impl Strategy<Value = Record> {
-    let tombstone = (lane(), 1..1u64 << 39, any::<bool>()).prop_map(
-        |((handle, lane_sequence, generation, stamp, first), blocks, again)| {
+    let settled = (lane(), any::<bool>()).prop_map(|((handle, _, _, stamp, _), again)| {
+        Record::Settled(Settled {
+            handle,
+            stamp,
+            again,
+        })
+    });
+    let tombstone = (lane(), 1..1u64 << 39, any::<bool>(), given()).prop_map(
+        |((handle, lane_sequence, generation, stamp, first), blocks, again, given)| {
             Record::Tombstone(Tombstone {
                 handle,
                 lane_sequence,
@@ -83,6 +110,7 @@ pub fn record() -> impl Strategy<Value = Record> {
                 stamp,
                 first,
                 blocks,
+                given,
                 again,
             })
         },
@@ -110,7 +138,7 @@ pub fn record() -> impl Strategy<Value = Record> {
             })
         },
     );
-    prop_oneof![6 => write(), 2 => tombstone, 1 => snapshot, 1 => put]
+    prop_oneof![6 => write(), 2 => tombstone, 1 => snapshot, 1 => put, 1 => settled]
 }
 
 fn encoded(record: &Record) -> Vec<u8> {
@@ -138,6 +166,7 @@ fn a_write() -> Vec<u8> {
         ],
         crcs: vec![Crc(1), Crc(2), Crc(3)],
         tags: None,
+        given: Given::No,
         again: false,
     }))
 }
@@ -175,9 +204,14 @@ fn what_is_malformed_is_refused() {
     let range = |field| RecordError::Range { field };
     assert_eq!(refused(&|b| b[0] = 9), RecordError::Kind { kind: 9 });
     assert_eq!(
-        refused(&|b| b[1] = 4),
-        RecordError::Flags { kind: 1, flags: 4 }
+        refused(&|b| b[1] = 8),
+        RecordError::Flags { kind: 1, flags: 8 }
     );
+    assert_eq!(
+        refused(&|b| b[1] = 32),
+        RecordError::Flags { kind: 1, flags: 32 }
+    );
+    assert_eq!(refused(&|b| b[1] = 16), range("runs"));
     assert!(matches!(refused(&|b| b[1] = 1), RecordError::Bytes { .. }));
     assert!(matches!(
         refused(&|b| b.truncate(67)),
@@ -214,12 +248,12 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), kind in 0u8..6) {
+    fn no_bytes_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..400), kind in 0u8..7) {
         if bytes.len() >= 4 {
             // Else nearly everything fails at the length.
             let len = bytes.len() as u16;
             bytes[0] = kind;
-            bytes[1] &= 3;
+            bytes[1] &= 31;
             bytes[2..4].copy_from_slice(&len.to_le_bytes());
         }
         if let Ok(record) = Record::decode(&bytes) {

@@ -70,6 +70,22 @@ impl Records {
         (0..self.len()).map(|n| self.get(n))
     }
 
+    /// Copies of these of them, in this order.
+    pub(super) fn copies(&self, chosen: &[u32]) -> Self {
+        let mut copies = Self::new(self.first);
+        for &n in chosen {
+            let Place { at, block } = self.places[n as usize];
+            let bytes = &self.bytes[at as usize..];
+            let len = record_bytes(bytes).expect("it was decoded when it was added");
+            copies.places.push(Place {
+                at: copies.bytes.len() as u32,
+                block,
+            });
+            copies.bytes.extend_from_slice(&bytes[..len]);
+        }
+        copies
+    }
+
     /// These of them, in this order.
     pub(super) fn choose(&mut self, chosen: &[u32]) {
         self.places = chosen.iter().map(|&n| self.places[n as usize]).collect();

@@ -47,6 +47,8 @@ pub struct Scan {
     pub first: u64,
     /// The first hole: where the journal ended.
     pub end: u64,
+    /// The highest block that counts, or the one before `first`. Behind a hole it says no more than its header does.
+    pub last: u64,
     /// Blocks at or below it were on stable media, with the data of their records.
     pub watermark: u64,
     /// Whole records in journal order.
@@ -159,7 +161,9 @@ impl Scanner {
     /// If something is left to read.
     pub fn finish(self) -> Scan {
         assert!(self.next_read(1).is_none(), "all is read");
+        let last = self.sequences.iter().max().copied().unwrap_or(0);
         Scan {
+            last: last.max(self.first - 1),
             first: self.first,
             end: self.end,
             watermark: self.watermark,

@@ -6,13 +6,19 @@
 //!   come first, because a block that a later write or tombstone of the same lane and generation covers is not tested: its space may have
 //!   been reused, which happens only after a FLUSH that made the later one stable. A dropped record covers nothing.
 //!
+//! Records of replicas, whose stamps were given, differ in two ways. What is settled was stable, and is believed. What is not settled is tested
+//! wholly, as none of its blocks is used again before: it is to be given to others. And those that the map has are looked at too: they are *listed*.
+//!
 //! In a lane, originals lie in the journal in lane order; copies do not. One whose original was found is left out; the others are older
 //! than all originals that were found, and come first. So each lane's records come in lane order, and a snapshot stands where it was taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
-use super::super::types::{CatalogueHandle, Crc, Generation, LaneSequence, PhysicalBlock};
+use super::super::types::{CatalogueHandle, Crc, Generation, LaneSequence, PhysicalBlock, Stamp};
 use super::decode::{RecordRef, WriteRef};
+use super::order::without;
+use super::record::Given;
 use super::records::Records;
 
 /// Blocks that are tested at once, at least as long as there are so many.
@@ -62,7 +68,107 @@ struct Selection {
     /// What became of each record.
     dropped: Vec<bool>,
     covered: Ranges,
+    /// Writes of replicas that are not settled: all of their blocks are tested.
+    wholly: BTreeSet<u32>,
+    /// Of those that came late: the blocks that they replaced.
+    replaced: BTreeMap<u32, Vec<Range<u64>>>,
+    /// Records of replicas.
+    replicas: BTreeSet<u32>,
     wave: Wave,
+}
+
+/// What the journal has.
+#[derive(Debug)]
+pub struct Selected {
+    /// What the maps do not have, each lane's in lane order.
+    pub records: Records,
+    /// Records of replicas that the maps have, likewise: all of them are older.
+    pub listed: Records,
+}
+
+/// The highest stamp of each lane that the journal says is settled.
+pub fn settled(records: &Records) -> BTreeMap<CatalogueHandle, Stamp> {
+    let mut settled = BTreeMap::new();
+    for record in records.iter() {
+        if let RecordRef::Settled(s) = record {
+            let highest = settled.entry(s.handle).or_insert(s.stamp);
+            *highest = s.stamp.max(*highest);
+        }
+    }
+    settled
+}
+
+/// A record of a replica: where it came, its stamps, and its blocks.
+struct Stamped {
+    n: u32,
+    given: Given,
+    handle: CatalogueHandle,
+    sequence: LaneSequence,
+    stamp: Stamp,
+    last: Stamp,
+    blocks: Range<u64>,
+}
+
+impl Stamped {
+    fn of(n: u32, record: &RecordRef<'_>) -> Option<Self> {
+        let (given, sequence, stamp, blocks) = match record {
+            RecordRef::Write(w) => {
+                let first = w.first.0;
+                let blocks = first..first + w.blocks() as u64;
+                (w.given, w.lane_sequence, w.stamp, blocks)
+            }
+            RecordRef::Tombstone(t) => {
+                let blocks = t.first.0..t.first.0 + t.blocks;
+                (t.given, t.lane_sequence, t.stamp, blocks)
+            }
+            RecordRef::Snapshot(_) | RecordRef::Put(_) | RecordRef::Settled(_) => return None,
+        };
+        let used = match record {
+            RecordRef::Write(_) => blocks.end - blocks.start - 1,
+            _ => 0,
+        };
+        (given != Given::No).then(|| Self {
+            n,
+            given,
+            handle: record.handle(),
+            sequence,
+            stamp,
+            last: Stamp {
+                epoch: stamp.epoch,
+                seq: stamp.seq + used,
+            },
+            blocks,
+        })
+    }
+}
+
+impl Stamped {
+    /// The blocks that one which came late replaced, of all that were there.
+    fn replaced(&self, all: &[Self]) -> Vec<Range<u64>> {
+        let before = all.iter().filter(|o| {
+            o.handle == self.handle && o.stamp > self.stamp && o.sequence < self.sequence
+        });
+        without(self.blocks.clone(), before.map(|o| o.blocks.clone()))
+    }
+}
+
+impl Selected {
+    /// Of each of `records` that came late, by its number: the blocks that it replaces.
+    pub fn replaced(&self) -> BTreeMap<usize, Vec<Range<u64>>> {
+        let of = |(n, record)| Stamped::of(n as u32, &record);
+        let mut all: Vec<Stamped> = self.records.iter().enumerate().filter_map(of).collect();
+        let late: Vec<usize> = (0..all.len())
+            .filter(|n| all[*n].given == Given::ByStamp)
+            .collect();
+        if late.is_empty() {
+            return BTreeMap::new();
+        }
+        all.extend(self.listed.iter().enumerate().filter_map(of));
+        let replaced = late
+            .into_iter()
+            .map(|n| (all[n].n as usize, all[n].replaced(&all)));
+        replaced.collect()
+    }
 }
 
 fn key(write: &WriteRef<'_>) -> (CatalogueHandle, Generation) {
@@ -85,15 +191,45 @@ impl Selection {
         if self.wave.ranges.touches(key, start, end) {
             return false;
         }
+        let wholly = self.wholly.contains(&n);
         let entries: Vec<_> = write
             .entries()
-            .filter(|(block, ..)| !self.covered.has(key, block.0))
+            .filter(|(block, ..)| wholly || !self.covered.has(key, block.0))
             .map(|(_, place, _, crc)| (place, crc))
             .collect();
         self.wave.ranges.add(key, start, end);
         self.wave.writes.push((n, entries.len()));
         self.wave.blocks.extend(entries);
         true
+    }
+
+    /// A record is there: what it replaced is not tested.
+    fn cover(&mut self, n: u32, key: (CatalogueHandle, Generation), blocks: Range<u64>) {
+        match self.replaced.get(&n) {
+            Some(replaced) => {
+                for part in replaced {
+                    self.covered.add(key, part.start, part.end);
+                }
+            }
+            None => self.covered.add(key, blocks.start, blocks.end),
+        }
+    }
+
+    /// Finds out what the records of replicas ask for.
+    fn look_at_replicas(&mut self, settled: &impl Fn(CatalogueHandle) -> Stamp) {
+        let all = self.records.iter().enumerate();
+        let stamped: Vec<Stamped> = all
+            .filter_map(|(n, record)| Stamped::of(n as u32, &record))
+            .collect();
+        for record in &stamped {
+            if record.last > settled(record.handle) {
+                self.wholly.insert(record.n);
+            }
+            if record.given == Given::ByStamp {
+                self.replaced.insert(record.n, record.replaced(&stamped));
+            }
+        }
+        self.replicas = stamped.iter().map(|s| s.n).collect();
     }
 
     async fn decide<E>(
@@ -123,7 +259,7 @@ impl Selection {
                 let write = self.write(n);
                 let (key, start) = (key(&write), write.first.0);
                 let end = start + write.blocks() as u64;
-                self.covered.add(key, start, end);
+                self.cover(n, key, start..end);
             } else {
                 self.dropped[n as usize] = true;
             }
@@ -180,7 +316,7 @@ fn believed(block: u64, watermark: u64, again: bool) -> bool {
     block <= watermark || again
 }
 
-/// The records that count, each lane's in lane order. `done` is what of a lane the map has; `test` says of each block whether the drive has
+/// The records that count, each lane's in lane order. `done` is what of a lane the map has, and `settled` what is settled of it; `test` says of each block whether the drive has
 /// there what the checksum says.
 ///
 /// # Errors
@@ -189,8 +325,9 @@ pub async fn select<E>(
     records: Records,
     watermark: u64,
     done: impl Fn(CatalogueHandle) -> LaneSequence,
+    settled: impl Fn(CatalogueHandle) -> Stamp,
     mut test: impl AsyncFnMut(&[(PhysicalBlock, Crc)]) -> Result<Vec<bool>, E>,
-) -> Result<Records, E> {
+) -> Result<Selected, E> {
     let skipped = |record: &RecordRef<'_>| {
         let sequence = record.lane_sequence();
         sequence.is_some_and(|s| s <= done(record.handle()))
@@ -199,11 +336,16 @@ pub async fn select<E>(
         dropped: vec![false; records.len()],
         records,
         covered: Ranges::default(),
+        wholly: BTreeSet::new(),
+        replaced: BTreeMap::new(),
+        replicas: BTreeSet::new(),
         wave: Wave::default(),
     };
+    selection.look_at_replicas(&settled);
     for n in (0..selection.records.len() as u32).rev() {
         let (block, record) = selection.records.get(n as usize);
-        if skipped(&record) || believed(block, watermark, record.again()) {
+        let settled = selection.replicas.contains(&n) && !selection.wholly.contains(&n);
+        if skipped(&record) || settled || believed(block, watermark, record.again()) {
             continue;
         }
         match record {
@@ -219,20 +361,27 @@ pub async fn select<E>(
             }
             RecordRef::Tombstone(t) => {
                 let key = (t.handle, t.generation);
-                selection.covered.add(key, t.first.0, t.first.0 + t.blocks);
+                selection.cover(n, key, t.first.0..t.first.0 + t.blocks);
             }
-            RecordRef::Snapshot(_) | RecordRef::Put(_) => {}
+            RecordRef::Snapshot(_) | RecordRef::Put(_) | RecordRef::Settled(_) => {}
         }
     }
     selection.decide(&mut test).await?;
     let Selection {
         mut records,
         dropped,
+        replicas,
         ..
     } = selection;
-    let chosen = in_lane_order(&records, |n, record| !dropped[n] && !skipped(record));
+    let counts =
+        |n: usize, record: &RecordRef<'_>| !dropped[n] && !matches!(record, RecordRef::Settled(_));
+    let listed = in_lane_order(&records, |n, record| {
+        replicas.contains(&(n as u32)) && skipped(record)
+    });
+    let listed = records.copies(&listed);
+    let chosen = in_lane_order(&records, |n, record| counts(n, record) && !skipped(record));
     records.choose(&chosen);
-    Ok(records)
+    Ok(Selected { records, listed })
 }
 
 /// Those that count: copies without an original, by lane sequence, then originals in journal order.

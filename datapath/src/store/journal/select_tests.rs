@@ -11,7 +11,7 @@ use super::super::group::Run;
 use super::super::types::{
     CatalogueHandle, Crc, Generation, LaneBlock, LaneSequence, PhysicalBlock, SnapshotId, Stamp,
 };
-use super::{Record, RecordRef, Records, Snapshot, Tombstone, Write, select};
+use super::{Given, Record, RecordRef, Records, Snapshot, Tombstone, Write, select};
 
 fn now<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -34,6 +34,7 @@ fn write(handle: u32, sequence: u64, generation: u32, first: u64, places: &[u64]
         runs: places.iter().map(run).collect(),
         crcs: places.iter().map(|&p| Crc(p as u32)).collect(),
         tags: None,
+        given: Given::No,
         again: false,
     }
 }
@@ -46,6 +47,7 @@ fn tombstone(handle: u32, sequence: u64, generation: u32, first: u64, blocks: u6
         stamp: Stamp { epoch: 1, seq: 9 },
         first: LaneBlock(first),
         blocks,
+        given: Given::No,
         again: false,
     })
 }
@@ -68,6 +70,7 @@ fn selected(
         found,
         watermark,
         |_| LaneSequence(done),
+        |_| Stamp { epoch: 0, seq: 0 },
         async |blocks: &[(PhysicalBlock, Crc)]| {
             tested.extend(blocks.iter().map(|b| b.0.0));
             let matches = blocks.iter().map(|(at, crc)| {
@@ -77,7 +80,7 @@ fn selected(
             Ok::<_, ()>(matches.collect())
         },
     ));
-    let chosen = chosen.unwrap();
+    let chosen = chosen.unwrap().records;
     (chosen.iter().map(|r| r.to_record()).collect(), tested)
 }
 

@@ -40,6 +40,7 @@ const _: () = assert!(HEADER_BYTES + CATALOGUE_LEAF_RECORDS * RECORD_BYTES <= 40
 const SEALED: u8 = 1;
 const LEAVING: u8 = 2;
 const LOSSY: u8 = 4;
+const REPLICA: u8 = 8;
 
 /// What a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub struct CatalogueRecord {
     pub leaving: bool,
     /// A page of its map was lost to damage.
     pub lossy: bool,
+    /// Of a replica: stamps come with its records.
+    pub replica: bool,
     /// The snapshot that it was derived from; 0: none.
     pub parent: CatalogueHandle,
     /// What new entries get, or the one that it closed.
@@ -94,7 +97,7 @@ pub struct CatalogueRecord {
     pub sequence: LaneSequence,
     /// Leaves below it are given up; of what is being deleted.
     pub walked: u64,
-    /// For replication.
+    /// Of a replica's lane: everything up to it is stable on all members.
     pub settled: Stamp,
 }
 
@@ -115,6 +118,7 @@ impl CatalogueRecord {
         sealed: false,
         leaving: false,
         lossy: false,
+        replica: false,
         parent: CatalogueHandle(0),
         generation: Generation(0),
         incarnation: 0,
@@ -159,7 +163,8 @@ impl CatalogueRecord {
         into[LANES] = self.lanes;
         into[FLAGS] = (u8::from(self.sealed) * SEALED)
             | (u8::from(self.leaving) * LEAVING)
-            | (u8::from(self.lossy) * LOSSY);
+            | (u8::from(self.lossy) * LOSSY)
+            | (u8::from(self.replica) * REPLICA);
         put32(&mut into, PARENT, self.parent.0);
         put32(&mut into, GENERATION, self.generation.0);
         put32(&mut into, INCARNATION, self.incarnation);
@@ -196,7 +201,7 @@ impl CatalogueRecord {
             5 => RecordKind::Arriving,
             _ => return wrong("kind"),
         };
-        if from[FLAGS] & !(SEALED | LEAVING | LOSSY) != 0 {
+        if from[FLAGS] & !(SEALED | LEAVING | LOSSY | REPLICA) != 0 {
             return wrong("flag");
         }
         if from[LANE] >= from[LANES] {
@@ -220,6 +225,7 @@ impl CatalogueRecord {
             sealed: from[FLAGS] & SEALED != 0,
             leaving: from[FLAGS] & LEAVING != 0,
             lossy: from[FLAGS] & LOSSY != 0,
+            replica: from[FLAGS] & REPLICA != 0,
             parent: CatalogueHandle(get32(from, PARENT)),
             generation: Generation(get32(from, GENERATION)),
             incarnation: get32(from, INCARNATION),
@@ -329,6 +335,7 @@ mod tests {
             sealed: true,
             leaving: false,
             lossy: true,
+            replica: true,
             parent: CatalogueHandle(0x0102_0304),
             generation: Generation(0x1112_1314),
             incarnation: 0x2122_2324,
@@ -354,7 +361,7 @@ mod tests {
     fn a_record_is_at_its_offsets() {
         let record = snapshot();
         let bytes = record.encode();
-        assert_eq!(bytes[..8], [2, 3, 16, 5, 4, 3, 2, 1]);
+        assert_eq!(bytes[..8], [2, 3, 16, 13, 4, 3, 2, 1]);
         assert_eq!(
             bytes[8..16],
             [0x14, 0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21]
@@ -388,7 +395,7 @@ mod tests {
             (0, 6, "kind"),
             (0, 0, "kind"),
             (1, 16, "lane"),
-            (3, 8, "flag"),
+            (3, 16, "flag"),
             (3, 2, "flag"),
             (53, 1, "root"),
             (68, 7, "depth"),

@@ -8,6 +8,7 @@ use super::super::types::{
     CatalogueHandle, CheckpointNumber, Crc, DriveId, Generation, MountGeneration,
 };
 use super::layout::{Layout, TABLE_PAGES_MAX};
+use super::replicas::{self, ReplicaEntry, ReplicaState};
 
 /// Bytes of one copy.
 pub const COPY_BYTES: usize = 256 * 1024;
@@ -46,12 +47,13 @@ const POOL_NAME: usize = DRIVE_NAME + NAME_FIELD;
 const NAME_FIELD: usize = 1 + NAME_BYTES_MAX;
 const LOST_PAGES: usize = POOL_NAME + NAME_FIELD;
 const PAGES: usize = LOST_PAGES + 8;
-const TAIL: std::ops::Range<usize> = PAGES + 8..HEADER_CRC;
+const REPLICAS_VERSION: usize = PAGES + 8;
+const TAIL: std::ops::Range<usize> = REPLICAS_VERSION + 8..HEADER_CRC;
 const HEADER_CRC: usize = 4092;
 const HEADER_BYTES: usize = 4096;
 const TABLE: usize = HEADER_BYTES;
-/// Kept for promises of replicas.
-const PROMISES: usize = TABLE + TABLE_PAGES_MAX as usize * TABLE_ENTRY_BYTES;
+/// The table of replicas.
+const REPLICAS: usize = TABLE + TABLE_PAGES_MAX as usize * TABLE_ENTRY_BYTES;
 
 const TABLE_ENTRY_BYTES: usize = 8;
 const ENTRY_COPY: usize = 4;
@@ -60,7 +62,7 @@ const ENTRY_IN_USE: usize = 5;
 const _: () = assert!(CATALOGUE_DEPTH == 176);
 const _: () = assert!(LOST_PAGES == 320);
 const _: () = assert!(HEADER_CRC + 4 == HEADER_BYTES);
-const _: () = assert!(PROMISES == 36_864);
+const _: () = assert!(REPLICAS == 36_864 && REPLICAS + replicas::TABLE_BYTES == COPY_BYTES);
 
 /// What the superblock says of a page of the group table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +140,10 @@ pub struct Superblock {
     pub pages: u64,
     /// One entry for each page of the group table.
     pub table: Vec<TableEntry>,
+    /// Rises with every change of `replicas`; 0: there never was one.
+    pub replicas_version: u64,
+    /// Replicas on the drive, in the order of their volumes.
+    pub replicas: Vec<ReplicaEntry>,
 }
 
 /// Why bytes are no superblock copy.
@@ -216,6 +222,16 @@ impl Superblock {
             lost_pages: 0,
             pages: 0,
             table: vec![TableEntry::UNUSED; layout.table_pages() as usize],
+            replicas_version: 0,
+            replicas: Vec::new(),
+        }
+    }
+
+    /// Copies of the superblock are gone that may have said more: none of the replicas is a replica any more.
+    pub fn lose_promises(&mut self) {
+        self.replicas_version += 1;
+        for replica in &mut self.replicas {
+            replica.state = ReplicaState::Lost;
         }
     }
 
@@ -264,6 +280,8 @@ impl Superblock {
         put_name(into, POOL_NAME, &self.pool);
         put64(into, LOST_PAGES, self.lost_pages);
         put64(into, PAGES, self.pages);
+        put64(into, REPLICAS_VERSION, self.replicas_version);
+        replicas::encode(&self.replicas, &mut into[REPLICAS..]);
         let body = Crc::of(&into[HEADER_BYTES..]);
         put32(into, BODY_CRC, body.0);
         let header = Crc::of(&into[..HEADER_CRC]);
@@ -314,7 +332,9 @@ impl Superblock {
             pool: get_name(from, POOL_NAME).ok_or_else(|| field("pool name"))?,
             lost_pages: get64(from, LOST_PAGES),
             pages: get64(from, PAGES),
-            table: get_table(&from[TABLE..PROMISES], layout.table_pages() as usize)?,
+            table: get_table(&from[TABLE..REPLICAS], layout.table_pages() as usize)?,
+            replicas_version: get64(from, REPLICAS_VERSION),
+            replicas: replicas::decode(&from[REPLICAS..])?,
         };
         this.consistent()?;
         Ok(this)
@@ -348,6 +368,10 @@ impl Superblock {
         if !self.table.iter().all(valid) {
             return Err(field("group table entry"));
         }
+        let none = self.replicas_version == 0 && !self.replicas.is_empty();
+        if none || !replicas::are_valid(&self.replicas) {
+            return Err(field("replica"));
+        }
         Ok(())
     }
 }
@@ -377,9 +401,6 @@ fn envelope(from: &[u8]) -> Result<(), CopyError> {
     }
     if !is_zero(&from[TAIL]) {
         return reserved("header");
-    }
-    if !is_zero(&from[PROMISES..]) {
-        return reserved("promises");
     }
     Ok(())
 }

@@ -8,12 +8,51 @@ use crate::device::{Device, IoError};
 /// What is where a superblock should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// The valid copy with the highest sequence. It may only be in the drive's cache.
-    Present(Box<Superblock>),
+    /// A superblock.
+    Present(Box<Present>),
     /// Nothing of ours.
     Blank,
     /// Something of ours, and no valid copy: what is wrong with the one that came furthest.
     Corrupt(CopyError),
+}
+
+/// The present superblock of a drive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Present {
+    /// The valid copy with the highest sequence. It may only be in the drive's cache.
+    pub superblock: Superblock,
+    /// Whether no promise of a replica can be lost: another copy has the same version of them, or two others the one before, so that a
+    /// commit was under way of which nobody was told.
+    pub promises_whole: bool,
+    /// The copy that should be like it and is not.
+    pub torn: Option<usize>,
+}
+
+impl Present {
+    fn of(copies: [Option<Superblock>; COPIES]) -> Option<Self> {
+        let best = copies.iter().flatten().max_by_key(|s| s.sequence)?.clone();
+        let version = best.replicas_version;
+        let with = |v: Option<u64>| {
+            let versions = copies.iter().flatten().map(|s| Some(s.replicas_version));
+            versions.filter(|found| *found == v).count()
+        };
+        let newer = copies
+            .iter()
+            .flatten()
+            .any(|s| s.replicas_version > version);
+        let agree = with(Some(version)) >= 2 || with(version.checked_sub(1)) >= 2;
+        let pair = Superblock::pair(best.sequence);
+        let like = |copy: usize| {
+            copies[copy]
+                .as_ref()
+                .is_some_and(|s| s.sequence == best.sequence)
+        };
+        Some(Self {
+            promises_whole: version == 0 || agree && !newer,
+            torn: pair.into_iter().find(|copy| !like(*copy)),
+            superblock: best,
+        })
+    }
 }
 
 /// Why it is not known what is there.
@@ -54,24 +93,20 @@ pub async fn read_copy(
 /// # Errors
 /// [`SuperblockError`]: a copy cannot be read, and no other one is valid. So a drive is blank only if all copies say so.
 pub async fn find(device: &Device, buffers: &BufferPool) -> Result<Found, SuperblockError> {
-    let mut best: Option<Superblock> = None;
+    let mut copies = [const { None }; COPIES];
     let mut wrong: Option<CopyError> = None;
     let mut unreadable = None;
-    for copy in 0..COPIES {
+    for (copy, found) in copies.iter_mut().enumerate() {
         match read_copy(device, copy, buffers).await {
             // One copy that cannot be read is what the others are for.
             Err(source) => unreadable = Some(SuperblockError::Unreadable { copy, source }),
-            Ok(Ok(found)) => {
-                if best.as_ref().is_none_or(|b| b.sequence < found.sequence) {
-                    best = Some(found);
-                }
-            }
+            Ok(Ok(superblock)) => *found = Some(superblock),
             Ok(Err(why)) if why.ours() => wrong = Some(further(wrong, why)),
             Ok(Err(_)) => {}
         }
     }
-    match (best, unreadable, wrong) {
-        (Some(superblock), ..) => Ok(Found::Present(Box::new(superblock))),
+    match (Present::of(copies), unreadable, wrong) {
+        (Some(present), ..) => Ok(Found::Present(Box::new(present))),
         (None, Some(e), _) => Err(e),
         (None, None, Some(why)) => Ok(Found::Corrupt(why)),
         (None, None, None) => Ok(Found::Blank),
@@ -83,6 +118,28 @@ fn further(before: Option<CopyError>, now: CopyError) -> CopyError {
     match (before, &now) {
         (Some(before), CopyError::Checksum { .. }) => before,
         _ => now,
+    }
+}
+
+/// Writes the copy that should be like the present one and is not, and flushes: from then on the present pair is whole, so that no crash
+/// leaves one copy alone with a promise. The caller has flushed what was found.
+///
+/// # Errors
+/// [`IoError`].
+pub async fn heal(
+    device: &Device,
+    present: &Present,
+    mut buffer: Buffer,
+) -> (Buffer, Result<(), IoError>) {
+    let Some(copy) = present.torn else {
+        return (buffer, Ok(()));
+    };
+    present.superblock.encode(&mut buffer[..COPY_BYTES]);
+    let at = (copy * COPY_BYTES) as u64;
+    let (buffer, written) = device.write(at, buffer, COPY_BYTES, false).await;
+    match written {
+        Ok(()) => (buffer, device.flush().await),
+        Err(e) => (buffer, Err(e)),
     }
 }
 

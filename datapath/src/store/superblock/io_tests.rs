@@ -35,7 +35,7 @@ async fn found(memory: &Memory, handle: &Handle) -> Found {
 
 async fn sequence_found(memory: &Memory, handle: &Handle) -> u64 {
     match found(memory, handle).await {
-        Found::Present(s) => s.sequence,
+        Found::Present(p) => p.superblock.sequence,
         other => panic!("{other:?}"),
     }
 }
@@ -85,6 +85,68 @@ fn each_copy_stands_for_its_twin_and_each_pair_for_the_other() {
         rot(d);
         let corrupt = Found::Corrupt(CopyError::Checksum { part: "body" });
         assert_eq!(found(&memory, &handle).await, corrupt);
+    });
+}
+
+async fn present(memory: &Memory, handle: &Handle) -> Present {
+    match found(memory, handle).await {
+        Found::Present(present) => *present,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A commit of a promise writes both pairs; a crash in any of its four writes leaves it to be found or not, and never a replica that is incomplete.
+#[test]
+fn a_promise_is_kept_with_any_two_copies_and_not_with_one() {
+    on_reactor(|handle| async move {
+        let memory = drive();
+        let device = Device::Memory(memory.clone());
+        let mut s = sample();
+        (s.sequence, s.replicas_version) = (0, 0);
+        s.replicas.clear();
+        let buffer = handle.buffers().take(COPY_BYTES).await;
+        let (mut buffer, done) = commit(&device, &mut s, buffer).await;
+        done.unwrap();
+        let rot = |copy: usize| assert!(memory.store((copy * COPY_BYTES + 5000) as u64, &[1]));
+        for version in 1..4 {
+            s.replicas_version = version;
+            s.replicas = vec![ReplicaEntry {
+                state: ReplicaState::Promised,
+                epoch: version as u32,
+                ..ReplicaEntry::fresh(crate::store::VolumeId([1; 16]), [2; 16])
+            }];
+            for first in [true, false] {
+                let done;
+                (buffer, done) = commit(&device, &mut s, buffer).await;
+                done.unwrap();
+                // As if the second copy of this pair were torn.
+                let torn = Superblock::pair(s.sequence)[1];
+                rot(torn);
+                let there = present(&memory, &handle).await;
+                assert_eq!(
+                    (there.superblock.replicas_version, there.torn),
+                    (version, Some(torn))
+                );
+                // The very first commit found no other whole pair of the version before: there was nothing to lose then.
+                assert!(there.promises_whole || version == 1, "{version} {first}");
+                let done;
+                (buffer, done) = heal(&device, &there, buffer).await;
+                done.unwrap();
+                let there = present(&memory, &handle).await;
+                assert_eq!((there.promises_whole, there.torn), (true, None));
+            }
+        }
+        let [a, b] = Superblock::pair(s.sequence);
+        let [c, d] = Superblock::pair(s.sequence - 1);
+        rot(a);
+        rot(c);
+        let there = present(&memory, &handle).await;
+        assert!(there.promises_whole, "two agree");
+        rot(b);
+        let mut there = present(&memory, &handle).await;
+        assert!(!there.promises_whole, "copy {d} is alone");
+        there.superblock.lose_promises();
+        assert_eq!(there.superblock.replicas[0].state, ReplicaState::Lost);
     });
 }
 

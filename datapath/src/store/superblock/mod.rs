@@ -6,7 +6,7 @@
 //! - `Layout::for_drive(bytes)`, `.grown(bytes)`; `.table_page(page, copy)`, `.journal_block(sequence)`, `.group_start(group)`,
 //!   `.group_blocks(group)`, `.place(block)`, `.usable_blocks()`, `.fixed_blocks()`.
 //! - `Superblock::new(layout, id, drive, pool)` of a drive that is formatted; `encode`, `decode`.
-//! - `find(device, buffers)` → `Found::{Present, Blank, Corrupt}`; `commit(device, &mut superblock, buffer)`. The caller flushes before a
+//! - `find(device, buffers)` → `Found::{Present, Blank, Corrupt}`; `commit(device, &mut superblock, buffer)`, `heal` before the first one. The caller flushes before a
 //!   commit: what was found may only be in the drive's cache, and what the new state refers to must be stable.
 
 mod copy;
@@ -14,17 +14,19 @@ mod io;
 #[cfg(test)]
 mod io_tests;
 mod layout;
+mod replicas;
 #[cfg(test)]
 mod tests;
 
 pub use copy::{
     COPY_BYTES, CopyError, DriveState, FORMAT_VERSION, ROOT_BYTES, Superblock, TableEntry,
 };
-pub use io::{Found, SuperblockError, commit, find, read_copy};
+pub use io::{Found, Present, SuperblockError, commit, find, heal, read_copy};
 pub use layout::{
     BITMAP_BLOCKS, DRIVE_BYTES_MIN, GROUP_BLOCKS, GROUPS_OF_PAGE, GroupId, JOURNAL_BLOCKS_MAX,
     JOURNAL_BLOCKS_MIN, LAST_GROUP_BLOCKS_MIN, Layout, Shrunk, TABLE_PAGES_MAX, TooSmall,
 };
+pub use replicas::{OTHERS_MAX, REPLICAS_MAX, ReplicaEntry, ReplicaState};
 
 /// Copies of the superblock, at the start of a drive.
 pub const COPIES: usize = 4;

@@ -3,6 +3,7 @@
 use keelblock_nvme::digest::digest;
 use proptest::prelude::*;
 
+use super::super::VolumeId;
 use super::super::bytes::{get32, get64, put32, put64};
 use super::super::name::Name;
 use super::super::types::{
@@ -30,6 +31,8 @@ pub fn sample() -> Superblock {
     s.lost_pages = 0x0506;
     s.pages = 0x0708;
     s.state = DriveState::Evacuating;
+    s.replicas_version = 0x11;
+    s.replicas = vec![ReplicaEntry::fresh(VolumeId([0xa1; 16]), [0xa2; 16])];
     s.table[16] = TableEntry {
         crc: Crc(0x1234_5678),
         copy: 1,
@@ -79,7 +82,9 @@ fn the_bytes_are_those_of_the_document() {
     assert_eq!([320, 328].map(|at| get64(&bytes, at)), [0x0506, 0x0708]);
     assert_eq!(get32(&bytes, 4096 + 16 * 8), 0x1234_5678);
     assert_eq!(&bytes[4096 + 16 * 8 + 4..4096 + 17 * 8], &[1, 1, 0, 0]);
-    assert!(bytes[4096 + 17 * 8..].iter().all(|b| *b == 0));
+    assert!(bytes[4096 + 17 * 8..36_864].iter().all(|b| *b == 0));
+    assert_eq!((get64(&bytes, 336), bytes[36_864]), (0x11, 0xa1));
+    assert!(bytes[36_864 + 144..].iter().all(|b| *b == 0));
 }
 
 #[test]
@@ -96,14 +101,15 @@ fn every_flipped_bit_is_noticed() {
 #[test]
 fn fields_are_checked_behind_valid_checksums() {
     type Harm = fn(&mut [u8]);
-    let cases: [(Harm, CopyError); 28] = [
+    let cases: [(Harm, CopyError); 29] = [
         (|b| put64(b, 328, 64 << 30), field("pages")),
         (|b| put32(b, 8, 2), CopyError::Version { found: 2 }),
         (|b| b[79] = 1, reserved("behind the drive id")),
-        (|b| b[336] = 1, reserved("header")),
+        (|b| b[344] = 1, reserved("header")),
+        (|b| b[336] = 0, field("replica")),
         (|b| b[4091] = 1, reserved("header")),
-        (|b| b[36_864] = 1, reserved("promises")),
-        (|b| b[COPY_BYTES - 1] = 1, reserved("promises")),
+        (|b| b[36_864 + 39] = 1, field("replica")),
+        (|b| b[COPY_BYTES - 1] = 1, reserved("behind the replicas")),
         (|b| b[4096 + 17 * 8] = 1, reserved("behind the group table")),
         (|b| b[4096 + 6] = 1, reserved("group table entry")),
         (|b| b[4096 + 5] = 2, field("group table entry")),

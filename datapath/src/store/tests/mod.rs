@@ -11,6 +11,7 @@ mod many;
 mod oracle;
 #[cfg(planted)]
 mod planted;
+mod replica;
 mod work;
 
 pub use life::Peek;

@@ -5,7 +5,7 @@ use super::super::map::{Page, PageHeader, PageId, PageKind, check_page};
 use super::super::mover;
 use super::super::planted::{ALL, Bug, plant};
 use super::super::types::{CatalogueHandle, CheckpointNumber, DriveId, Generation};
-use super::{faults, life, run_many, setting};
+use super::{faults, life, replica, run_many, setting};
 
 #[test]
 fn planted() {
@@ -34,12 +34,22 @@ fn planted() {
         Bug::PinsIgnored,
         Bug::MoveNotHeld,
     ];
+    let of_replicas = [
+        Bug::PromiseInOnePair,
+        Bug::OlderStampReplaces,
+        Bug::UnsettledNotCopied,
+        Bug::SupersededNotKept,
+        Bug::SettledNotWritten,
+        Bug::CopyReplacesNewer,
+    ];
     let needs_damage = matches!(bug, Bug::RotIsTorn | Bug::ChecksumNotCompared);
     let found = if of_moves.contains(&bug) {
         run_many(bound, seed, |seed| life::Counts {
             crashes: 1 + mover::tests::run(seed).crashes,
             ..life::Counts::default()
         })
+    } else if of_replicas.contains(&bug) {
+        run_many(bound, seed, replica::run)
     } else if needs_damage {
         run_many(bound, seed, faults::run)
     } else {

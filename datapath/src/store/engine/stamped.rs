@@ -1,0 +1,322 @@
+//! Records of replicas: their stamps come with them (`docs/store-format.md` §16).
+//!
+//! Everything above settled is on the lane's list, so the list says which blocks a record replaces that comes when the lane has higher stamps:
+//! no leaf is read for it. A record at or below settled was applied before, and is left alone.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use keelblock_hugepages::Buffer;
+
+use super::super::journal::{Given, Record, Tombstone, Write, WriteFields};
+use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, Stamp};
+use super::lane::LaneState;
+use super::layer::Entry;
+use super::unsettled::{Listed, ReplicaLane};
+use super::writer::WRITE_BLOCKS_MAX;
+use super::{Inner, StoreError};
+use crate::device::IoError;
+
+/// Bytes of the largest record without runs for each block.
+const RECORD_BYTES: u64 = 48;
+const BYTES_OF_BLOCK: u64 = 12;
+
+/// Whose stamps a write has.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Stamps {
+    /// The lane's next ones.
+    #[default]
+    Own,
+    /// A record's of a replica.
+    Given(Stamp),
+    /// A copy's: what it replaces is decided.
+    Copied(Stamp),
+}
+
+/// A record of a replica, to be kept.
+pub fn owned(fields: &WriteFields<'_>, given: Given) -> Record {
+    Record::Write(Write {
+        handle: fields.handle,
+        lane_sequence: fields.lane_sequence,
+        generation: fields.generation,
+        stamp: fields.stamp,
+        first: fields.first,
+        runs: fields.runs.to_vec(),
+        crcs: fields.crcs.to_vec(),
+        tags: None,
+        given,
+        again: false,
+    })
+}
+
+/// What a record without data does.
+#[derive(Clone, Debug)]
+pub enum Mark {
+    /// Its blocks are erased.
+    Erase,
+    /// They are damaged; of each, what its checksum was.
+    Poison(Vec<Crc>),
+}
+
+/// A record that is being applied: another one of its stamp waits.
+struct Entering<'a> {
+    of: &'a Inner,
+    replica: &'a ReplicaLane,
+    stamp: Stamp,
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        self.replica.entering.borrow_mut().remove(&self.stamp);
+        self.of.completed.notify_all();
+    }
+}
+
+impl Inner {
+    fn replica_of<'a>(&self, lane: &'a LaneState) -> Result<&'a ReplicaLane, StoreError> {
+        if self.closed.get() {
+            return Err(StoreError::Closed);
+        }
+        match &lane.replica {
+            Some(replica) if !lane.void.get() => Ok(replica),
+            _ => Err(StoreError::Unknown),
+        }
+    }
+
+    /// Waits for its turn; `None`: it is there already.
+    async fn enter<'a>(
+        &'a self,
+        lane: &'a LaneState,
+        (stamp, last): (Stamp, Stamp),
+        same: impl Fn(&Listed) -> bool,
+    ) -> Result<Option<Entering<'a>>, StoreError> {
+        let replica = self.replica_of(lane)?;
+        loop {
+            if last <= replica.settled() {
+                return Ok(None);
+            }
+            if replica.entering.borrow().contains(&stamp) {
+                self.completed.notified().await;
+                continue;
+            }
+            return match replica.get(stamp) {
+                Some(listed) if listed.failed.get() => Err(self.failure()),
+                Some(listed) if same(&listed) => Ok(None),
+                Some(_) => Err(StoreError::Exists),
+                None => {
+                    replica.entering.borrow_mut().insert(stamp);
+                    Ok(Some(Entering {
+                        of: self,
+                        replica,
+                        stamp,
+                    }))
+                }
+            };
+        }
+    }
+
+    pub(super) fn failure(&self) -> StoreError {
+        let failed = self.checkpointer.failed.get();
+        failed.unwrap_or(StoreError::Io(IoError::Failed))
+    }
+
+    fn list_has_room(&self, replica: &ReplicaLane, blocks: u64) -> Result<(), StoreError> {
+        match self.can_list(replica, RECORD_BYTES + BYTES_OF_BLOCK * blocks) {
+            true => Ok(()),
+            false => Err(StoreError::Full),
+        }
+    }
+
+    /// Applies a write of a replica; `crcs` are those of the record.
+    pub(super) async fn apply_write(
+        &self,
+        lane: &Rc<LaneState>,
+        stamp: Stamp,
+        first: LaneBlock,
+        crcs: &[Crc],
+        data: Buffer,
+    ) -> Result<(), StoreError> {
+        let count = crcs.len() as u64;
+        assert!((1..=WRITE_BLOCKS_MAX).contains(&count), "blocks of a write");
+        let last = Stamp {
+            epoch: stamp.epoch,
+            seq: stamp.seq + count - 1,
+        };
+        let same = |listed: &Listed| match &listed.record {
+            Record::Write(w) => w.first == first && w.crcs == crcs && !w.runs.is_empty(),
+            _ => false,
+        };
+        let Some(entering) = self.enter(lane, (stamp, last), same).await? else {
+            return Ok(());
+        };
+        self.list_has_room(entering.replica, count)?;
+        let ticket = self.writer.tickets.issue();
+        let blocks = first.0..first.0 + count;
+        self.submit(lane, &blocks, data, ticket.number(), Stamps::Given(stamp));
+        ticket.wait().await.1
+    }
+
+    /// Erases blocks, or marks them as damaged, under a stamp that is given.
+    pub(super) async fn apply_mark(
+        self: &Rc<Self>,
+        lane: &Rc<LaneState>,
+        stamp: Stamp,
+        blocks: Range<u64>,
+        mark: Mark,
+    ) -> Result<(), StoreError> {
+        let used = match &mark {
+            Mark::Erase => 1,
+            Mark::Poison(crcs) => crcs.len() as u64,
+        };
+        let last = Stamp {
+            epoch: stamp.epoch,
+            seq: stamp.seq + used - 1,
+        };
+        let same = |listed: &Listed| match (&listed.record, &mark) {
+            (Record::Write(w), Mark::Poison(crcs)) => {
+                w.first.0 == blocks.start && w.crcs == *crcs && w.runs.is_empty()
+            }
+            (Record::Tombstone(_), Mark::Erase) => listed.blocks == blocks,
+            _ => false,
+        };
+        let Some(entering) = self.enter(lane, (stamp, last), same).await? else {
+            return Ok(());
+        };
+        self.list_has_room(entering.replica, used)?;
+        self.room_for_mark(used).await?;
+        self.replica_of(lane)?;
+        let (given, parts) = entering.replica.comes(stamp, &blocks);
+        let parts = parts.unwrap_or_else(|| Vec::from([blocks.clone()]));
+        self.mark(lane, stamp, blocks, &mark, (given, &parts)).await
+    }
+
+    pub(super) async fn room_for_mark(&self, blocks: u64) -> Result<(), StoreError> {
+        while !self.has_room(blocks.max(8)) {
+            if self.failed() {
+                return Err(self.failure());
+            }
+            self.ask_for_checkpoint();
+            self.room.notified().await;
+        }
+        Ok(())
+    }
+
+    /// Journals and applies an erasure or damage. No await before it is admitted.
+    pub(super) async fn mark(
+        self: &Rc<Self>,
+        lane: &Rc<LaneState>,
+        stamp: Stamp,
+        blocks: Range<u64>,
+        mark: &Mark,
+        (given, parts): (Given, &[Range<u64>]),
+    ) -> Result<(), StoreError> {
+        let admitted = lane.admit_as(stamp);
+        self.scatter
+            .erased(lane.handle, admitted.generation, &blocks);
+        let first = LaneBlock(blocks.start);
+        let record = match mark {
+            Mark::Erase => Record::Tombstone(Tombstone {
+                handle: lane.handle,
+                lane_sequence: admitted.sequence,
+                generation: admitted.generation,
+                stamp,
+                first,
+                blocks: blocks.end - blocks.start,
+                given,
+                again: false,
+            }),
+            Mark::Poison(crcs) => Record::Write(Write {
+                handle: lane.handle,
+                lane_sequence: admitted.sequence,
+                generation: admitted.generation,
+                stamp,
+                first,
+                runs: Vec::new(),
+                crcs: crcs.clone(),
+                tags: None,
+                given,
+                again: false,
+            }),
+        };
+        self.journal.append_record(&record);
+        let listed = match &lane.replica {
+            Some(replica) if given != Given::No => {
+                let listed = Rc::new(Listed::new(record));
+                self.list(replica, &listed);
+                Some(listed)
+            }
+            _ => None,
+        };
+        let ticket = self.writer.meta_tickets.issue();
+        // Counted in flight until it is applied, so a freeze waits for it.
+        self.commit_records(ticket.number());
+        let result = ticket.wait().await;
+        let mut freed = Vec::new();
+        {
+            let mut layer = admitted.layer.borrow_mut();
+            let before = layer.len();
+            layer.in_flight -= 1;
+            for part in parts.iter().filter(|_| result.is_ok()) {
+                let Mark::Poison(crcs) = mark else {
+                    layer.erase(part.clone(), admitted.sequence.0, &mut freed);
+                    continue;
+                };
+                for block in part.clone() {
+                    let n = block - blocks.start;
+                    let of_block = Stamp {
+                        epoch: stamp.epoch,
+                        seq: stamp.seq + n,
+                    };
+                    let crc = crcs[n as usize];
+                    let entry = Entry::poison(of_block, crc, admitted.sequence.0);
+                    layer.insert(LaneBlock(block), entry, &mut freed);
+                }
+            }
+            self.delta_grew(layer.len() as isize - before as isize);
+        }
+        if let (Some(listed), Err(_)) = (&listed, result) {
+            listed.failed.set(true);
+        }
+        self.kept.park(&mut freed);
+        self.reclaim.superseded(&mut freed);
+        if !self.volatile {
+            self.reclaim_flushed();
+        }
+        self.completed.notify_all();
+        self.look_at_limits();
+        result
+    }
+
+    /// The data of a listed write, from its own blocks: newer writes may be over them.
+    pub(super) async fn fetch_listed(
+        &self,
+        lane: &LaneState,
+        write: &Write,
+        mut into: Buffer,
+    ) -> (Buffer, Result<(), StoreError>) {
+        let _reader = self.reclaim.read();
+        let mut n = 0;
+        for run in &write.runs {
+            for at in run.first.0..run.first.0 + u64::from(run.blocks) {
+                let mut buffer = self.read_buffers.take().await;
+                let place = at * BLOCK_BYTES as u64;
+                let (back, read) = self.device.read(place, buffer.lend(), BLOCK_BYTES).await;
+                buffer.back(back);
+                if let Err(e) = read {
+                    return (into, Err(StoreError::Io(e)));
+                }
+                let bytes = &buffer[..BLOCK_BYTES];
+                let (actual, expected) = (Crc::of(bytes), write.crcs[n]);
+                if actual != expected {
+                    let block = LaneBlock(write.first.0 + n as u64);
+                    let at = super::super::types::PhysicalBlock(at);
+                    let e = self.mismatch(lane, block, at, expected, actual);
+                    return (into, Err(e));
+                }
+                into[n * BLOCK_BYTES..][..BLOCK_BYTES].copy_from_slice(bytes);
+                n += 1;
+            }
+        }
+        (into, Ok(()))
+    }
+}
