@@ -213,6 +213,7 @@ fn store_code(e: StoreError) -> Code {
         StoreError::Io(e) => io_code(e),
         StoreError::Unknown => Code::NotFound,
         StoreError::Exists => Code::AlreadyExists,
+        StoreError::Replica => Code::FailedPrecondition,
         StoreError::Closed => Code::Unavailable,
     }
 }

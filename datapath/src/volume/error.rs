@@ -111,7 +111,9 @@ impl From<StoreError> for VolumeError {
             | StoreError::Lost => Self::Damaged,
             StoreError::Io(e) => e.into(),
             // The lane is not here any more.
-            StoreError::Unknown | StoreError::Exists | StoreError::Closed => Self::Closed,
+            StoreError::Unknown | StoreError::Exists | StoreError::Replica | StoreError::Closed => {
+                Self::Closed
+            }
         }
     }
 }

@@ -65,6 +65,17 @@ struct Entering<'a> {
     stamp: Stamp,
 }
 
+impl Entering<'_> {
+    /// A record that came late may have lost to some that are not there yet: until they are, its blocks show something older than both.
+    async fn wait_for_higher(&self, blocks: &Range<u64>) {
+        for higher in self.replica.entering_above(self.stamp, blocks) {
+            while self.replica.entering.borrow().contains(&higher) {
+                self.of.completed.notified().await;
+            }
+        }
+    }
+}
+
 impl Drop for Entering<'_> {
     fn drop(&mut self) {
         self.replica.entering.borrow_mut().remove(&self.stamp);
@@ -153,7 +164,9 @@ impl Inner {
         let ticket = self.writer.tickets.issue();
         let blocks = first.0..first.0 + count;
         self.submit(lane, &blocks, data, ticket.number(), Stamps::Given(stamp));
-        ticket.wait().await.1
+        ticket.wait().await.1?;
+        entering.wait_for_higher(&blocks).await;
+        Ok(())
     }
 
     /// Erases blocks, or marks them as damaged, under a stamp that is given.
@@ -187,7 +200,10 @@ impl Inner {
         self.replica_of(lane)?;
         let (given, parts) = entering.replica.comes(stamp, &blocks);
         let parts = parts.unwrap_or_else(|| Vec::from([blocks.clone()]));
-        self.mark(lane, stamp, blocks, &mark, (given, &parts)).await
+        self.mark(lane, stamp, blocks.clone(), &mark, (given, &parts))
+            .await?;
+        entering.wait_for_higher(&blocks).await;
+        Ok(())
     }
 
     pub(super) async fn room_for_mark(&self, blocks: u64) -> Result<(), StoreError> {

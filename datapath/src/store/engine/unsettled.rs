@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
@@ -161,9 +162,20 @@ impl ReplicaLane {
         }
     }
 
+    /// Listed records over these blocks, with stamps above this one, that are being applied.
+    pub fn entering_above(&self, stamp: Stamp, blocks: &Range<u64>) -> Vec<Stamp> {
+        let entering = self.entering.borrow();
+        let list = self.list.borrow();
+        let above = entering.range((Excluded(stamp), Unbounded));
+        let over = above.filter(|s| {
+            let record = list.get(s);
+            record.is_some_and(|r| r.blocks.start < blocks.end && blocks.start < r.blocks.end)
+        });
+        over.copied().collect()
+    }
+
     /// The parts of these blocks that no record with a stamp above this one is over; `None`: there is no such record.
     fn replaces(&self, stamp: Stamp, blocks: &Range<u64>) -> Option<Vec<Range<u64>>> {
-        use std::ops::Bound::{Excluded, Unbounded};
         let list = self.list.borrow();
         let mut above = list.range((Excluded(stamp), Unbounded)).peekable();
         above.peek()?;

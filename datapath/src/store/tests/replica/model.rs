@@ -222,6 +222,12 @@ impl Lane {
         }
     }
 
+    /// For messages.
+    pub fn over(&self, block: u64) -> Vec<(&Stamp, &Rec)> {
+        let over = self.all.iter().filter(|(_, r)| r.blocks.contains(&block));
+        over.collect()
+    }
+
     /// The highest stamp up to which all is stable or will never come.
     pub fn may_settle(&self) -> Stamp {
         let mut at = self.told.0;

@@ -229,8 +229,9 @@ impl Ctx {
             let copied = self.model.borrow().lanes[lane].bases.contains_key(&block);
             assert!(
                 absent || copied || entry.stamp >= least[n],
-                "{entry:?} after {:?}",
-                least[n]
+                "{entry:?} of block {block} after {:?}: {:?}",
+                least[n],
+                self.model.borrow().lanes[lane].over(block)
             );
         }
     }
@@ -382,11 +383,7 @@ impl Ctx {
         assert!(
             !left.is_empty(),
             "block {block} of lane {lane} is {entry:?}: {expected:?}, settled {settled:?}, of {:?}",
-            lane_state
-                .all
-                .iter()
-                .filter(|(_, r)| r.blocks.contains(&block))
-                .collect::<Vec<_>>()
+            lane_state.over(block)
         );
         if model.lanes[lane].bases.contains_key(&block) {
             model.lanes[lane].bases.insert(block, left);
