@@ -97,8 +97,10 @@ impl Reader {
 
     /// One receive, of what there is.
     fn receive(&mut self) -> Result<(), Down> {
-        self.buf.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
+        if self.start > 0 {
+            self.buf.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
         let socket = &self.session.socket;
         let tail = &mut self.buf[self.end..];
         let got = match self.at {

@@ -72,3 +72,33 @@ fn frames_and_data_arrive_in_order_in_both_directions() {
         assert!(matches!(events.all()[..], [Event::Up(_)]), "seed {seed}");
     }
 }
+
+/// The largest frame that there is, in more pieces than one receive takes, with a small one behind it.
+#[test]
+fn a_mib_of_single_blocks_arrives_in_its_places() {
+    for seed in 0..6 {
+        let rig = Rig::new(seed, 2, 1);
+        let service = Rc::new(Takers::default());
+        rig.accept(1, |_| service.clone());
+        let link = rig.link((0, 0), 1, Rc::new(Events::default()));
+        rig.until(SECOND, "a session", || link.session().is_some());
+        let channel = open(&link, &Rc::new(Taker::default()));
+        let handle = rig.handle(0, 0);
+        let data = (0..=255).map(|p| (blocks(&handle, 1, p), 0..4096));
+        let body = [1_u8; 256];
+        let sent = channel.send(Kind::Batch, 3, |out| out.extend(body), data);
+        assert_eq!(sent, Ok(()));
+        let sent = channel.send(Kind::Flush, 3, |out| out.push(1), []);
+        assert_eq!(sent, Ok(()));
+        rig.until(5 * SECOND, &format!("both, seed {seed}"), || {
+            !service.all.borrow().is_empty() && service.last().count() == 3
+        });
+        let taker = service.last();
+        let got = taker.got.borrow();
+        assert_eq!(got[1].data.len(), 256, "seed {seed}");
+        for (i, piece) in got[1].data.iter().enumerate() {
+            assert!(*piece == [i as u8; 4096], "seed {seed}, piece {i}");
+        }
+        assert_eq!((got[2].kind, &got[2].body), (Kind::Flush, &vec![1]));
+    }
+}

@@ -43,7 +43,12 @@ async fn exchange(handle: &Handle, link: &Link) {
         assert_eq!(send(), Ok(()), "frame {i}");
         until(handle, "the frame's answer", || mine.count() >= i / 2).await;
     }
-    until(handle, "all answers", || mine.count() == 201).await;
+    // A MiB in more pieces than one receive takes.
+    let data = (0..=255).map(|p| (blocks(handle, 1, p), 0..4096));
+    let body = [1_u8; 256];
+    let sent = channel.send(Kind::Batch, 3, |out| out.extend(body), data);
+    assert_eq!(sent, Ok(()));
+    until(handle, "all answers", || mine.count() == 202).await;
     channel.close(3);
     until(handle, "the end", || mine.ended.borrow().is_some()).await;
 }
