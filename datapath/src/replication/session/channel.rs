@@ -35,6 +35,8 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
     /// Its data, in the pieces of [`Handler::layout`], each at the beginning of its buffer. Buffers that are left here are given back.
     pub data: &'a mut Vec<Buffer>,
+    /// Bytes of data, all pieces together.
+    pub bytes: usize,
 }
 
 /// Why a handler does not take a frame: the session ends.

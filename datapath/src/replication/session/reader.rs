@@ -371,6 +371,7 @@ impl Reader {
             epoch: header.epoch,
             body: &self.buf[from..from + header.body as usize],
             data: &mut self.data,
+            bytes: header.data as usize,
         };
         let taken = handler.frame(frame, admitted);
         self.data.clear();
