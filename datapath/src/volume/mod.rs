@@ -10,6 +10,7 @@
 //! other reactors forward. Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
 //! grows and closes volumes on all of them, and has lanes change their drive (`moving`).
 
+pub mod coordinator;
 mod drive;
 mod error;
 mod flush;

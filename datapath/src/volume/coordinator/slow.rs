@@ -1,0 +1,200 @@
+//! Who is slow, and shall leave the set (`docs/replication.md` §8 *Slow*).
+
+use std::time::Duration;
+
+use super::members::{Members, PLACES_MAX, Place};
+use crate::reactor::Nanos;
+
+/// Limits of a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// With a member that is half a ring behind, holds up a write, or is silent.
+    pub slow: Duration,
+    /// With a member that has no session and holds up a write.
+    pub cut: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            slow: Duration::from_secs(2),
+            cut: Duration::from_millis(50),
+        }
+    }
+}
+
+/// What is seen of a member now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// It has a session, and was opened.
+    pub connected: bool,
+    /// It is behind by half of the ring.
+    pub half: bool,
+    /// The ring is full, and it has not all of it.
+    pub full: bool,
+    /// It holds up a write: it counts, has not confirmed the oldest that waits, and others of the set are not enough.
+    pub holds_up: bool,
+}
+
+/// Since when a member is what.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    half: Option<Nanos>,
+    holds_up: Option<Nanos>,
+    silent: Option<Nanos>,
+}
+
+/// Remembers since when.
+#[derive(Debug)]
+pub struct Slow {
+    patience: Patience,
+    since: [Since; PLACES_MAX],
+}
+
+fn note(since: &mut Option<Nanos>, is: bool, now: Nanos) {
+    match is {
+        true => {
+            since.get_or_insert(now);
+        }
+        false => *since = None,
+    }
+}
+
+impl Slow {
+    /// Nobody is slow.
+    pub fn new(patience: Patience) -> Self {
+        Self {
+            patience,
+            since: [Since::default(); PLACES_MAX],
+        }
+    }
+
+    /// Somebody said something: it is not silent.
+    pub fn heard(&mut self, place: Place, now: Nanos) {
+        self.since[place.index()].silent = Some(now);
+    }
+
+    /// Somebody is new here.
+    pub fn forget(&mut self, place: Place, now: Nanos) {
+        self.since[place.index()] = Since {
+            silent: Some(now),
+            ..Since::default()
+        };
+    }
+
+    /// Looks at a member; whether it is to be excluded.
+    pub fn look(&mut self, place: Place, seen: Seen, now: Nanos) -> bool {
+        let since = &mut self.since[place.index()];
+        note(&mut since.half, seen.half, now);
+        note(&mut since.holds_up, seen.holds_up, now);
+        let silent = *since.silent.get_or_insert(now);
+        let longer = |since: Option<Nanos>, than| since.is_some_and(|s| now >= s + than);
+        let Patience { slow, cut } = self.patience;
+        seen.full
+            || longer(since.half, slow)
+            || longer(since.holds_up, if seen.connected { slow } else { cut })
+            || longer(Some(silent), slow)
+    }
+
+    /// When something will have lasted too long, if nothing happens.
+    pub fn deadline(&self, of: Members, connected: Members) -> Option<Nanos> {
+        let Patience { slow, cut } = self.patience;
+        let all = of.iter().flat_map(|p| {
+            let since = self.since[p.index()];
+            let up = if connected.has(p) { slow } else { cut };
+            [
+                since.half.map(|s| s + slow),
+                since.holds_up.map(|s| s + up),
+                since.silent.map(|s| s + slow),
+            ]
+        });
+        all.flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FINE: Seen = Seen {
+        connected: true,
+        half: false,
+        full: false,
+        holds_up: false,
+    };
+
+    fn at(ms: u64) -> Nanos {
+        Nanos(ms * 1_000_000)
+    }
+
+    fn started() -> (Slow, Place) {
+        let place = Place::new(3).unwrap();
+        let mut slow = Slow::new(Patience::default());
+        assert!(!slow.look(place, FINE, at(0)));
+        (slow, place)
+    }
+
+    #[test]
+    fn half_a_ring_behind_for_longer_than_the_limit() {
+        let (mut slow, place) = started();
+        let half = Seen { half: true, ..FINE };
+        for ms in [100, 1000, 2099] {
+            slow.heard(place, at(ms));
+            assert!(!slow.look(place, half, at(ms)));
+        }
+        assert!(slow.look(place, half, at(2100)));
+        // Between them it caught up: it begins anew.
+        slow.heard(place, at(2200));
+        assert!(!slow.look(place, FINE, at(2200)));
+        assert!(!slow.look(place, half, at(2300)));
+    }
+
+    #[test]
+    fn a_full_ring_is_enough() {
+        let (mut slow, place) = started();
+        assert!(slow.look(place, Seen { full: true, ..FINE }, at(1)));
+    }
+
+    #[test]
+    fn who_is_cut_and_holds_up_a_write_leaves_soon() {
+        let (mut slow, place) = started();
+        let cut = Seen {
+            connected: false,
+            ..FINE
+        };
+        assert!(!slow.look(place, cut, at(60)), "it is in nobody's way");
+        let holds_up = Seen {
+            holds_up: true,
+            ..cut
+        };
+        assert!(!slow.look(place, holds_up, at(100)));
+        assert!(!slow.look(place, holds_up, at(149)));
+        assert!(slow.look(place, holds_up, at(150)));
+    }
+
+    #[test]
+    fn who_holds_up_a_write_and_is_there_gets_the_longer_limit() {
+        let (mut slow, place) = started();
+        let holds_up = Seen {
+            holds_up: true,
+            ..FINE
+        };
+        assert!(!slow.look(place, holds_up, at(0)));
+        slow.heard(place, at(1900));
+        assert!(!slow.look(place, holds_up, at(1999)));
+        assert!(slow.look(place, holds_up, at(2000)));
+    }
+
+    #[test]
+    fn silence_is_enough_before_leases_end() {
+        let (mut slow, place) = started();
+        assert!(!slow.look(place, FINE, at(1999)));
+        assert_eq!(
+            slow.deadline(Members::one(place), Members::one(place)),
+            Some(at(2000))
+        );
+        assert!(slow.look(place, FINE, at(2000)));
+        slow.heard(place, at(2001));
+        assert!(!slow.look(place, FINE, at(2002)));
+    }
+}
