@@ -132,7 +132,7 @@ pub trait ReplicaStore: 'static {
     /// [`ReplicaError`], as for `apply`.
     async fn repair(&self, record: &Rc<Held>) -> Result<(), ReplicaError>;
 
-    /// Makes all that was done before it began stable, on all drives of the replica.
+    /// Makes all that was done before it began stable, on all drives of the replica; what was settled, too.
     ///
     /// # Errors
     /// [`ReplicaError::Drive`].
@@ -190,4 +190,9 @@ pub trait ReplicaStore: 'static {
 
     /// Blocks that it can take beyond its reserve.
     fn space(&self) -> u64;
+
+    /// Whether what is written can be lost before a flush. If not, it is stable at once.
+    fn volatile(&self) -> bool {
+        true
+    }
 }

@@ -40,6 +40,8 @@ reasons! {
     NotServed = 8,
     /// The volume has another number of lanes here.
     Lanes = 9,
+    /// A longer lease was asked for than this node gives.
+    Lease = 10,
 }
 
 /// The channel ends, and what was sent on it is not answered.
