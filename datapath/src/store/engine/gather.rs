@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::super::types::BLOCK_BYTES;
-use super::writer::{Batch, Placed};
+use super::writer::{Batch, Data, Placed};
 use super::{Inner, StoreError};
 
 /// Bytes that are gathered into one data write.
@@ -62,7 +62,9 @@ impl Inner {
     /// A large write goes out from its own buffer, and completes by itself.
     pub(super) fn send_alone(self: &Rc<Self>, mut write: Placed) {
         let run = write.runs[0];
-        let data = write.data.take().expect("sent once");
+        let Some(Data::Own(data)) = write.data.take() else {
+            unreachable!("it goes out from its own buffer, once");
+        };
         let batch = self.new_batch(vec![write]);
         batch.data_left.set(1);
         self.writer.batches.borrow_mut().push_back(batch.clone());
@@ -71,7 +73,7 @@ impl Inner {
             let place = run.first.0 * BLOCK_BYTES as u64;
             let len = run.blocks as usize * BLOCK_BYTES;
             let (back, result) = this.device.write(place, data, len, false).await;
-            batch.writes.borrow_mut()[0].data = Some(back);
+            batch.writes.borrow_mut()[0].data = Some(Data::Own(back));
             this.wrote(len as u64);
             this.data_done(&batch, result.map_err(StoreError::Io));
         });

@@ -90,7 +90,7 @@ use reclaim::Reclaim;
 use scatter::Scatter;
 use stamped::Stamps;
 use unsettled::Kept;
-use writer::Writer;
+use writer::{Data, Writer};
 
 /// How often closing looks whether the drive has answered.
 const CLOSE_STEP: Duration = Duration::from_micros(100);
@@ -548,9 +548,12 @@ impl StoreLane {
             return (from, Err(StoreError::Closed));
         }
         let ticket = self.store.writer.tickets.issue();
+        let own = (Stamps::Own, Vec::new());
         self.store
-            .submit(&self.lane, &blocks, from, ticket.number(), Stamps::Own);
-        let (buffer, mut result) = ticket.wait().await;
+            .submit(&self.lane, &blocks, Data::Own(from), ticket.number(), own);
+        let (Data::Own(buffer), mut result) = ticket.wait().await else {
+            unreachable!("a write gets its own buffer back");
+        };
         if fua && result.is_ok() {
             result = self.store.flush().await;
         }

@@ -13,7 +13,7 @@ use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, Stamp};
 use super::lane::LaneState;
 use super::layer::Entry;
 use super::unsettled::{Listed, ReplicaLane};
-use super::writer::WRITE_BLOCKS_MAX;
+use super::writer::{Data, WRITE_BLOCKS_MAX};
 use super::{Inner, StoreError};
 use crate::device::IoError;
 
@@ -138,14 +138,14 @@ impl Inner {
         }
     }
 
-    /// Applies a write of a replica; `crcs` are those of the record.
+    /// Applies a write of a replica; `crcs` are those of the record, and were compared with the data.
     pub(super) async fn apply_write(
         &self,
         lane: &Rc<LaneState>,
         stamp: Stamp,
         first: LaneBlock,
-        crcs: &[Crc],
-        data: Buffer,
+        crcs: Vec<Crc>,
+        data: Rc<Buffer>,
     ) -> Result<(), StoreError> {
         let count = crcs.len() as u64;
         assert!((1..=WRITE_BLOCKS_MAX).contains(&count), "blocks of a write");
@@ -163,7 +163,9 @@ impl Inner {
         self.list_has_room(entering.replica, count)?;
         let ticket = self.writer.tickets.issue();
         let blocks = first.0..first.0 + count;
-        self.submit(lane, &blocks, data, ticket.number(), Stamps::Given(stamp));
+        let stamps = (Stamps::Given(stamp), crcs);
+        let data = Data::Shared(data);
+        self.submit(lane, &blocks, data, ticket.number(), stamps);
         ticket.wait().await.1?;
         entering.wait_for_higher(&blocks).await;
         Ok(())

@@ -481,6 +481,8 @@ impl Inner {
         }
         self.kept.copying.set(0);
         self.keep_room();
+        // Their room is everybody's again.
+        self.room.notify_all();
         Ok(())
     }
 

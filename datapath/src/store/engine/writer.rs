@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
@@ -30,8 +30,29 @@ const ALONE_BYTES: usize = 64 << 10;
 /// Small writes are likely to be read again: they stay in the cache.
 const CACHED_BLOCKS_MAX: u64 = 16;
 
+/// What a write writes.
+#[derive(Debug)]
+pub enum Data {
+    /// Its own buffer, which comes back.
+    Own(Buffer),
+    /// Of a record, which others have too.
+    Shared(Rc<Buffer>),
+}
+
+impl Deref for Data {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(buffer) => buffer,
+            Self::Shared(buffer) => buffer,
+        }
+    }
+}
+
 /// What comes back of a write.
-pub type Written = (Buffer, Result<(), StoreError>);
+pub type Written = (Data, Result<(), StoreError>);
 
 /// A write that waits for the writer.
 #[derive(Debug)]
@@ -39,7 +60,9 @@ pub struct PendingWrite {
     lane: Rc<LaneState>,
     first: LaneBlock,
     blocks: u64,
-    data: Buffer,
+    data: Data,
+    /// Of its blocks, if they are known.
+    crcs: Vec<Crc>,
     stamps: Stamps,
     ticket: TicketNumber,
     /// Space that was found for it the slow way.
@@ -55,7 +78,7 @@ pub struct Placed {
     first: LaneBlock,
     pub(super) runs: Vec<Run>,
     crcs: Vec<Crc>,
-    pub(super) data: Option<Buffer>,
+    pub(super) data: Option<Data>,
     ticket: TicketNumber,
     /// Of a replica.
     listed: Option<Rc<Listed>>,
@@ -64,9 +87,10 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// Whether it goes out from its own buffer: it is large, and in one place.
+    /// Whether it goes out from its own buffer: it has one, is large, and in one place.
     fn goes_alone(&self) -> bool {
-        self.crcs.len() * BLOCK_BYTES >= ALONE_BYTES && self.runs.len() == 1
+        let large = self.crcs.len() * BLOCK_BYTES >= ALONE_BYTES;
+        large && self.runs.len() == 1 && matches!(self.data, Some(Data::Own(_)))
     }
 
     /// Whether it replaces one of its blocks.
@@ -128,15 +152,16 @@ impl Inner {
         &self,
         lane: &Rc<LaneState>,
         blocks: &Range<u64>,
-        data: Buffer,
+        data: Data,
         ticket: TicketNumber,
-        stamps: Stamps,
+        (stamps, crcs): (Stamps, Vec<Crc>),
     ) {
         self.resubmit(PendingWrite {
             lane: lane.clone(),
             first: LaneBlock(blocks.start),
             blocks: blocks.end - blocks.start,
             data,
+            crcs,
             stamps,
             ticket,
             runs: Vec::new(),
@@ -161,7 +186,8 @@ impl Inner {
             lane: lane.clone(),
             first: LaneBlock(blocks.start),
             blocks: blocks.end - blocks.start,
-            data,
+            data: Data::Own(data),
+            crcs: Vec::new(),
             stamps,
             ticket: ticket.number(),
             runs,
@@ -327,7 +353,10 @@ impl Inner {
             Stamps::Given(stamp) | Stamps::Copied(stamp) => write.lane.admit_as(stamp),
         };
         let data = &write.data[..write.blocks as usize * BLOCK_BYTES];
-        let crcs: Vec<Crc> = data.chunks_exact(BLOCK_BYTES).map(Crc::of).collect();
+        let crcs: Vec<Crc> = match write.crcs.is_empty() {
+            true => data.chunks_exact(BLOCK_BYTES).map(Crc::of).collect(),
+            false => write.crcs,
+        };
         let fields = WriteFields {
             handle: write.lane.handle,
             lane_sequence: admitted.sequence,
@@ -554,7 +583,7 @@ impl Inner {
         self.delta_grew(grown);
     }
 
-    fn finish_write(&self, ticket: TicketNumber, data: Buffer, result: Result<(), StoreError>) {
+    fn finish_write(&self, ticket: TicketNumber, data: Data, result: Result<(), StoreError>) {
         self.writer.tickets.finish(ticket, (data, result));
     }
 }

@@ -24,6 +24,13 @@ fn planted() {
         println!("FOUND {bug:?}: a page of another place counts");
         return;
     }
+    if bug == Bug::PromiseInOnePair {
+        // Only damage of a whole pair at that very moment shows it.
+        let (kept, found) = replica::steps::promise_without_the_newest_pair();
+        assert!(found != Some(kept), "{bug:?} is not found");
+        println!("FOUND {bug:?}: {found:?} where {kept:?} was kept");
+        return;
+    }
     std::panic::set_hook(Box::new(|_| {}));
     let of_moves = [
         Bug::MoveNotCheckpointed,
@@ -35,7 +42,6 @@ fn planted() {
         Bug::MoveNotHeld,
     ];
     let of_replicas = [
-        Bug::PromiseInOnePair,
         Bug::OlderStampReplaces,
         Bug::UnsettledNotCopied,
         Bug::SupersededNotKept,

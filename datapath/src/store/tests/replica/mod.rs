@@ -5,6 +5,7 @@
 //! lists of what is not settled say which records are there, and then there is one thing that each block can be.
 
 mod model;
+pub mod steps;
 mod work;
 
 use std::cell::{Cell, RefCell};
