@@ -1,9 +1,10 @@
 //! The coordinator of a replicated volume (`docs/replication.md` §§7 to 12): stamps, acknowledges, settles, reads, takes over, changes the set.
 //!
-//! All of it is events in and actions out, with no I/O and no clock but the numbers it is given. [`state`] ties it together: `quorum` (who must
+//! All of it but [`driver`] is events in and actions out, with no I/O and no clock but the numbers it is given. [`state`] ties it together: `quorum` (who must
 //! have said yes), `order` (stamps and streams), `ring` (everybody's place in them), `settled`, `lease`, `union` (what a takeover completes), `set` (the
 //! KVDB's record), `slow`, `read` (what reads may show), `flush`. `members` and `message` are the words. Nothing uses it yet.
 
+pub mod driver;
 pub mod flush;
 pub mod lease;
 pub mod members;

@@ -84,7 +84,8 @@ pub struct World {
     faults: Faults,
     volatile: bool,
     confirmed: bool,
-    minimum: u8,
+    /// The KVDB is away most of the time.
+    kvdb_away: bool,
     pub replicas: Vec<Replica>,
     rates: Vec<i64>,
     kv: VolumeRecord,
@@ -97,6 +98,7 @@ pub struct World {
     pub exclusions: usize,
     pub joins: usize,
     pub served: usize,
+    pub gapped: usize,
 }
 
 const UNLIMITED: Limits = Limits {
@@ -130,6 +132,7 @@ impl World {
             false => 0,
         };
         let rates = (0..n).map(|_| rate()).collect();
+        let kvdb_away = faults.kvdb && rng.random_bool(0.3);
         let confirmed = rng.random_bool(0.2);
         Self {
             rng,
@@ -137,7 +140,7 @@ impl World {
             faults,
             volatile,
             confirmed,
-            minimum,
+            kvdb_away,
             replicas,
             rates,
             kv,
@@ -150,6 +153,7 @@ impl World {
             exclusions: 0,
             joins: 0,
             served: 0,
+            gapped: 0,
         }
     }
 
@@ -253,7 +257,10 @@ impl World {
             return;
         }
         let now = self.clock(self.coordinators[c].rate);
+        let gapped = self.coordinators[c].machine.sets().gapped();
         let actions = self.coordinators[c].machine.pump(now, &|_| UNLIMITED);
+        let after = self.coordinators[c].machine.sets().gapped();
+        self.gapped += usize::from(!after.within(gapped));
         let coordinator = &mut self.coordinators[c];
         let ring = coordinator.machine.ring();
         for (_, entry) in ring.lanes().flat_map(|l| ring.stream(l).iter()) {
@@ -353,7 +360,8 @@ impl World {
             && self.kv.incarnation == request.record.incarnation;
         let outcome = if applied {
             let members = request.record.members().count();
-            assert!(members >= usize::from(self.minimum), "invariant 17");
+            let least = usize::from(request.record.minimum);
+            assert!(members >= least && least > 0, "invariant 17");
             let before = self.kv.members().count();
             if request.record.serving && self.kv.serving {
                 self.exclusions += usize::from(members < before);
@@ -401,6 +409,9 @@ impl World {
             945..955 => self.step_resync(c),
             955..958 => self.pass(100, 1500),
             958..975 if !self.swaps.is_empty() => {
+                if self.kvdb_away && self.rng.random_bool(0.95) {
+                    return;
+                }
                 let which = self.rng.random_range(0..self.swaps.len());
                 self.swap(which);
             }
@@ -413,7 +424,11 @@ impl World {
             999 => {
                 let place = self.coordinators[c].machine.place(&self.replicas[r].id);
                 if let Some(place) = place {
-                    self.event(c, Event::Change(Wish::Exclude(place)));
+                    let wish = match self.rng.random_range(0..4) {
+                        0 => Wish::Minimum(self.rng.random_range(1..=2)),
+                        _ => Wish::Exclude(place),
+                    };
+                    self.event(c, Event::Change(wish));
                 }
             }
             _ => {}

@@ -1,0 +1,532 @@
+//! Runs a coordinator's states on a reactor, and gives its users writes, reads and flushes to await.
+//!
+//! Sessions and the KVDB stand behind [`Peers`] and [`SetStore`]: what they are told goes out through them, what they have to say comes in by
+//! [`Driver::event`]. A replica on this node is a member like any: its `Peers` hands it the same messages by a direct call, so that a promise fences it as it
+//! does others; [`Peers::near`] names it, and reads ask it first.
+//!
+//! Nothing waits without a bound: commands that wait for too long fail with [`Failed::Stalled`] after the volume's limit.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::future::poll_fn;
+use std::ops::Range;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use keelblock_hugepages::Buffer;
+
+use super::flush::Token;
+use super::members::{Members, Place};
+use super::message::{Action, Event, Failed, Message};
+use super::read::{Part, Ready};
+use super::ring::Limits;
+use super::set::{Request, VolumeRecord};
+use super::state::{Config, Machine, Reading, Standing};
+use crate::reactor::{Handle, Nanos, Notify};
+use crate::replication::held::{Held, What};
+use crate::replication::seam::{Entry, Id};
+use crate::store::types::{BLOCK_BYTES, LaneBlock, Stamp};
+
+/// Why a replica did not give blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRead {
+    /// They are damaged there.
+    #[error("the blocks are damaged on this replica")]
+    Damaged,
+    /// It did not answer, or refused.
+    #[error("the replica did not answer")]
+    Away,
+}
+
+/// The way to replicas.
+#[allow(async_fn_in_trait, reason = "a reactor has one thread")]
+pub trait Peers: 'static {
+    /// Says something to a replica, in order; it is lost with the session.
+    fn send(&self, to: Place, replica: Id, message: Message);
+
+    /// What of records the session to it takes now.
+    fn credit(&self, to: Place) -> Limits;
+
+    /// Ends the session to it: it broke the protocol. `Lost` follows.
+    fn cut(&self, to: Place);
+
+    /// The replica that is cheapest to ask: the one on this node.
+    fn near(&self) -> Option<Place>;
+
+    /// Reads blocks into the beginning of a buffer, with their entries in order. The answer is of this epoch; it comes within a bound.
+    async fn read(
+        &self,
+        from: Place,
+        lane: u8,
+        blocks: Range<u64>,
+        into: Buffer,
+    ) -> (Buffer, Result<Vec<Entry>, NotRead>);
+}
+
+/// The way to the KVDB.
+pub trait SetStore: 'static {
+    /// Sends a change; [`Event::Outcome`] follows, or nothing.
+    fn submit(&self, request: Request);
+}
+
+/// A command that waits.
+#[derive(Debug, Default)]
+struct Waiting {
+    done: Option<Result<(), Failed>>,
+    waker: Option<Waker>,
+}
+
+struct Inner<P, K> {
+    handle: Handle,
+    machine: RefCell<Machine>,
+    limit: std::time::Duration,
+    peers: P,
+    kvdb: K,
+    /// Actions in order; whoever began to do them does all, also those that come meanwhile.
+    actions: RefCell<VecDeque<Action>>,
+    acting: Cell<bool>,
+    /// Wakes the pump.
+    work: Notify,
+    /// Wakes reads, and whoever waits for a standing.
+    changed: Notify,
+    waiting: RefCell<BTreeMap<Token, Waiting>>,
+    next: Cell<Token>,
+    ended: Cell<bool>,
+}
+
+/// A coordinator at work; cheap to clone.
+pub struct Driver<P: Peers, K: SetStore>(Rc<Inner<P, K>>);
+
+impl<P: Peers, K: SetStore> Clone for Driver<P, K> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<P: Peers, K: SetStore> std::fmt::Debug for Driver<P, K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let standing = self.standing();
+        f.debug_struct("Driver")
+            .field("standing", &standing)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<P: Peers, K: SetStore> Driver<P, K> {
+    /// Begins a takeover with the record that K1 made. Sessions to its replicas are told as [`Event::Connected`] when they are there.
+    pub fn start(handle: &Handle, config: Config, record: VolumeRecord, peers: P, kvdb: K) -> Self {
+        let limit = config.command_limit;
+        let driver = Self(Rc::new(Inner {
+            handle: handle.clone(),
+            machine: RefCell::new(Machine::new(config, record, handle.now())),
+            limit,
+            peers,
+            kvdb,
+            actions: RefCell::default(),
+            acting: Cell::new(false),
+            work: Notify::new(),
+            changed: Notify::new(),
+            waiting: RefCell::default(),
+            next: Cell::new(0),
+            ended: Cell::new(false),
+        }));
+        let inner = Rc::clone(&driver.0);
+        handle.spawn("coordinator", async move { inner.pump().await });
+        driver
+    }
+
+    /// Where it is.
+    pub fn standing(&self) -> Standing {
+        self.0.machine.borrow().standing()
+    }
+
+    /// The place of a replica.
+    pub fn place(&self, id: &Id) -> Option<Place> {
+        self.0.machine.borrow().place(id)
+    }
+
+    /// What its records take.
+    pub fn kept(&self) -> Limits {
+        self.0.machine.borrow().ring().kept()
+    }
+
+    /// Up to where a lane is settled.
+    pub fn settled(&self, lane: u8) -> Stamp {
+        self.0.machine.borrow().settled().of(lane)
+    }
+
+    /// The ways that it was given.
+    pub fn peers(&self) -> &P {
+        &self.0.peers
+    }
+
+    /// Something happened: a replica said something, a change has an outcome, somebody wants another set.
+    pub fn event(&self, event: Event) {
+        self.0.event(event);
+    }
+
+    /// Waits until it serves.
+    ///
+    /// # Errors
+    /// [`Failed::Ended`]; [`Failed::Stalled`] after the volume's limit.
+    pub async fn serving(&self) -> Result<(), Failed> {
+        let until = self.0.handle.now() + self.0.limit;
+        loop {
+            match self.standing() {
+                Standing::Serving | Standing::InDoubt | Standing::Stalled => return Ok(()),
+                Standing::Ended(_) => return Err(Failed::Ended),
+                _ => self.0.wait(until).await?,
+            }
+        }
+    }
+
+    /// Writes the first `blocks` blocks of a buffer. Done when it is acknowledged (§8); with `fua` then it is on stable media.
+    ///
+    /// # Errors
+    /// [`Failed`]. After [`Failed::Stalled`] it may be done later, or not.
+    pub async fn write(
+        &self,
+        lane: u8,
+        first: LaneBlock,
+        data: Rc<Buffer>,
+        blocks: usize,
+        fua: bool,
+    ) -> Result<(), Failed> {
+        // Its stamp is given later.
+        let none = Stamp { epoch: 0, seq: 0 };
+        let what = Held::write(lane, none, first, blocks, data).what;
+        self.modify(lane, what, fua).await
+    }
+
+    /// Erases blocks: they read as zeroes.
+    ///
+    /// # Errors
+    /// As for a write.
+    pub async fn erase(&self, lane: u8, blocks: Range<u64>) -> Result<(), Failed> {
+        let what = What::Tombstone {
+            first: LaneBlock(blocks.start),
+            blocks: blocks.end - blocks.start,
+        };
+        self.modify(lane, what, false).await
+    }
+
+    async fn modify(&self, lane: u8, what: What, fua: bool) -> Result<(), Failed> {
+        let command = self.0.command();
+        self.0.event(Event::Write {
+            token: command.token,
+            lane,
+            what,
+            fua,
+        });
+        command.done().await
+    }
+
+    /// Makes all that was acknowledged before stable.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub async fn flush(&self) -> Result<(), Failed> {
+        let command = self.0.command();
+        self.0.event(Event::Flush(command.token));
+        command.done().await
+    }
+
+    /// Ends, as soon as what is stamped has settled or a moment has passed; leases are given back.
+    pub async fn detach(&self) {
+        self.0.event(Event::Detach);
+        while !self.0.ended.get() {
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// Reads blocks into the beginning of a buffer.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub async fn read(
+        &self,
+        lane: u8,
+        blocks: Range<u64>,
+        into: Buffer,
+    ) -> (Buffer, Result<(), Failed>) {
+        let until = self.0.handle.now() + self.0.limit;
+        let reading = loop {
+            let reading = self.0.machine.borrow_mut().begin_read(lane, blocks.clone());
+            if let Some(reading) = reading {
+                break reading;
+            }
+            if self.0.ended.get() {
+                return (into, Err(Failed::Ended));
+            }
+            if let Err(failed) = self.0.wait(until).await {
+                return (into, Err(failed));
+            }
+        };
+        // A heartbeat may have to be sent for it.
+        self.0.work.notify();
+        let needs_replica = reading.needs_replica;
+        let pinned = Pinned {
+            inner: &self.0,
+            reading: Some(reading),
+        };
+        pinned.go(lane, blocks, into, needs_replica, until).await
+    }
+}
+
+impl<P: Peers, K: SetStore> Inner<P, K> {
+    fn event(&self, event: Event) {
+        let now = self.handle.now();
+        let actions = self.machine.borrow_mut().apply(event, now);
+        self.act(actions);
+        self.work.notify();
+        self.changed.notify_all();
+    }
+
+    /// Once per pass in which something happened, and at the deadline.
+    async fn pump(self: Rc<Self>) {
+        while !self.ended.get() {
+            let now = self.handle.now();
+            let credit = |place| self.peers.credit(place);
+            let actions = self.machine.borrow_mut().pump(now, &credit);
+            if !actions.is_empty() {
+                self.act(actions);
+                self.changed.notify_all();
+            }
+            let deadline = self.machine.borrow().deadline(now);
+            match deadline {
+                None => self.work.notified().await,
+                Some(at) => {
+                    let left = at.since(now);
+                    // Whichever comes first.
+                    let _ = self.handle.timeout(left, self.work.notified()).await;
+                }
+            }
+        }
+    }
+
+    fn act(&self, actions: Vec<Action>) {
+        self.actions.borrow_mut().extend(actions);
+        if self.acting.replace(true) {
+            return;
+        }
+        loop {
+            let next = self.actions.borrow_mut().pop_front();
+            let Some(action) = next else { break };
+            self.act_one(action);
+        }
+        self.acting.set(false);
+    }
+
+    fn act_one(&self, action: Action) {
+        match action {
+            Action::Send(place, message) => {
+                let replica = self.machine.borrow().replica(place);
+                if let Some(replica) = replica {
+                    self.peers.send(place, replica, message);
+                }
+            }
+            Action::Submit(request) => self.kvdb.submit(request),
+            Action::Done(token, result) => {
+                // Who does not wait any more is told nothing.
+                if let Some(waiting) = self.waiting.borrow_mut().get_mut(&token) {
+                    waiting.done = Some(result);
+                    if let Some(waker) = waiting.waker.take() {
+                        waker.wake();
+                    }
+                }
+            }
+            Action::Cut(place) => self.peers.cut(place),
+            Action::Ended(end) => {
+                tracing::info!(?end, "a coordinator has ended");
+                self.ended.set(true);
+            }
+            Action::Serving => tracing::info!("a volume is served"),
+            Action::Stalled(true) => tracing::warn!("too few replicas are reachable: writes wait"),
+            Action::Stalled(false) => tracing::info!("enough replicas are reachable again"),
+            Action::SetChanged => {
+                let machine = self.machine.borrow();
+                tracing::info!(sets = ?machine.sets(), "the in-sync set has changed");
+            }
+            Action::NotMet(wish) => tracing::info!(?wish, "a change of the set was not made"),
+        }
+    }
+
+    /// Waits for a change, until then.
+    async fn wait(&self, until: Nanos) -> Result<(), Failed> {
+        let left = until.since(self.handle.now());
+        if left.is_zero() {
+            return Err(Failed::Stalled);
+        }
+        // That nothing changed is seen by whoever looks again.
+        let _ = self.handle.timeout(left, self.changed.notified()).await;
+        Ok(())
+    }
+
+    fn command(&self) -> Command<'_> {
+        let token = self.next.get() + 1;
+        self.next.set(token);
+        let mut waiting = self.waiting.borrow_mut();
+        waiting.insert(token, Waiting::default());
+        drop(waiting);
+        Command {
+            token,
+            waiting: &self.waiting,
+        }
+    }
+}
+
+/// A command that somebody waits for; dropped, nobody does.
+struct Command<'a> {
+    token: Token,
+    waiting: &'a RefCell<BTreeMap<Token, Waiting>>,
+}
+
+impl Command<'_> {
+    async fn done(&self) -> Result<(), Failed> {
+        poll_fn(|cx| {
+            let mut all = self.waiting.borrow_mut();
+            let waiting = all.get_mut(&self.token).expect("until this is dropped");
+            match waiting.done {
+                Some(done) => Poll::Ready(done),
+                None => {
+                    waiting.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Command<'_> {
+    fn drop(&mut self) {
+        self.waiting.borrow_mut().remove(&self.token);
+    }
+}
+
+/// A read that began: however it ends, the stream is let go.
+struct Pinned<'a, P: Peers, K: SetStore> {
+    inner: &'a Inner<P, K>,
+    reading: Option<Reading>,
+}
+
+impl<P: Peers, K: SetStore> Drop for Pinned<'_, P, K> {
+    fn drop(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            self.inner.machine.borrow_mut().end_read(reading);
+        }
+    }
+}
+
+impl<P: Peers, K: SetStore> Pinned<'_, P, K> {
+    async fn go(
+        self,
+        lane: u8,
+        blocks: Range<u64>,
+        mut into: Buffer,
+        mut ask: bool,
+        until: Nanos,
+    ) -> (Buffer, Result<(), Failed>) {
+        let mut found: Option<Vec<Entry>> = None;
+        let mut tried = Members::NONE;
+        let mut damaged = false;
+        loop {
+            if self.inner.ended.get() {
+                return (into, Err(Failed::Ended));
+            }
+            if ask && found.is_none() {
+                match self.choose(tried) {
+                    Some(from) => {
+                        tried = tried.with(from);
+                        let read = self.inner.peers.read(from, lane, blocks.clone(), into);
+                        let entries;
+                        (into, entries) = read.await;
+                        damaged |= entries == Err(NotRead::Damaged);
+                        found = entries.ok();
+                        // Asked while it was a member, answered when it is none: others know better.
+                        let still = self.inner.machine.borrow().still_readable(from);
+                        found = found.filter(|_| still);
+                        continue;
+                    }
+                    None if damaged => return (into, Err(Failed::Damaged)),
+                    None => {
+                        tried = Members::NONE;
+                        if let Err(failed) = self.inner.wait(until).await {
+                            return (into, Err(failed));
+                        }
+                        continue;
+                    }
+                }
+            }
+            match self.assemble(found.as_deref()) {
+                Ready::Parts(parts) if parts.iter().any(|p| matches!(p, Part::Damaged)) => {
+                    // Another may have it whole.
+                    (damaged, ask, found) = (true, true, None);
+                    continue;
+                }
+                Ready::Parts(parts) => {
+                    if self.may_answer() {
+                        fill(&mut into, &parts);
+                        return (into, Ok(()));
+                    }
+                }
+                Ready::Elsewhere => {
+                    (ask, found) = (true, None);
+                    continue;
+                }
+                Ready::Wait => {}
+            }
+            if let Err(failed) = self.inner.wait(until).await {
+                return (into, Err(failed));
+            }
+        }
+    }
+
+    /// Somebody who may be asked and was not: the nearest first, else whoever chance says.
+    fn choose(&self, tried: Members) -> Option<Place> {
+        let readable = self.inner.machine.borrow().readable().minus(tried);
+        let near = self.inner.peers.near().filter(|p| readable.has(*p));
+        let chance = || {
+            let n = u64::from(readable.count());
+            let which = (n > 0).then(|| (self.inner.handle.random() % n) as usize)?;
+            readable.iter().nth(which)
+        };
+        near.or_else(chance)
+    }
+
+    fn assemble(&self, found: Option<&[Entry]>) -> Ready {
+        let machine = self.inner.machine.borrow();
+        match &self.reading {
+            Some(reading) => machine.assemble(reading, found),
+            None => Ready::Wait,
+        }
+    }
+
+    /// Looked at when the data are in hand (rule 13).
+    fn may_answer(&self) -> bool {
+        let machine = self.inner.machine.borrow();
+        // The pass may have been long.
+        let now = self.inner.handle.clock();
+        self.reading
+            .as_ref()
+            .is_some_and(|r| machine.may_answer(r, now))
+    }
+}
+
+/// Puts blocks that do not come from the replica to their places.
+fn fill(into: &mut Buffer, parts: &[Part]) {
+    for (part, block) in parts.iter().zip(into.chunks_exact_mut(BLOCK_BYTES)) {
+        match part {
+            Part::Replica => {}
+            Part::Zero | Part::Damaged => block.fill(0),
+            Part::Record { held, index } => {
+                if let What::Write {
+                    data: Some(data), ..
+                } = &held.what
+                {
+                    block.copy_from_slice(&data[index * BLOCK_BYTES..][..BLOCK_BYTES]);
+                }
+            }
+        }
+    }
+}
