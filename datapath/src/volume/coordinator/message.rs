@@ -10,6 +10,7 @@ use super::set::{Outcome, Request};
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{Id, Standing};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
+use crate::replication::wire::refused::Reason;
 use crate::store::types::{SnapshotId, Stamp};
 
 /// Lanes, and up to where each is settled.
@@ -165,8 +166,10 @@ pub enum Said {
         /// It is only noted that the replica is level for it.
         level: bool,
     },
-    /// It refuses: it has promised this epoch.
+    /// It refuses, and the channel has ended.
     Refused {
+        /// Why.
+        reason: Reason,
         /// The highest that it promised.
         epoch: u32,
     },

@@ -30,6 +30,7 @@ use super::settled::Settled;
 use super::slow::{Patience, Slow};
 use crate::reactor::Nanos;
 use crate::replication::seam::Id;
+use crate::replication::wire::refused::Reason;
 use crate::store::types::{SnapshotId, Stamp};
 use change::Transition;
 use peer::Peer;
@@ -373,7 +374,7 @@ impl Machine {
         }
         self.slow.heard(place, now);
         match said {
-            Said::Refused { epoch } => self.refused(place, epoch, out),
+            Said::Refused { reason, epoch } => self.refused(place, reason, epoch, now, out),
             Said::Promised(state) => self.promised(place, state, out),
             Said::Listed {
                 lane,
@@ -411,12 +412,24 @@ impl Machine {
         }
     }
 
-    fn refused(&mut self, place: Place, epoch: u32, out: &mut Vec<Action>) {
-        match epoch.cmp(&self.record.epoch) {
-            std::cmp::Ordering::Greater => self.end(End::Epoch(epoch), out),
-            // The same epoch with another incarnation (rule 2), or another attempt: the record is not ours.
-            std::cmp::Ordering::Equal => self.end(End::Conflict, out),
-            std::cmp::Ordering::Less => out.push(Action::Cut(place)),
+    fn refused(
+        &mut self,
+        place: Place,
+        reason: Reason,
+        epoch: u32,
+        now: Nanos,
+        out: &mut Vec<Action>,
+    ) {
+        match reason {
+            _ if epoch > self.record.epoch => self.end(End::Epoch(epoch), out),
+            // The epoch is another process's, or another attempt's (rule 2).
+            Reason::Incarnation if epoch == self.record.epoch => self.end(End::Conflict, out),
+            Reason::Lost | Reason::Unknown => {
+                self.no_member(place, now, out);
+                out.push(Action::Cut(place));
+            }
+            // It is busy, or a drive failed: a later channel may do, and else it counts as slow.
+            _ => out.push(Action::Cut(place)),
         }
     }
 

@@ -162,15 +162,7 @@ impl Machine {
         let lanes = usize::from(self.config.lanes);
         let gone = state.lanes.len() != lanes || state.lanes.iter().any(|l| l.lost);
         if gone {
-            // It is not the replica that the set names (rule 9): nothing it said counts.
-            self.sets.gap(Members::one(place));
-            self.ring.leave(place);
-            self.leases.forget(place);
-            self.peers[place.index()].subscriber = false;
-            self.give_up_join(place, now, out);
-            if let Phase::Completing(t) = &mut self.phase {
-                t.part = t.part.without(place);
-            }
+            self.no_member(place, now, out);
             return;
         }
         let same = self.peers[place.index()].boot == Some(state.boot);
@@ -192,5 +184,19 @@ impl Machine {
             out.push(Action::Send(place, set));
         }
         self.recheck(now, out);
+    }
+
+    /// It is not the replica that the set names (rule 9): nothing that it said counts.
+    pub(super) fn no_member(&mut self, place: Place, now: Nanos, out: &mut Vec<Action>) {
+        if self.sets.everyone().has(place) {
+            self.sets.gap(Members::one(place));
+        }
+        self.ring.leave(place);
+        self.leases.forget(place);
+        self.peers[place.index()].subscriber = false;
+        self.give_up_join(place, now, out);
+        if let Phase::Completing(t) = &mut self.phase {
+            t.part = t.part.without(place);
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry, Id, Kind, Standing};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
 use crate::replication::wire::record::flag;
+use crate::replication::wire::refused::Reason;
 use crate::store::types::{Crc, Stamp};
 
 /// Whose a session is.
@@ -151,7 +152,8 @@ impl Replica {
 
     fn refuse(&self, session: usize, out: &mut Out) {
         let epoch = self.highest().epoch;
-        out.push((session, Said::Refused { epoch }));
+        let reason = Reason::Epoch;
+        out.push((session, Said::Refused { reason, epoch }));
     }
 
     pub fn take(&mut self, session: usize, who: Who, message: Message, now: Nanos) -> Out {
