@@ -10,6 +10,7 @@ mod ack;
 pub mod admit;
 mod apply;
 pub mod channel;
+pub mod door;
 mod fence;
 mod flush;
 pub mod lease;

@@ -24,6 +24,8 @@
 //! *Credits*: [`Channel::grants`] counts for the receiver of records, [`Channel::credit`] for their sender; both belong to the session. A sender has none before
 //! the first Ack.
 //!
+//! A node's [`Trunks`] share one link among all volumes that have a replica on the same other node.
+//!
 //! Tests of users have `rig`: nodes with links on the simulated network.
 
 pub mod accept;
@@ -43,6 +45,7 @@ pub(crate) mod rig;
 mod state;
 #[cfg(test)]
 mod tests;
+pub mod trunk;
 mod waiting;
 mod writer;
 
@@ -53,3 +56,4 @@ pub use down::{Counts, Down, NoSession};
 pub use identity::{Credentials, Identity, Peer, PrivateKey};
 pub use link::{Link, Owner};
 pub use state::Info;
+pub use trunk::{Rider, Trunk, Trunks};

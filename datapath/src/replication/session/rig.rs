@@ -86,7 +86,11 @@ pub(crate) fn name(node: usize) -> PeerId {
 pub(crate) fn credentials(node: usize, life: u8) -> Credentials {
     let cluster = PeerId::new("rig").expect("letters");
     let seed = PrivateKey::Seed([node as u8 + 1; 32]);
-    let incarnation = [(node as u8) << 4 | life; 16];
+    let incarnation = {
+        let mut incarnation = [life; 16];
+        incarnation[0] = node as u8;
+        incarnation
+    };
     let mut credentials =
         Credentials::new((cluster, name(node)), incarnation, seed, [life + 1; 32]);
     credentials.wall = (1_700_000_000_000, Nanos(0));
@@ -168,9 +172,23 @@ impl Rig {
 
     /// Ends the process of a node and starts another, without acceptors and links.
     pub(crate) fn restart(&mut self, node: usize) {
-        let (id, life) = (self.nodes[node].id, self.nodes[node].life + 1);
+        self.end(node, false);
+        self.begin(node);
+    }
+
+    /// Ends the process of a node, or takes its power.
+    pub(crate) fn end(&mut self, node: usize, power: bool) {
         self.nodes[node].handles.clear();
-        self.sim.kill(id);
+        let id = self.nodes[node].id;
+        match power {
+            false => self.sim.kill(id),
+            true => self.sim.power_cut(id, &[]),
+        }
+    }
+
+    /// Starts the process of a node that has ended.
+    pub(crate) fn begin(&mut self, node: usize) {
+        let (id, life) = (self.nodes[node].id, self.nodes[node].life + 1);
         let handles = self.sim.restart_node(id, self.reactors);
         let known: BTreeMap<_, _> = (0..self.nodes.len())
             .map(|n| (name(n), peer(n, address(n))))

@@ -191,7 +191,8 @@ impl World {
         let original = |r: &Record| match r.clone() {
             Record::Write(w) => Record::Write(super::Write { again: false, ..w }),
             Record::Tombstone(t) => Record::Tombstone(Tombstone { again: false, ..t }),
-            r => r,
+            Record::Settled(s) => Record::Settled(super::Settled { again: false, ..s }),
+            r @ (Record::Snapshot(_) | Record::Put(_)) => r,
         };
         let found: Vec<Record> = found.iter().map(|(_, r)| original(r)).collect();
         for (block, record) in self.records.iter().skip(self.covered) {

@@ -140,6 +140,11 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         self.0.machine.borrow().standing()
     }
 
+    /// Its epoch.
+    pub fn epoch(&self) -> u32 {
+        self.0.machine.borrow().epoch()
+    }
+
     /// The place of a replica.
     pub fn place(&self, id: &Id) -> Option<Place> {
         self.0.machine.borrow().place(id)

@@ -2,11 +2,14 @@
 //!
 //! All of it but [`driver`] is events in and actions out, with no I/O and no clock but the numbers it is given. [`state`] ties it together: `quorum` (who must
 //! have said yes), `order` (stamps and streams), `ring` (everybody's place in them), `settled`, `lease`, `union` (what a takeover completes), `set` (the
-//! KVDB's record), `slow`, `read` (what reads may show), `flush`. `members` and `message` are the words. Nothing uses it yet.
+//! KVDB's record), `slow`, `read` (what reads may show), `flush`. `members` and `message` are the words. [`links`] leads to replicas over sessions, in the words of
+//! [`frames`]. The simulator runs it; no process does yet.
 
 pub mod driver;
 pub mod flush;
+pub mod frames;
 pub mod lease;
+pub mod links;
 pub mod members;
 pub mod message;
 pub mod order;

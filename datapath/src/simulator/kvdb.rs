@@ -1,0 +1,91 @@
+//! The KVDB of a simulated cluster: one record of a volume, changed by compare-and-swap. Requests and answers take their time, arrive long after, or get lost.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::reactor::Handle;
+use crate::replication::seam::Id;
+use crate::volume::coordinator::driver::SetStore;
+use crate::volume::coordinator::message::Event;
+use crate::volume::coordinator::set::{Outcome, Request, VolumeRecord};
+
+/// The database.
+pub struct Kvdb {
+    handle: Handle,
+    record: RefCell<VolumeRecord>,
+    /// It cannot be reached.
+    pub away: Cell<bool>,
+    /// Requests and answers get lost, and some come very late.
+    pub lossy: Cell<bool>,
+}
+
+/// A time that a request or an answer takes; `None`: it is lost.
+fn way(kvdb: &Kvdb) -> Option<Duration> {
+    let random = kvdb.handle.random();
+    if kvdb.away.get() || kvdb.lossy.get() && random.is_multiple_of(8) {
+        return None;
+    }
+    let late = kvdb.lossy.get() && random % 16 == 1;
+    let most = if late { 3_000_000 } else { 3_000 };
+    Some(Duration::from_micros(100 + (random >> 8) % most))
+}
+
+impl Kvdb {
+    /// With this record; it lives on a node of its own.
+    pub fn new(handle: &Handle, record: VolumeRecord) -> Rc<Self> {
+        Rc::new(Self {
+            handle: handle.clone(),
+            record: RefCell::new(record),
+            away: Cell::new(false),
+            lossy: Cell::new(false),
+        })
+    }
+
+    /// The record now.
+    pub fn record(&self) -> VolumeRecord {
+        self.record.borrow().clone()
+    }
+
+    /// K1: this process holds the volume from now on.
+    pub fn attach(&self, incarnation: Id) -> VolumeRecord {
+        let mut record = self.record.borrow_mut();
+        record.version += 1;
+        record.epoch += 1;
+        record.incarnation = incarnation;
+        record.attempt = [self.handle.random() as u8; 16];
+        record.serving = false;
+        record.clone()
+    }
+
+    fn swap(&self, request: Request) -> Outcome {
+        let mut record = self.record.borrow_mut();
+        if record.version != request.expected {
+            return Outcome::Conflict(record.clone());
+        }
+        *record = request.record;
+        Outcome::Done
+    }
+}
+
+/// A coordinator's way to it. What is under way goes on when the coordinator dies.
+pub struct Way {
+    /// The database.
+    pub kvdb: Rc<Kvdb>,
+    /// Who is told outcomes.
+    pub tell: Rc<dyn Fn(Event)>,
+}
+
+impl SetStore for Way {
+    fn submit(&self, request: Request) {
+        let (kvdb, tell) = (self.kvdb.clone(), self.tell.clone());
+        self.kvdb.handle.clone().spawn("swap", async move {
+            let Some(there) = way(&kvdb) else { return };
+            kvdb.handle.sleep(there).await;
+            let outcome = kvdb.swap(request);
+            let Some(back) = way(&kvdb) else { return };
+            kvdb.handle.sleep(back).await;
+            tell(Event::Outcome(outcome));
+        });
+    }
+}

@@ -1,0 +1,399 @@
+//! A run by a seed: hosts at work, faults, healing, and what must hold then.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::cluster::{Cluster, Coordinator, LANES, Shape};
+use super::history::{Did, History, Seen};
+use crate::reactor::Handle;
+use crate::replication::replica::memory::same;
+use crate::store::types::{BLOCK_BYTES, LaneBlock};
+use crate::volume::coordinator::state::Standing;
+
+/// Blocks of a lane that hosts use.
+const BLOCKS: u64 = 12;
+/// Most blocks of an operation.
+const BLOCKS_AT_ONCE: u64 = 4;
+/// Hosts, each with one operation at a time.
+const HOSTS: usize = 4;
+/// How long a host waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Within this everything is in order again after healing (bound of liveness): leases, waits after restarts, swaps that are sent again.
+const HEALED_WITHIN: Duration = Duration::from_secs(60);
+
+/// What hosts share.
+struct Hosts {
+    history: RefCell<History>,
+    moment: Cell<u64>,
+    values: Cell<u64>,
+    /// Coordinators that may be asked, the newest last.
+    doors: RefCell<Vec<Coordinator>>,
+    stop: Cell<bool>,
+    running: Cell<usize>,
+    counts: RefCell<Counts>,
+}
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Writes and erasures that were acknowledged.
+    pub acknowledged: u64,
+    /// That were not.
+    pub unknown: u64,
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Ends of processes, and losses of power.
+    pub deaths: u64,
+    /// Cuts of the network.
+    pub cuts: u64,
+    /// Takeovers that were begun.
+    pub attaches: u64,
+}
+
+impl Hosts {
+    fn moment(&self) -> u64 {
+        self.moment.set(self.moment.get() + 1);
+        self.moment.get()
+    }
+
+    fn note(&self, lane: u8, block: u64, seen: Seen) {
+        let block = u64::from(lane) * 1000 + block;
+        self.history.borrow_mut().add(block, seen);
+    }
+}
+
+/// A block's content for a value.
+fn pattern(value: u64, block: &mut [u8]) {
+    for word in block.chunks_exact_mut(8) {
+        word.copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// The value of a block; a block of two values is no block that anybody wrote.
+fn value_of(block: &[u8]) -> Option<u64> {
+    let first: [u8; 8] = block[..8].try_into().expect("8 bytes");
+    let whole = block.chunks_exact(8).all(|word| word == first);
+    whole.then(|| u64::from_le_bytes(first))
+}
+
+async fn host(handle: Handle, hosts: Rc<Hosts>) {
+    while !hosts.stop.get() {
+        let random = handle.random();
+        let door = {
+            let doors = hosts.doors.borrow();
+            // Mostly by the newest; now and then by one that may have ended.
+            let old = random.is_multiple_of(8);
+            let n = if old {
+                (random >> 8) as usize % doors.len().max(1)
+            } else {
+                doors.len().wrapping_sub(1)
+            };
+            doors.get(n).cloned()
+        };
+        let pause = Duration::from_micros(handle.random() % 20_000);
+        let Some(door) = door else {
+            handle.sleep(pause).await;
+            continue;
+        };
+        let random = handle.random();
+        let lane = (random % u64::from(LANES)) as u8;
+        let first = (random >> 8) % BLOCKS;
+        let blocks = 1 + (random >> 16) % BLOCKS_AT_ONCE.min(BLOCKS - first);
+        let range = first..first + blocks;
+        match (random >> 24) % 20 {
+            0..=8 => write(&handle, &hosts, &door, lane, range, random >> 32 & 7 == 0).await,
+            9 => erase(&handle, &hosts, &door, lane, range).await,
+            10 => {
+                let flushed = handle.timeout(PATIENCE, door.flush()).await;
+                hosts.counts.borrow_mut().flushes += u64::from(flushed == Ok(Ok(())));
+            }
+            _ => read(&handle, &hosts, &door, lane, range).await,
+        }
+        handle.sleep(pause).await;
+    }
+    hosts.running.set(hosts.running.get() - 1);
+}
+
+async fn write(
+    handle: &Handle,
+    hosts: &Hosts,
+    door: &Coordinator,
+    lane: u8,
+    range: std::ops::Range<u64>,
+    fua: bool,
+) {
+    let blocks = (range.end - range.start) as usize;
+    let mut buffer = handle.buffers().take(blocks * BLOCK_BYTES).await;
+    hosts.values.set(hosts.values.get() + 1);
+    let value = hosts.values.get();
+    pattern(value, &mut buffer[..blocks * BLOCK_BYTES]);
+    let from = hosts.moment();
+    let first = LaneBlock(range.start);
+    let written = handle
+        .timeout(
+            PATIENCE,
+            door.write(lane, first, Rc::new(buffer), blocks, fua),
+        )
+        .await;
+    done(hosts, lane, range, value, from, written == Ok(Ok(())));
+}
+
+async fn erase(
+    handle: &Handle,
+    hosts: &Hosts,
+    door: &Coordinator,
+    lane: u8,
+    range: std::ops::Range<u64>,
+) {
+    let from = hosts.moment();
+    let erased = handle
+        .timeout(PATIENCE, door.erase(lane, range.clone()))
+        .await;
+    done(hosts, lane, range, 0, from, erased == Ok(Ok(())));
+}
+
+fn done(
+    hosts: &Hosts,
+    lane: u8,
+    range: std::ops::Range<u64>,
+    value: u64,
+    from: u64,
+    acknowledged: bool,
+) {
+    let to = acknowledged.then(|| hosts.moment());
+    let mut counts = hosts.counts.borrow_mut();
+    match acknowledged {
+        true => counts.acknowledged += 1,
+        false => counts.unknown += 1,
+    }
+    let did = Did::Wrote(value);
+    range.for_each(|block| hosts.note(lane, block, Seen { did, from, to }));
+}
+
+async fn read(
+    handle: &Handle,
+    hosts: &Hosts,
+    door: &Coordinator,
+    lane: u8,
+    range: std::ops::Range<u64>,
+) {
+    let blocks = (range.end - range.start) as usize;
+    let buffer = handle.buffers().take(blocks * BLOCK_BYTES).await;
+    let from = hosts.moment();
+    let answer = handle
+        .timeout(PATIENCE, door.read(lane, range.clone(), buffer))
+        .await;
+    let Ok((buffer, Ok(()))) = answer else { return };
+    let to = Some(hosts.moment());
+    hosts.counts.borrow_mut().reads += 1;
+    for (block, bytes) in range.zip(buffer.chunks_exact(BLOCK_BYTES)) {
+        let value = value_of(bytes)
+            .unwrap_or_else(|| panic!("block {block} of lane {lane} is of two writes"));
+        let did = Did::Read(value);
+        hosts.note(lane, block, Seen { did, from, to });
+    }
+}
+
+/// Runs a seed to its end.
+///
+/// # Panics
+/// If something does not hold; the message names the seed.
+pub fn run(seed: u64, steps: usize) -> Counts {
+    let mut random = seed;
+    let mut dice = |n: u64| {
+        random = random
+            .wrapping_mul(0x5851_f42d_4c95_7f2d)
+            .wrapping_add(0x1405_7b7e_f767_814f);
+        (random >> 33) % n
+    };
+    let nodes = 1 + dice(3) as usize * 2;
+    let nodes = if nodes == 1 { 2 } else { nodes };
+    let shape = Shape {
+        nodes,
+        minimum: if nodes == 2 { 1 } else { nodes as u8 / 2 + 1 },
+        volatile: dice(2) == 0,
+    };
+    let mut cluster = Cluster::new(seed, shape);
+    let hosts = Rc::new(Hosts {
+        history: RefCell::default(),
+        moment: Cell::new(0),
+        values: Cell::new(0),
+        doors: RefCell::default(),
+        stop: Cell::new(false),
+        running: Cell::new(HOSTS),
+        counts: RefCell::default(),
+    });
+    let outside = cluster.outside();
+    for _ in 0..HOSTS {
+        outside.spawn("host", host(outside.clone(), hosts.clone()));
+    }
+    let mut back: Vec<(usize, usize)> = Vec::new();
+    cluster.attach(0);
+    for step in 0..steps {
+        let pause = [2, 20, 200, 1500][dice(4) as usize];
+        cluster
+            .rig
+            .sim
+            .run_for(Duration::from_millis(1 + dice(pause)));
+        for at in (0..back.len()).rev() {
+            if back[at].0 <= step {
+                cluster.begin(back.swap_remove(at).1);
+            }
+        }
+        fault(&mut cluster, &mut dice, &hosts, &mut back, step);
+        let all = cluster.coordinators();
+        hosts
+            .doors
+            .replace(all.into_iter().map(|(_, driver)| driver).collect());
+        hosts.doors.borrow_mut().sort_by_key(Coordinator::epoch);
+    }
+    settle(seed, &mut cluster, &hosts);
+    drop(cluster);
+    hosts.doors.take();
+    hosts.counts.take()
+}
+
+fn fault(
+    cluster: &mut Cluster,
+    dice: &mut impl FnMut(u64) -> u64,
+    hosts: &Hosts,
+    back: &mut Vec<(usize, usize)>,
+    step: usize,
+) {
+    let node = dice(cluster.shape.nodes as u64) as usize;
+    let other = dice(cluster.shape.nodes as u64) as usize;
+    let (a, b) = (cluster.number(node), cluster.number(other));
+    let mut counts = hosts.counts.borrow_mut();
+    match dice(12) {
+        0 | 1 if cluster.runs(node) => {
+            counts.deaths += 1;
+            // With VWC a cut of power may take what was acknowledged and not flushed.
+            cluster.end(node, !cluster.shape.volatile && dice(2) == 0);
+            back.push((step + 1 + dice(6) as usize, node));
+        }
+        2 => {
+            counts.cuts += 1;
+            let one_way = dice(2) == 0;
+            cluster.rig.sim.network(|net| match one_way {
+                true => drop(net.cut.insert((a, b))),
+                false => net.partition(a, b),
+            });
+        }
+        3 | 4 => cluster.rig.sim.network(|net| net.heal()),
+        5 => cluster.rig.sim.reset_connections(a, b),
+        6 | 7 => {
+            counts.attaches += u64::from(cluster.attach(node).is_some());
+        }
+        8 => {
+            let coordinators = cluster.coordinators();
+            let all = !coordinators
+                .iter()
+                .any(|(_, c)| matches!(c.standing(), Standing::Serving));
+            if all {
+                counts.attaches += u64::from(cluster.attach(node).is_some());
+            }
+        }
+        9 => cluster.kvdb.away.set(dice(2) == 0),
+        10 => cluster.kvdb.lossy.set(dice(2) == 0),
+        _ => {}
+    }
+}
+
+/// After everything is well again: a coordinator serves, hosts get their answers, members are alike, and one copy explains what was seen.
+fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>) {
+    cluster.heal();
+    hosts.stop.set(true);
+    let sim_until =
+        |cluster: &mut Cluster, what: &str, is: &mut dyn FnMut(&mut Cluster) -> bool| {
+            let deadline = cluster.rig.sim.now() + HEALED_WITHIN;
+            while !is(cluster) {
+                assert!(
+                    cluster.rig.sim.now() < deadline,
+                    "seed {seed}: not within {HEALED_WITHIN:?}: {what}; record {:?}\n{}",
+                    cluster.kvdb.record(),
+                    cluster.describe()
+                );
+                cluster.rig.sim.run_for(Duration::from_millis(20));
+            }
+        };
+    sim_until(cluster, "hosts end", &mut |_| hosts.running.get() == 0);
+    let last = cluster.attach(0).expect("all nodes run");
+    sim_until(cluster, "the last coordinator serves", &mut |_| {
+        last.standing() == Standing::Serving
+    });
+    hosts.running.set(1);
+    let (handle, shared, door) = (cluster.outside(), hosts.clone(), last.clone());
+    handle.clone().spawn("last reads", async move {
+        for lane in 0..LANES {
+            for block in 0..BLOCKS {
+                read(&handle, &shared, &door, lane, block..block + 1).await;
+            }
+        }
+        assert_eq!(door.flush().await, Ok(()));
+        shared.running.set(0);
+    });
+    let before = hosts.counts.borrow().reads;
+    sim_until(cluster, "the last reads", &mut |_| hosts.running.get() == 0);
+    let answered = hosts.counts.borrow().reads - before;
+    assert_eq!(
+        answered,
+        u64::from(LANES) * BLOCKS,
+        "seed {seed}: all blocks are read"
+    );
+    sim_until(cluster, "everything is settled", &mut |_| {
+        last.kept().records == 0
+    });
+    // Invariant 5.
+    let record = cluster.kvdb.record();
+    let members: Vec<usize> = record.members().map(|id| usize::from(id[0] - 1)).collect();
+    for lane in 0..LANES {
+        let first = cluster.disk(members[0]);
+        for member in &members[1..] {
+            let disk = cluster.disk(*member);
+            let alike = same(first.borrow().lane(lane), disk.borrow().lane(lane));
+            assert!(
+                alike,
+                "seed {seed}: lane {lane} of members {} and {member} differ",
+                members[0]
+            );
+        }
+    }
+    if let Err(wrong) = hosts.history.borrow().check() {
+        panic!("seed {seed}: {wrong}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(name: &str, otherwise: u64) -> u64 {
+        std::env::var(name).map_or(otherwise, |n| n.parse().expect("a number"))
+    }
+
+    /// `KEEL_SEED` is the first seed, `KEEL_SEEDS` how many, `KEEL_STEPS` faults in each.
+    #[test]
+    fn seeds() {
+        let first = number("KEEL_SEED", 1);
+        let steps = number("KEEL_STEPS", 60) as usize;
+        let mut sum = Counts::default();
+        for seed in first..first + number("KEEL_SEEDS", 20) {
+            let counts = run(seed, steps);
+            sum.acknowledged += counts.acknowledged;
+            sum.unknown += counts.unknown;
+            sum.reads += counts.reads;
+            sum.flushes += counts.flushes;
+            sum.deaths += counts.deaths;
+            sum.cuts += counts.cuts;
+            sum.attaches += counts.attaches;
+        }
+        println!("{sum:?}");
+        assert!(
+            sum.acknowledged > 0 && sum.reads > 0 && sum.deaths > 0,
+            "{sum:?}"
+        );
+    }
+}
