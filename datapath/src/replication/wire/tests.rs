@@ -1,6 +1,7 @@
 //! Everything comes back as it was sent; nothing else is taken for a message, and nothing a peer sends is worth a panic.
 
 mod again;
+mod bounds;
 mod frames;
 mod samples;
 

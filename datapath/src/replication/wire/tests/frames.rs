@@ -29,7 +29,7 @@ fn header(kind: Kind, body: &[u8], data: usize) -> Result<Header, WireError> {
     Ok(header)
 }
 
-fn decode(kind: Kind, body: &[u8], data: usize) -> Result<Message<'_>, WireError> {
+pub fn decode(kind: Kind, body: &[u8], data: usize) -> Result<Message<'_>, WireError> {
     Message::decode(&header(kind, body, data)?, body, sender(kind))
 }
 
@@ -135,7 +135,7 @@ fn unknown_kinds_are_none() {
     }
 }
 
-fn lane(lane: u8) -> LaneState {
+pub fn lane(lane: u8) -> LaneState {
     LaneState {
         lane,
         settled: Stamp { epoch: 2, seq: 3 },
