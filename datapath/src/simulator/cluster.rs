@@ -49,6 +49,8 @@ pub struct Shape {
     pub minimum: u8,
     /// VWC: a write is confirmed when it is written; then no power is cut.
     pub volatile: bool,
+    /// Drives lose what is not flushed with their power.
+    pub lossy: bool,
 }
 
 /// A cluster.
@@ -122,7 +124,10 @@ impl Cluster {
     /// Starts what a process has: its replica, behind an acceptor.
     fn serve(&mut self, node: usize) {
         let handle = self.rig.handle(node, 0);
-        let store = Memory::open(&handle, &self.disks[node], self.shape.volatile);
+        let store = Memory::open(&handle, &self.disks[node], self.shape.lossy);
+        // Some drives are slow, each time others.
+        let slow = [200, 200, 5_000, 60_000][self.rig.sim.random() as usize % 4];
+        store.set_slow(Duration::from_micros(slow));
         let identity = Identity {
             volume: VOLUME,
             replica: replica(node),
@@ -226,6 +231,16 @@ impl Cluster {
             });
         }
         all
+    }
+
+    /// Nothing passes between a node and the others.
+    pub fn isolate(&self, node: usize) {
+        let others = (0..self.shape.nodes).filter(|n| *n != node);
+        let others: Vec<NodeId> = others.map(|n| self.number(n)).collect();
+        let one = self.number(node);
+        self.rig
+            .sim
+            .network(|net| others.iter().for_each(|o| net.partition(one, *o)));
     }
 
     /// What each replica is, for messages.

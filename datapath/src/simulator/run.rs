@@ -12,11 +12,11 @@ use crate::store::types::{BLOCK_BYTES, LaneBlock};
 use crate::volume::coordinator::state::Standing;
 
 /// Blocks of a lane that hosts use.
-const BLOCKS: u64 = 12;
+const BLOCKS: u64 = 6;
 /// Most blocks of an operation.
 const BLOCKS_AT_ONCE: u64 = 4;
 /// Hosts, each with one operation at a time.
-const HOSTS: usize = 4;
+const HOSTS: usize = 5;
 /// How long a host waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Within this everything is in order again after healing (bound of liveness): leases, waits after restarts, swaps that are sent again.
@@ -85,7 +85,7 @@ async fn host(handle: Handle, hosts: Rc<Hosts>) {
         let door = {
             let doors = hosts.doors.borrow();
             // Mostly by the newest; now and then by one that may have ended.
-            let old = random.is_multiple_of(8);
+            let old = random.is_multiple_of(3);
             let n = if old {
                 (random >> 8) as usize % doors.len().max(1)
             } else {
@@ -93,7 +93,8 @@ async fn host(handle: Handle, hosts: Rc<Hosts>) {
             };
             doors.get(n).cloned()
         };
-        let pause = Duration::from_micros(handle.random() % 20_000);
+        let most = [300, 2_000, 20_000][handle.random() as usize % 3];
+        let pause = Duration::from_micros(handle.random() % most);
         let Some(door) = door else {
             handle.sleep(pause).await;
             continue;
@@ -213,8 +214,13 @@ pub fn run(seed: u64, steps: usize) -> Counts {
     let nodes = if nodes == 1 { 2 } else { nodes };
     let shape = Shape {
         nodes,
-        minimum: if nodes == 2 { 1 } else { nodes as u8 / 2 + 1 },
+        minimum: if dice(2) == 0 {
+            1
+        } else {
+            (nodes as u8).div_ceil(2)
+        },
         volatile: dice(2) == 0,
+        lossy: dice(2) == 0,
     };
     let mut cluster = Cluster::new(seed, shape);
     let hosts = Rc::new(Hosts {
@@ -284,8 +290,15 @@ fn fault(
         }
         3 | 4 => cluster.rig.sim.network(|net| net.heal()),
         5 => cluster.rig.sim.reset_connections(a, b),
-        6 | 7 => {
-            counts.attaches += u64::from(cluster.attach(node).is_some());
+        6 => counts.attaches += u64::from(cluster.attach(node).is_some()),
+        7 => {
+            // Whoever coordinates is alone, and does not know that another takes over.
+            let alone = cluster.coordinators().last().map(|(n, _)| *n);
+            if let Some(alone) = alone.filter(|n| *n != node) {
+                counts.cuts += 1;
+                cluster.isolate(alone);
+                counts.attaches += u64::from(cluster.attach(node).is_some());
+            }
         }
         8 => {
             let coordinators = cluster.coordinators();
@@ -395,5 +408,32 @@ mod tests {
             sum.acknowledged > 0 && sum.reads > 0 && sum.deaths > 0,
             "{sum:?}"
         );
+    }
+
+    /// `KEEL_BUG` is planted, and must be found within `KEEL_SEEDS` seeds from `KEEL_SEED` on; `cargo xtask simulate --planted` runs it for each.
+    #[cfg(planted)]
+    #[test]
+    fn planted() {
+        use crate::replication::planted::{ALL, plant};
+        let Ok(name) = std::env::var("KEEL_BUG") else {
+            return;
+        };
+        let bug = ALL.into_iter().find(|b| format!("{b:?}") == name);
+        plant(bug.unwrap_or_else(|| panic!("no bug {name}: there are {ALL:?}")));
+        let first = number("KEEL_SEED", 1);
+        let steps = number("KEEL_STEPS", 60) as usize;
+        std::panic::set_hook(Box::new(|_| {}));
+        for seed in first..first + number("KEEL_SEEDS", 200) {
+            let ran = std::panic::catch_unwind(|| run(seed, steps));
+            if let Err(why) = ran {
+                let says = why
+                    .downcast_ref::<String>()
+                    .map_or("a panic", |s| s.lines().next().unwrap_or_default());
+                println!("FOUND {name}: seed {seed}: {says}");
+                return;
+            }
+        }
+        let _ = std::panic::take_hook();
+        panic!("{name} is not found");
     }
 }

@@ -4,6 +4,7 @@
 //! stops at the sending, who arrives begins when the change is known to be done. Settled waits for everybody in either.
 
 use super::members::Members;
+use crate::replication::planted::{self, Bug};
 
 /// A set, and the volume's minimum when it was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,12 +25,14 @@ impl Set {
     pub fn read_quorum(&self) -> u32 {
         let n = self.members.count();
         // A set below its minimum gets nothing acknowledged; each of it must be heard, and one at least.
-        n.saturating_sub(self.write_quorum()) + 1
+        let fewer = u32::from(planted::is(Bug::MinorityPromise));
+        (n.saturating_sub(self.write_quorum()) + 1 - fewer).max(1)
     }
 
     /// Whether these are a write quorum of it.
     pub fn reached(&self, who: Members) -> bool {
-        who.and(self.members).count() >= self.write_quorum()
+        let fewer = u32::from(planted::is(Bug::MinorityAck));
+        who.and(self.members).count() + fewer >= self.write_quorum()
     }
 }
 
@@ -103,6 +106,9 @@ impl Sets {
 
     /// Who counts.
     pub fn counted(&self) -> Members {
+        if planted::is(Bug::DepartingCounts) {
+            return self.everyone().minus(self.gapped);
+        }
         let both = self
             .asked
             .map_or(self.now.members, |a| a.members.and(self.now.members));

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use super::order::Entry as Record;
 use super::ring::Ring;
 use crate::replication::held::{Held, What};
+use crate::replication::planted::{self, Bug};
 use crate::replication::seam::{Entry, Kind};
 
 /// Which records of a stream are about which blocks.
@@ -127,7 +128,7 @@ impl Overlay {
         while let Some(entry) = stream.get(at) {
             // Writes that are not acknowledged are few: those behind the newest are looked for one by one.
             if entry.held.blocks().contains(&block) {
-                if entry.acked {
+                if entry.acked || planted::is(Bug::UnacknowledgedShown) {
                     return View::Record(entry);
                 }
                 if entry.failed {
@@ -197,7 +198,10 @@ impl Overlay {
 /// A replica's block, unless it is of a record that is not acknowledged.
 fn shown(ring: &Ring, lane: u8, entry: &Entry) -> Option<Part> {
     let of = ring.stream(lane).of_stamp(entry.stamp);
-    if entry.kind != Kind::Absent && of.is_some_and(|(_, record)| !record.acked) {
+    if entry.kind != Kind::Absent
+        && of.is_some_and(|(_, record)| !record.acked)
+        && !planted::is(Bug::UnacknowledgedShown)
+    {
         return None;
     }
     Some(match entry.kind {
