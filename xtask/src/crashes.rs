@@ -37,7 +37,7 @@ pub struct PlantedArgs {
 }
 
 /// The test program, built in release; `planted` with bugs to switch on.
-fn program(planted: bool) -> Outcome<std::path::PathBuf> {
+pub fn program(planted: bool) -> Outcome<std::path::PathBuf> {
     let mut build = cargo(&[
         "test",
         "--release",
@@ -70,7 +70,8 @@ fn program(planted: bool) -> Outcome<std::path::PathBuf> {
     found.ok_or_else(|| "cargo named no test program".to_owned())
 }
 
-fn test(program: &std::path::Path, name: &str) -> Command {
+/// One test of that program, which tells what it does.
+pub fn test(program: &std::path::Path, name: &str) -> Command {
     let mut command = Command::new(program);
     command
         .args(["--exact", name, "--nocapture"])

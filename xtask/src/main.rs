@@ -10,6 +10,7 @@ mod crashes;
 mod guest;
 mod model;
 mod run;
+mod simulate;
 mod test;
 mod tools;
 
@@ -34,6 +35,8 @@ enum Task {
     Crashes(crashes::CrashesArgs),
     /// Plant each known bug in the store, and see that the harness finds it.
     Planted(crashes::PlantedArgs),
+    /// Run simulated clusters with hosts and faults by seeds, or leave out rules of replication and see that it is found.
+    Simulate(simulate::SimulateArgs),
     /// Search all states of the replication protocol's model, or leave out each rule and see that it is found.
     Model(model::ModelArgs),
     /// Run a script of raw protocol checks, like conformance.py, against a cluster.
@@ -57,6 +60,7 @@ fn main() -> std::process::ExitCode {
         Task::Bench(args) => bench::bench(&args),
         Task::Crashes(args) => crashes::crashes(&args),
         Task::Planted(args) => crashes::planted(&args),
+        Task::Simulate(args) => simulate::simulate(&args),
         Task::Model(args) => model::model(&args),
         Task::Conformance(args) => conformance::conformance(&args),
         Task::Fuzz(args) => guest::fuzz(&args),

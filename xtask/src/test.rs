@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every test there is, and one summary at the end.
 use crate::crashes::{CrashesArgs, crashes};
 use crate::run::{Outcome, cargo, root, step, step_seen};
+use crate::simulate::{SimulateArgs, simulate};
 use crate::tools;
 use clap::Args;
 
@@ -10,6 +11,15 @@ const CRASHES: CrashesArgs = CrashesArgs {
     seed: None,
     seconds: None,
     processes: None,
+};
+
+/// And of clusters.
+const SEEDS: SimulateArgs = SimulateArgs {
+    seeds: 2_000,
+    seed: 1,
+    seconds: None,
+    planted: false,
+    only: None,
 };
 
 #[derive(Args)]
@@ -107,11 +117,13 @@ pub fn test(args: &TestArgs) -> Outcome {
     failed.extend(step_seen(&mut tests, |line| summary.see(line)).err());
 
     if args.quick {
-        summary
-            .skipped
-            .push("20,000 crash points, loom, AddressSanitizer (--quick)".into());
+        summary.skipped.push(
+            "20,000 crash points, 2,000 simulated clusters, loom, AddressSanitizer (--quick)"
+                .into(),
+        );
     } else {
         failed.extend(crashes(&CRASHES).err());
+        failed.extend(simulate(&SEEDS).err());
         let mut loom = cargo(&[
             "test",
             "--release",

@@ -393,7 +393,7 @@ mod tests {
         let first = number("KEEL_SEED", 1);
         let steps = number("KEEL_STEPS", 60) as usize;
         let mut sum = Counts::default();
-        for seed in first..first + number("KEEL_SEEDS", 20) {
+        for seed in first..first + number("KEEL_SEEDS", 6) {
             let counts = run(seed, steps);
             sum.acknowledged += counts.acknowledged;
             sum.unknown += counts.unknown;
