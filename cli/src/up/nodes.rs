@@ -60,8 +60,7 @@ impl Nodes {
         for dir in dirs.iter().chain(&kvdb_dir) {
             stale::end_leftovers(dir, screen)?;
         }
-        let ports = (0..cluster.nodes).map(|index| Ports::choose(args.port_base, index));
-        let mut ports = ports.collect::<Result<Vec<_>>>()?;
+        let mut ports = Ports::choose(args.port_base, cluster.nodes)?;
         device::check(&cluster.device, cluster.size_bytes, data.path(), &dirs)?;
         let shared = ports[0].kvdb;
         let mut nodes = Nodes {

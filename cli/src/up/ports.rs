@@ -22,10 +22,23 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// The ports of node `index` (from 0), all of them free now.
-    pub fn choose(base: Option<u16>, index: u16) -> Result<Ports> {
+    /// The ports of that many nodes, all of them free now. 0 as base: any that are.
+    pub fn choose(base: Option<u16>, nodes: u16) -> Result<Vec<Ports>> {
+        let mut any = Free::new();
+        let of_node = |index| Ports::of_node(base, index, &mut any);
+        (0..nodes).map(of_node).collect()
+    }
+
+    fn of_node(base: Option<u16>, index: u16, any: &mut Free) -> Result<Ports> {
         let numbers = match base {
-            Some(0) => return any(),
+            Some(0) => {
+                return Ok(Ports {
+                    nvme: any.next()?,
+                    sdk: any.next()?,
+                    rest: any.next()?,
+                    kvdb: any.next()?,
+                });
+            }
             None => [4420, 9020, 9021, 9019].map(|p| p + index * PORTS_PER_NODE),
             Some(base) => {
                 let first = base
@@ -67,18 +80,46 @@ fn free(port: u16, name: &str) -> Result<()> {
     Err(Failure::local(format!("port {at} for {name}"), why))
 }
 
-/// Ports that were free a moment ago; held together while choosing, so that they differ.
-fn any() -> Result<Ports> {
-    let fail = |e: std::io::Error| Failure::local("find free ports", e);
-    let bind = || TcpListener::bind((ADDRESS, 0)).map_err(fail);
-    let held = [bind()?, bind()?, bind()?, bind()?];
-    let [nvme, sdk, rest, kvdb] = held.map(|l| l.local_addr().map_err(fail));
-    Ok(Ports {
-        nvme: nvme?,
-        sdk: sdk?,
-        rest: rest?,
-        kvdb: kvdb?,
-    })
+/// Ports that nobody uses, held until all are chosen. Not of those that the system gives to outgoing connections: one of our own programs would now and
+/// then take one before it is listened on.
+struct Free {
+    held: Vec<TcpListener>,
+    range: std::ops::Range<u16>,
+}
+
+/// Lowest port that is chosen for anybody.
+const FREE_FIRST: u16 = 10_000;
+/// Ports that are tried for one.
+const FREE_TRIES: usize = 1_000;
+
+impl Free {
+    fn new() -> Free {
+        let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
+        let outgoing = range
+            .ok()
+            .and_then(|r| r.split_whitespace().next()?.parse().ok());
+        let range = FREE_FIRST..outgoing.unwrap_or(32_768).max(FREE_FIRST + 1_000);
+        let held = Vec::new();
+        Free { held, range }
+    }
+
+    fn next(&mut self) -> Result<SocketAddr> {
+        let mut failed = None;
+        for _ in 0..FREE_TRIES {
+            let random =
+                uuid::Uuid::new_v4().as_u128() % u128::from(self.range.end - self.range.start);
+            match TcpListener::bind((ADDRESS, self.range.start + random as u16)) {
+                Ok(listener) => {
+                    let at = listener.local_addr();
+                    self.held.push(listener);
+                    return at.map_err(|e| Failure::local("find free ports", e));
+                }
+                Err(e) => failed = Some(e),
+            }
+        }
+        let why = failed.map_or_else(|| "there are none".to_owned(), |e| e.to_string());
+        Err(Failure::local("find free ports", why))
+    }
 }
 
 #[cfg(test)]
@@ -98,13 +139,14 @@ mod tests {
 
     #[test]
     fn free_ports_differ() {
-        let p = Ports::choose(Some(0), 0).unwrap();
-        let set: std::collections::HashSet<_> = [p.nvme, p.sdk, p.rest, p.kvdb].into();
-        assert_eq!(set.len(), 4);
+        let nodes = Ports::choose(Some(0), 3).unwrap();
+        let all = nodes.iter().flat_map(|p| [p.nvme, p.sdk, p.rest, p.kvdb]);
+        let set: std::collections::HashSet<_> = all.collect();
+        assert_eq!(set.len(), 12);
     }
 
     #[test]
     fn a_base_at_the_end_is_refused() {
-        assert_eq!(Ports::choose(Some(65534), 0).unwrap_err().exit_code(), 2);
+        assert_eq!(Ports::choose(Some(65534), 1).unwrap_err().exit_code(), 2);
     }
 }
