@@ -115,6 +115,10 @@ where
     }
 }
 
+fn without_replication() -> Status {
+    Status::failed_precondition("this data path was started without replication")
+}
+
 fn ending() -> Status {
     Status::unavailable("the data path is ending")
 }
@@ -164,6 +168,8 @@ impl Datapath for Service {
             memory_bytes: facts.memory_bytes,
             hugepages: facts.hugepages,
             started_unix_ms: facts.started_unix_ms,
+            replication_address: String::new(),
+            public_key: Vec::new(),
         }))
     }
 
@@ -535,5 +541,82 @@ impl Datapath for Service {
     ) -> Result<Response<proto::ListScrubsReply>, Status> {
         let scrubs = self.ask(|c| async move { Ok(c.list_scrubs()) }).await?;
         Ok(Response::new(proto::ListScrubsReply { scrubs }))
+    }
+
+    async fn set_nodes(
+        &self,
+        _: Request<proto::SetNodesRequest>,
+    ) -> Result<Response<proto::SetNodesReply>, Status> {
+        Err(without_replication())
+    }
+
+    async fn create_replica(
+        &self,
+        _: Request<proto::CreateReplicaRequest>,
+    ) -> Result<Response<proto::Replica>, Status> {
+        Err(without_replication())
+    }
+
+    async fn resize_replica(
+        &self,
+        _: Request<proto::ResizeReplicaRequest>,
+    ) -> Result<Response<proto::Replica>, Status> {
+        Err(without_replication())
+    }
+
+    async fn delete_replica(
+        &self,
+        _: Request<proto::DeleteReplicaRequest>,
+    ) -> Result<Response<proto::DeleteReplicaReply>, Status> {
+        Err(without_replication())
+    }
+
+    async fn list_replicas(
+        &self,
+        _: Request<proto::ListReplicasRequest>,
+    ) -> Result<Response<proto::ListReplicasReply>, Status> {
+        Err(without_replication())
+    }
+
+    async fn open_path(
+        &self,
+        _: Request<proto::OpenPathRequest>,
+    ) -> Result<Response<proto::OpenPathReply>, Status> {
+        Err(without_replication())
+    }
+
+    async fn close_path(
+        &self,
+        _: Request<proto::ClosePathRequest>,
+    ) -> Result<Response<proto::ClosePathReply>, Status> {
+        Err(without_replication())
+    }
+
+    async fn serve(
+        &self,
+        _: Request<proto::ServeRequest>,
+    ) -> Result<Response<proto::Coordinator>, Status> {
+        Err(without_replication())
+    }
+
+    async fn stop_serving(
+        &self,
+        _: Request<proto::StopServingRequest>,
+    ) -> Result<Response<proto::StopServingReply>, Status> {
+        Err(without_replication())
+    }
+
+    async fn list_coordinators(
+        &self,
+        _: Request<proto::ListCoordinatorsRequest>,
+    ) -> Result<Response<proto::ListCoordinatorsReply>, Status> {
+        Err(without_replication())
+    }
+
+    async fn answer_set_change(
+        &self,
+        _: Request<proto::AnswerSetChangeRequest>,
+    ) -> Result<Response<proto::AnswerSetChangeReply>, Status> {
+        Err(without_replication())
     }
 }
