@@ -67,6 +67,9 @@ impl Node {
                     tracing::error!(?what, %error, "what the data path reported could not be kept");
                 }
             }
+            Some(What::SetChange(_) | What::Coordinator(_)) => {
+                tracing::warn!("the data path coordinates a volume, and nobody asked it to");
+            }
             None => {
                 tracing::debug!("the data path reported something that this version does not know")
             }
