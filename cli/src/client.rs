@@ -17,6 +17,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Driver option of Attach: export the volume as a further namespace of the named volume's subsystem.
 pub const SUBSYSTEM_OF: &str = "keelblock.subsystem_of";
 
+/// Driver option of Attach: the node that is to coordinate a replicated volume.
+pub const NODE: &str = "keelblock.node";
+
 /// A node's services, over one connection.
 #[derive(Clone)]
 pub struct Client {
@@ -182,10 +185,21 @@ impl Client {
     /// Exports a volume so that hosts can connect, in a subsystem of its own or, as a further namespace, in that of the
     /// volume with the id `subsystem_of`.
     pub async fn attach(&mut self, volume: &Volume, subsystem_of: Option<&str>) -> Result<()> {
-        let driver_options = subsystem_of
-            .iter()
-            .map(|id| (SUBSYSTEM_OF.to_owned(), (*id).to_owned()))
-            .collect();
+        self.attach_to(volume, subsystem_of, None).await
+    }
+
+    /// The same, to a certain node: of a replicated volume any; one that is attached elsewhere is moved.
+    pub async fn attach_to(
+        &mut self,
+        volume: &Volume,
+        subsystem_of: Option<&str>,
+        node: Option<&str>,
+    ) -> Result<()> {
+        let options = [(SUBSYSTEM_OF, subsystem_of), (NODE, node)];
+        let given = options
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), v?.to_owned())));
+        let driver_options = given.collect();
         let request = sdk::SdkVolumeAttachRequest {
             volume_id: volume.id.clone(),
             driver_options,
@@ -204,6 +218,19 @@ impl Client {
         let reply = self.admin.connection_info(request).await;
         Ok(reply
             .map_err(|s| Failure::from_status(format!("connection of volume {volume}"), &s))?
+            .into_inner())
+    }
+
+    /// Where a volume is coordinated, and how its replicas are.
+    pub async fn locate(&mut self, volume: &str) -> Result<admin::LocateVolumeReply> {
+        let request = admin::LocateVolumeRequest {
+            volume: volume.into(),
+            here: false,
+        };
+        let reply = self.admin.locate_volume(request).await;
+        let what = || format!("locate volume {volume}");
+        Ok(reply
+            .map_err(|s| Failure::from_status(what(), &s))?
             .into_inner())
     }
 

@@ -51,6 +51,20 @@ pub enum OpError {
     /// No room.
     #[error("{0}")]
     NoSpace(String),
+    /// Too few nodes can have a replica.
+    #[error(
+        "{wanted} replicas need {wanted} nodes that live and have drives, and there are {}{}{}",
+        .found.len(), if .found.is_empty() { String::new() } else { format!(": {}", .found.join(", ")) },
+        if .others.is_empty() { String::new() } else { format!(" ({})", .others.join("; ")) }
+    )]
+    TooFewNodes {
+        /// Replicas that were asked for.
+        wanted: usize,
+        /// Nodes that can have one.
+        found: Vec<String>,
+        /// The others, each with the reason.
+        others: Vec<String>,
+    },
     /// Somebody else changed the same record at the same time, several times over.
     #[error("{what} was changed by somebody else at the same time: try again")]
     Contended {
@@ -120,7 +134,7 @@ impl OpError {
             }
             Self::NotFound { .. } => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
-            Self::State(_) => Code::FailedPrecondition,
+            Self::State(_) | Self::TooFewNodes { .. } => Code::FailedPrecondition,
             Self::NoSpace(_) => Code::ResourceExhausted,
             Self::Contended { .. } | Self::Busy(_) => Code::Aborted,
             Self::Unavailable(_) | Self::Datapath { .. } => Code::Unavailable,

@@ -1,6 +1,7 @@
 //! Start, serve, stop. What can be wrong with how the process was started is found here, before anything is changed: a busy
 //! port, a directory of another cluster, a drive that cannot be. Stopping leaves every export as it is.
 use crate::config::{Config, KvdbConfig};
+use crate::coordination::{coordinate, stay_alive};
 use crate::datadir::{DataDir, DataDirError};
 use crate::datapath::{Link, supervise};
 use crate::error::OpError;
@@ -23,9 +24,6 @@ use tonic::transport::server::TcpIncoming;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long calls in progress may take to end when the process stops.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// Life of the lease that shows that this node lives.
-const ALIVE_TTL_S: i64 = 10;
-const ALIVE_RETRY: Duration = Duration::from_secs(1);
 /// How often it is looked for scans that are due.
 const SCAN_LOOK: Duration = Duration::from_secs(15);
 
@@ -142,7 +140,8 @@ impl Control {
         };
         let registry = Registry::new(Client::new(&kvdb)?, Keys::new(&config.cluster_id));
         let (link, link_state) = Link::new(&config.datapath_socket);
-        let node = Arc::new(Node::new(config, sdk, rest, registry, link)?);
+        let (node, pokes) = Node::new(config, sdk, rest, registry, link)?;
+        let node = Arc::new(node);
         node.join().await?;
         // A drive that the pool has may be missing: the others serve, and the pool says so.
         let pools = node.registry.pools().await?;
@@ -169,6 +168,7 @@ impl Control {
             }
         });
         tasks.spawn(scan(node.clone(), stopped.clone()));
+        tasks.spawn(coordinate(node.clone(), pokes, stopped.clone()));
         tasks.spawn(stay_alive(node.clone(), stopped));
         tracing::info!(%sdk, %rest, %kvdb, cluster = config.cluster_id, node = config.node_id, "control process ready");
         Ok(Self {
@@ -274,33 +274,6 @@ async fn scan(node: Arc<Node>, stop: watch::Receiver<bool>) -> Option<OpError> {
     };
     tokio::select! {
         () = look => None,
-        () = ended(stop) => None,
-    }
-}
-
-/// Shows in the KVDB that this node lives.
-async fn stay_alive(node: Arc<Node>, stop: watch::Receiver<bool>) -> Option<OpError> {
-    let key = node.registry.keys().alive(node.node_id());
-    let kv = node.registry.kv().clone();
-    let beat = async {
-        loop {
-            match kv.hold_lease(ALIVE_TTL_S).await {
-                Ok(mut lease) => match kv
-                    .put_leased(&key, std::process::id().to_string(), lease.id())
-                    .await
-                {
-                    Ok(_) => lease.lost().await,
-                    Err(error) => tracing::warn!(%error, "cannot show that this node lives"),
-                },
-                Err(error) => {
-                    tracing::warn!(%error, "cannot get a lease to show that this node lives")
-                }
-            }
-            tokio::time::sleep(ALIVE_RETRY).await;
-        }
-    };
-    tokio::select! {
-        () = beat => None,
         () = ended(stop) => None,
     }
 }

@@ -6,6 +6,7 @@ mod host;
 mod hosts;
 mod node;
 mod progress;
+mod replicas;
 mod service;
 mod snapshot;
 mod stats;
@@ -134,6 +135,11 @@ mod tests {
             "volume path db --state inaccessible",
             "host attach db --with other",
             "host detach db",
+            "volume create db --size 1G --repl 3",
+            "volume attach db --node node-2",
+            "volume locate db -j",
+            "volume replicas db",
+            "volume ha-update db --repl 2",
             "cluster list",
             "cluster inspect --output json",
             "node list",
@@ -186,6 +192,7 @@ mod tests {
             "",
             "volume create db",
             "volume create db --size ten",
+            "volume create db --size 1G --repl 6",
             "volume create db --size 1G --block-size 1024",
             "volume create db --size 1G --label novalue",
             "volume update db",

@@ -20,6 +20,11 @@ pub struct VolumeView {
     pub size_bytes: u64,
     pub block_size: i64,
     pub replicas: i64,
+    /// Nodes that have one.
+    pub replicas_on: Vec<String>,
+    /// Of a volume with several: what the cluster says of them (`RuntimeState`, `WriteSet`, `WriteQuorum`, …).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub replication: BTreeMap<String, String>,
     pub status: String,
     pub state: String,
     pub attached_on: String,
@@ -44,12 +49,18 @@ impl VolumeView {
             .clone()
             .unwrap_or_default()
             .volume_labels;
+        let (sets, states) = (
+            volume.inner.replica_sets.iter(),
+            volume.inner.runtime_state.iter(),
+        );
         VolumeView {
             id: volume.id.clone(),
             name: volume.name.clone(),
             size_bytes: spec.size,
             block_size: spec.block_size,
             replicas: spec.ha_level,
+            replicas_on: sets.flat_map(|s| s.nodes.clone()).collect(),
+            replication: states.flat_map(|s| s.runtime_state.clone()).collect(),
             status: word(volume.inner.status().as_str_name(), "VOLUME_STATUS_"),
             state: word(volume.inner.state().as_str_name(), "VOLUME_STATE_"),
             attached_on: volume.inner.attached_on.clone(),
@@ -66,6 +77,32 @@ impl VolumeView {
                 u64::try_from(t.seconds * 1000 + i64::from(t.nanos) / 1_000_000).unwrap_or(0)
             }),
             error: volume.inner.error.clone(),
+        }
+    }
+
+    /// `3`, or `2 of 3` while some are not in sync.
+    pub fn replicas_shown(&self) -> String {
+        let set = self.replication.get("WriteSet");
+        let members = set.map(|s| s.trim_matches(['[', ']']).split_whitespace().count());
+        match members {
+            Some(members) if members as i64 != self.replicas => {
+                format!("{members} of {}", self.replicas)
+            }
+            _ => self.replicas.to_string(),
+        }
+    }
+
+    /// How the replicas of a volume with several are; empty for one.
+    pub fn replication_shown(&self) -> String {
+        let of = |key: &str| self.replication.get(key).cloned().unwrap_or_default();
+        match self.replication.is_empty() {
+            true => String::new(),
+            false => format!(
+                "{}, in sync {}, write quorum {}",
+                of("RuntimeState"),
+                of("WriteSet"),
+                of("WriteQuorum")
+            ),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `keelctl volume …`.
 use super::view::VolumeView;
-use super::{hosts, snapshot, stats};
+use super::{hosts, replicas, snapshot, stats};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
@@ -62,6 +62,32 @@ pub enum Command {
     /// The hosts that may connect to a volume.
     #[command(subcommand)]
     Hosts(hosts::Command),
+    /// Attach a volume, so that hosts can connect to it; a replicated one to any node, and one that is attached elsewhere is moved there.
+    Attach {
+        /// Name or id.
+        volume: String,
+        /// Id of the node that is to coordinate it [default: the one that answers].
+        #[arg(long)]
+        node: Option<String>,
+    },
+    /// Where a volume is coordinated, and how far its replicas are.
+    Locate {
+        /// Name or id.
+        volume: String,
+    },
+    /// The replicas of a volume, a line each.
+    Replicas {
+        /// Name or id.
+        volume: String,
+    },
+    /// Change the number of replicas of a volume.
+    HaUpdate {
+        /// Name or id.
+        volume: String,
+        /// Number of replicas.
+        #[arg(long, value_parser = clap::value_parser!(i64).range(1..=5))]
+        repl: i64,
+    },
     /// How a host connects to a volume.
     ConnectInfo {
         /// Name or id.
@@ -87,8 +113,8 @@ pub struct Create {
     /// Logical block size in bytes that hosts see.
     #[arg(long, default_value = "4096", value_parser = ["512", "4096"])]
     block_size: String,
-    /// Number of replicas.
-    #[arg(long, default_value = "1", value_parser = clap::value_parser!(i64).range(1..=3))]
+    /// Number of replicas, each on another node.
+    #[arg(long, default_value = "1", value_parser = clap::value_parser!(i64).range(1..=5))]
     repl: i64,
     /// A label (repeatable).
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -156,6 +182,10 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Restore(args) => snapshot::restore(client, args).await,
         Command::Diff(args) => snapshot::diff(client, args).await,
         Command::Hosts(command) => hosts::run(client, command).await,
+        Command::Attach { volume, node } => attach(client, &volume, node.as_deref()).await,
+        Command::Locate { volume } => replicas::locate(client, &volume).await,
+        Command::Replicas { volume } => replicas::list(client, &volume).await,
+        Command::HaUpdate { volume, repl } => replicas::update(client, &volume, repl).await,
         Command::ConnectInfo { volume } => connect_info(client, &volume).await,
         Command::Path { volume, state } => path(client, &volume, state).await,
     }
@@ -203,6 +233,19 @@ pub async fn ready(client: &mut Client, id: &str, no_attach: bool, head: &str) -
     Ok(Answer::new(VolumeView::new(&volume), text))
 }
 
+async fn attach(client: &mut Client, name: &str, node: Option<&str>) -> Result<Answer> {
+    let volume = client.volume(name).await?;
+    client.attach_to(&volume, None, node).await?;
+    let volume = client.volume(&volume.id).await?;
+    let info = client.connection(&volume.id).await?;
+    let head = format!(
+        "Volume {} is attached on {}.",
+        volume.name, volume.inner.attached_on
+    );
+    let text = format!("{head} To connect a host:\n{}", connect_lines(&info));
+    Ok(Answer::new(VolumeView::new(&volume), text))
+}
+
 async fn list(client: &mut Client, labels: Vec<(String, String)>) -> Result<Answer> {
     let filter = sdk::SdkVolumeInspectWithFiltersRequest {
         labels: labels.into_iter().collect(),
@@ -223,6 +266,7 @@ async fn list(client: &mut Client, labels: Vec<(String, String)>) -> Result<Answ
             size,
             show_size(v.used_bytes),
             block,
+            v.replicas_shown(),
             v.status.clone(),
             v.state.clone(),
             v.attached_on.clone(),
@@ -239,6 +283,7 @@ async fn list(client: &mut Client, labels: Vec<(String, String)>) -> Result<Answ
                 "SIZE>",
                 "USED>",
                 "BLOCK>",
+                "REPLICAS>",
                 "STATUS",
                 "STATE",
                 "ATTACHED ON",
@@ -296,7 +341,9 @@ fn described(
         ("Used", show_size(view.used_bytes)),
         ("Unique", unique.map(show_size).unwrap_or_default()),
         ("Block size", format!("{} B", view.block_size)),
-        ("Replicas", view.replicas.to_string()),
+        ("Replicas", view.replicas_shown()),
+        ("Replicas on", view.replicas_on.join(", ")),
+        ("Replication", view.replication_shown()),
         ("Status", view.status.clone()),
         ("State", view.state.clone()),
         ("Attached on", view.attached_on.clone()),

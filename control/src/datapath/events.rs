@@ -8,12 +8,13 @@ use keelblock_api::datapath::pool_space_low::Level;
 use keelblock_api::datapath::{
     ChecksumError, CommitReservationRequest, Event, PoolSpaceLow, ReadError, ReservationChanged,
 };
+use std::sync::Arc;
 use tonic::Streaming;
 
 impl Node {
     /// Handles events until the stream ends, in order: a later state of a reservation never gets overtaken by an earlier one. Why
     /// it ended.
-    pub(super) async fn follow(&self, mut events: Streaming<Event>) -> String {
+    pub(super) async fn follow(self: &Arc<Self>, mut events: Streaming<Event>) -> String {
         loop {
             match events.message().await {
                 Ok(Some(event)) => self.event(event).await,
@@ -23,7 +24,7 @@ impl Node {
         }
     }
 
-    async fn event(&self, event: Event) {
+    async fn event(self: &Arc<Self>, event: Event) {
         match event.what {
             Some(What::Reservation(change)) => {
                 if let Err(error) = self.keep_reservation(&change).await {
@@ -67,9 +68,8 @@ impl Node {
                     tracing::error!(?what, %error, "what the data path reported could not be kept");
                 }
             }
-            Some(What::SetChange(_) | What::Coordinator(_)) => {
-                tracing::warn!("the data path coordinates a volume, and nobody asked it to");
-            }
+            Some(What::SetChange(change)) => self.set_change(change),
+            Some(What::Coordinator(coordinator)) => self.coordinator_reports(coordinator),
             None => {
                 tracing::debug!("the data path reported something that this version does not know")
             }

@@ -11,6 +11,6 @@ mod pool;
 mod reconcile;
 mod supervisor;
 
-pub use link::{Link, LinkState};
+pub use link::{CALL_TIMEOUT, Link, LinkState};
 pub(crate) use reconcile::create_request;
 pub use supervisor::supervise;

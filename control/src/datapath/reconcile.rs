@@ -19,10 +19,12 @@
 //! | nothing | a snapshot | it is deleted: it exists only when a record names it |
 //! | attached | anything | export |
 //! | not attached | a subsystem of this cluster | unexport |
+//!
+//! Of replicated volumes `coordination` does all of this.
 use crate::error::OpError;
 use crate::names;
 use crate::node::Node;
-use crate::records::{Phase, SnapshotRecord, VolumeRecord};
+use crate::records::{AttachmentRecord, Phase, SnapshotRecord, VolumeRecord};
 use keelblock_api::datapath::{
     CreateVolumeRequest, Lane, ListSnapshotsRequest, ListSubsystemsRequest, ListVolumesRequest,
     ResizeVolumeRequest, Snapshot, Volume,
@@ -248,7 +250,12 @@ impl Node {
 
     async fn reconcile_exports(&self) -> Result<(), OpError> {
         let attachments = self.registry.attachments().await?;
-        let mine = attachments.iter().filter(|a| a.node_id == self.node_id());
+        // Replicated volumes are looked after by their actors (`coordination`): what hosts have of them is not disturbed here.
+        let replicated = self.replicated_volumes().await?;
+        let is_mine = |a: &&AttachmentRecord| {
+            a.node_id == self.node_id() && !replicated.contains(&a.volume_id)
+        };
+        let mine = attachments.iter().filter(is_mine);
         let wanted: BTreeSet<Uuid> = mine.map(|a| a.subsystem_of).collect();
         for subsystem in &wanted {
             match self.apply_export(*subsystem).await {
@@ -265,13 +272,21 @@ impl Node {
         });
         for subsystem in listed.await?.subsystems {
             let nqn = subsystem.config.unwrap_or_default().nqn;
-            if names::volume_of_nqn(self.cluster_id(), &nqn).is_some_and(|id| !wanted.contains(&id))
-            {
+            let ours = names::volume_of_nqn(self.cluster_id(), &nqn);
+            if ours.is_some_and(|id| !wanted.contains(&id) && !replicated.contains(&id)) {
                 tracing::info!(nqn, "no longer attached: its export ends");
                 self.unexport(nqn).await?;
             }
         }
         Ok(())
+    }
+}
+
+impl Node {
+    async fn replicated_volumes(&self) -> Result<BTreeSet<Uuid>, OpError> {
+        let volumes = self.registry.volumes().await?;
+        let replicated = volumes.iter().filter(|v| v.replicated.is_some());
+        Ok(replicated.map(|v| v.volume_id).collect())
     }
 }
 

@@ -30,6 +30,7 @@ pub async fn supervise(node: Arc<Node>, state: watch::Sender<LinkState>) -> OpEr
             told = reason.clone();
         }
         state.send_replace(LinkState::Down(reason));
+        node.coordination.disconnected();
         tokio::time::sleep(RETRY).await;
     }
 }
@@ -51,6 +52,7 @@ async fn session(
     if let Some(spec) = &node.pool {
         pool::open(node, spec).await?;
     }
+    node.coordination.disconnected();
     // Events are heard before anything is exported, so that no reservation waits for us longer than it must.
     let events = node
         .link
@@ -68,8 +70,12 @@ async fn session(
         restored = node.reconcile() => restored?,
         reason = ended(&mut following) => return Ok(reason),
     }
+    if !hello.replication_address.is_empty() {
+        node.connected(&hello).await?;
+    }
     *was_up = true;
     state.send_replace(LinkState::Up(Arc::new(hello)));
+    node.coordination.poke_all();
     tracing::info!("data path ready: volumes and exports are as the KVDB has them");
     tokio::select! {
         reason = ended(&mut following) => Ok(reason),

@@ -72,6 +72,7 @@ impl Node {
             phase: Phase::Creating,
             node_id: self.node_id().into(),
             pool_id,
+            replicated: None,
             size_bytes,
             block_bytes,
             sticky: false,

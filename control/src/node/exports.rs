@@ -20,14 +20,38 @@ const NAMESPACES_MAX: u32 = 128;
 const ATTEMPTS: usize = 8;
 
 impl Node {
-    /// Exports a volume on this node; in the subsystem of the volume `of`, if given. Done already is done.
-    pub async fn attach(&self, name: &str, of: Option<&str>) -> Result<AttachmentRecord, OpError> {
+    /// Exports a volume on this node; in the subsystem of the volume `of`, if given. Done already is done. A replicated volume may be attached to
+    /// any node, `to`.
+    pub async fn attach(
+        &self,
+        name: &str,
+        of: Option<&str>,
+        to: Option<&str>,
+    ) -> Result<AttachmentRecord, OpError> {
+        let volume = self.registry.volume(name).await?;
+        if volume.record.replicated.is_some() {
+            if of.is_some() {
+                self.not_replicated(&volume.record, "make it a further namespace")?;
+            }
+            self.usable(&volume.record)?;
+            return self.attach_replicated(&volume, to).await;
+        }
+        if let Some(node) = to.filter(|node| *node != volume.record.node_id) {
+            return Err(OpError::State(format!(
+                "volume {} has one replica, on node {}: it cannot be attached to node {node}",
+                volume.record.name, volume.record.node_id
+            )));
+        }
         let _changing = self.exclusive().await?;
         let volume = self.registry.volume(name).await?;
         self.own(&volume.record)?;
         self.usable(&volume.record)?;
         let subsystem_of = match of {
-            Some(of) => self.registry.volume(of).await?.record.volume_id,
+            Some(of) => {
+                let owner = self.registry.volume(of).await?.record;
+                self.not_replicated(&owner, "give its subsystem further namespaces")?;
+                owner.volume_id
+            }
             None => volume.record.volume_id,
         };
         if let Some(found) = self.registry.attachment(volume.record.volume_id).await? {
@@ -45,6 +69,7 @@ impl Node {
             nsid: self.free_nsid(&volume.record, subsystem_of).await?,
             path_state: PathState::Optimized,
             attached_unix_ms: unix_ms(),
+            moved_from: None,
         };
         self.write_attachment(&volume, &record).await?;
         match self.apply_export(subsystem_of).await {
@@ -140,6 +165,10 @@ impl Node {
 
     /// Ends a volume's export: its hosts are disconnected. Not attached is done already.
     pub async fn detach(&self, name: &str) -> Result<(), OpError> {
+        let volume = self.registry.volume(name).await?;
+        if volume.record.replicated.is_some() {
+            return self.detach_replicated(&volume).await;
+        }
         let _changing = self.exclusive().await?;
         let volume = self.registry.volume(name).await?;
         let id = volume.record.volume_id;
@@ -229,6 +258,15 @@ impl Node {
         }
         let _changing = self.exclusive().await?;
         let record = self.registry.volume(name).await?.record;
+        let set = |r: &mut VolumeRecord| {
+            r.any_host = any;
+            r.allowed_hosts = hosts.clone();
+            Ok(true)
+        };
+        if record.replicated.is_some() {
+            // Each node exports it anew.
+            return self.change_volume(record.volume_id, set).await.map(drop);
+        }
         self.own(&record)?;
         let attachment = self
             .registry
@@ -239,11 +277,6 @@ impl Node {
         if attachment.is_some() {
             self.link.up()?;
         }
-        let set = |r: &mut VolumeRecord| {
-            r.any_host = any;
-            r.allowed_hosts = hosts.clone();
-            Ok(true)
-        };
         self.change_volume(record.volume_id, set).await?;
         if attachment.is_some() {
             self.apply_export(record.volume_id).await
@@ -256,6 +289,10 @@ impl Node {
     pub async fn set_path_state(&self, name: &str, state: PathState) -> Result<(), OpError> {
         let _changing = self.exclusive().await?;
         let record = self.registry.volume(name).await?.record;
+        self.not_replicated(
+            &record,
+            "set the state of a path to it: the path at its coordinator is optimized",
+        )?;
         let attachment = self
             .registry
             .attachment(record.volume_id)
@@ -353,7 +390,7 @@ impl Node {
     }
 
     /// The slot of controller ids that this node has for a volume's subsystem, taking one at the first export.
-    async fn grant_cntlids(&self, volume: &VolumeRecord) -> Result<u32, OpError> {
+    pub(crate) async fn grant_cntlids(&self, volume: &VolumeRecord) -> Result<u32, OpError> {
         let key = self.registry.keys().cntlids(volume.volume_id);
         for _ in 0..ATTEMPTS {
             let found: Option<Versioned<CntlidRecord>> = self.registry.get(&key).await?;

@@ -8,6 +8,7 @@ mod alerts;
 mod clones;
 mod drives;
 mod exports;
+mod replicated;
 mod resize;
 mod scans;
 mod snapshots;
@@ -15,6 +16,7 @@ mod volumes;
 
 pub use alerts::AlertFilter;
 pub use drives::Replaced;
+pub use replicated::REPLICAS_MAX;
 pub use resize::{ResizeFactor, ResizeHow};
 pub use scans::ScanReport;
 pub(crate) use scans::Steer;
@@ -22,6 +24,7 @@ pub use snapshots::SnapshotWish;
 pub use volumes::{VolumeChange, VolumeWish};
 
 use crate::config::{Config, DriveSpec};
+use crate::coordination::{Coordination, Pokes};
 use crate::datapath::Link;
 use crate::error::OpError;
 use crate::names;
@@ -115,19 +118,22 @@ pub struct Node {
     pub link: Link,
     /// Its pool.
     pub pool: Option<PoolSpec>,
+    /// Replicated volumes.
+    pub(crate) coordination: Coordination,
     changing: Mutex<()>,
 }
 
 impl Node {
-    /// From the command line; `sdk` and `rest` are where those really listen.
+    /// From the command line; `sdk` and `rest` are where those really listen. The other half is for `coordinate`.
     pub fn new(
         config: &Config,
         sdk: SocketAddr,
         rest: SocketAddr,
         registry: Registry,
         link: Link,
-    ) -> Result<Self, OpError> {
-        Ok(Self {
+    ) -> Result<(Self, Pokes), OpError> {
+        let (coordination, pokes) = Coordination::new();
+        let node = Self {
             pool: PoolSpec::new(
                 &config.cluster_id,
                 &config.node_id,
@@ -140,8 +146,10 @@ impl Node {
             rest,
             registry,
             link,
+            coordination,
             changing: Mutex::new(()),
-        })
+        };
+        Ok((node, pokes))
     }
 
     /// Id of the cluster.
@@ -185,22 +193,39 @@ impl Node {
         {
             tracing::info!(cluster = self.cluster_id, "a new cluster");
         }
-        // The data path may have gone on without this process: hosts still connect where it said.
+        // The data path may have gone on without this process: hosts and nodes still connect where it said.
         let key = self.registry.keys().node(&self.node_id);
         let known = self.registry.get::<NodeRecord>(&key).await?;
-        let nvme_address = known.map(|k| k.record.nvme_address).unwrap_or_default();
-        self.registry.put(&key, &self.record(nvme_address)).await
+        let record = match known {
+            Some(known) => self.record(
+                known.record.nvme_address,
+                known.record.replication_address,
+                known.record.public_key,
+            ),
+            None => self.record(String::new(), String::new(), String::new()),
+        };
+        self.registry.put(&key, &record).await
     }
 
-    /// Publishes where hosts connect.
+    /// Publishes where hosts and other nodes connect.
     pub(crate) async fn publish(&self, hello: &HelloReply) -> Result<(), OpError> {
-        let record = self.record(hello.nvme_address.clone());
-        self.registry
-            .put(&self.registry.keys().node(&self.node_id), &record)
-            .await
+        let key: String = hello
+            .public_key
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let (nvme, replication) = (&hello.nvme_address, &hello.replication_address);
+        let record = self.record(nvme.clone(), replication.clone(), key);
+        let at = self.registry.keys().node(&self.node_id);
+        self.registry.put(&at, &record).await
     }
 
-    fn record(&self, nvme_address: String) -> NodeRecord {
+    fn record(
+        &self,
+        nvme_address: String,
+        replication_address: String,
+        public_key: String,
+    ) -> NodeRecord {
         NodeRecord {
             node_id: self.node_id.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -208,6 +233,8 @@ impl Node {
             nvme_address,
             sdk_address: self.sdk.to_string(),
             rest_address: self.rest.to_string(),
+            replication_address,
+            public_key,
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct VolumeWish {
     pub size_bytes: u64,
     /// Bytes of a logical block: 512 or 4096.
     pub block_bytes: u32,
+    /// How many nodes hold it: 1 to 5.
+    pub replicas: u8,
     /// It cannot be deleted.
     pub sticky: bool,
     /// Its labels.
@@ -38,6 +40,8 @@ pub struct VolumeWish {
 pub struct VolumeChange {
     /// A new size, not below the present one.
     pub size_bytes: Option<u64>,
+    /// How many nodes are to hold it.
+    pub replicas: Option<u8>,
     /// Whether it can be deleted.
     pub sticky: Option<bool>,
     /// Labels to set; an empty value takes one away.
@@ -106,6 +110,9 @@ impl Node {
         check_name(&wish.name)?;
         check_labels(&wish.labels)?;
         let size_bytes = rounded(wish.size_bytes)?;
+        if wish.replicas > 1 {
+            return self.create_replicated(wish, size_bytes).await;
+        }
         let _changing = self.exclusive().await?;
         if let Some(found) = self.existing(&wish.name).await? {
             return self.adopt(found.record, size_bytes, wish.block_bytes).await;
@@ -166,6 +173,28 @@ impl Node {
         size_bytes: u64,
         block_bytes: u32,
     ) -> Result<Uuid, OpError> {
+        self.same_volume(&record, size_bytes, block_bytes)?;
+        let level = self.ha_level(&record).await?;
+        if level != 1 {
+            return Err(OpError::Exists {
+                name: format!("volume {}", record.name),
+                what: format!("with {level} replicas, not 1"),
+            });
+        }
+        if record.phase == Phase::Creating {
+            self.link.up()?;
+            self.finish_create(&record).await?;
+        }
+        Ok(record.volume_id)
+    }
+
+    /// A volume that was asked for again is the one that is there.
+    pub(super) fn same_volume(
+        &self,
+        record: &VolumeRecord,
+        size_bytes: u64,
+        block_bytes: u32,
+    ) -> Result<(), OpError> {
         let differs = |what: String| OpError::Exists {
             name: format!("volume {}", record.name),
             what,
@@ -182,11 +211,7 @@ impl Node {
                 record.block_bytes
             )));
         }
-        if record.phase == Phase::Creating {
-            self.link.up()?;
-            self.finish_create(&record).await?;
-        }
-        Ok(record.volume_id)
+        Ok(())
     }
 
     fn new_record(&self, wish: VolumeWish, size_bytes: u64) -> Result<VolumeRecord, OpError> {
@@ -203,6 +228,7 @@ impl Node {
             node_id: self.node_id().into(),
             pool_id: self.pool.as_ref().ok_or_else(no_pool)?.record.pool_id,
             size_bytes,
+            replicated: None,
             block_bytes: wish.block_bytes,
             sticky: wish.sticky,
             labels: wish.labels,
@@ -254,7 +280,9 @@ impl Node {
             Some(Found::Snapshot(found)) => return self.delete_snapshot(&found.record).await,
             None => return Ok(()),
         };
-        self.own(&record)?;
+        if record.replicated.is_none() {
+            self.own(&record)?;
+        }
         if record.sticky {
             return Err(OpError::State(format!(
                 "volume {} is sticky: update it with sticky = false first",
@@ -267,6 +295,9 @@ impl Node {
                 "volume {} is attached on node {node}: detach it first",
                 record.name
             )));
+        }
+        if record.replicated.is_some() {
+            return self.delete_replicated(&record).await;
         }
         self.link.up()?;
         let deleting = self.change_volume(record.volume_id, |r| {
@@ -321,6 +352,14 @@ impl Node {
             return self.label_snapshot(&snapshot.record, change.labels).await;
         }
         let record = self.registry.volume(name).await?.record;
+        if let Some(replicas) = change.replicas
+            && replicas != self.ha_level(&record).await?
+        {
+            return Err(OpError::Unsupported {
+                field: "spec.ha_level".into(),
+                why: " in an update by this version: the number of replicas is chosen when a volume is made",
+            });
+        }
         if let Some(size) = change.size_bytes {
             self.grow(&record, rounded(size)?).await?;
         }
@@ -413,6 +452,7 @@ impl Node {
 
     /// Changes are made by the node that holds the volume.
     pub(crate) fn own(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        self.not_replicated(record, "resize, snapshot, clone or restore it")?;
         if record.node_id == self.node_id() {
             return Ok(());
         }

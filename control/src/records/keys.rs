@@ -15,6 +15,11 @@ impl Keys {
         }
     }
 
+    /// Everything.
+    pub fn root(&self) -> &str {
+        &self.root
+    }
+
     /// The cluster.
     pub fn cluster(&self) -> String {
         format!("{}cluster", self.root)
@@ -105,9 +110,24 @@ impl Keys {
         format!("{}cntlids/{volume_id}", self.root)
     }
 
+    /// Who coordinates volumes.
+    pub fn replications(&self) -> String {
+        format!("{}replication/", self.root)
+    }
+
     /// Replicas of a volume, and who coordinates them.
     pub fn replication(&self, volume_id: Uuid) -> String {
-        format!("{}replication/{volume_id}", self.root)
+        format!("{}{volume_id}", self.replications())
+    }
+
+    /// What has become of the replicas of a volume.
+    pub fn replicas(&self, volume_id: Uuid) -> String {
+        format!("{}replicas/{volume_id}/", self.root)
+    }
+
+    /// What has become of a replica.
+    pub fn replica(&self, volume_id: Uuid, replica_id: Uuid) -> String {
+        format!("{}{replica_id}", self.replicas(volume_id))
     }
 
     /// Reservations of a volume.

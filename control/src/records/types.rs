@@ -34,6 +34,38 @@ pub struct NodeRecord {
     pub sdk_address: String,
     /// Where its REST gateway is.
     pub rest_address: String,
+    /// Where other nodes' data paths connect; empty: it was started without replication, or has not said yet.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub replication_address: String,
+    /// By which it proves who it is there (Ed25519, 64 hex digits).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub public_key: String,
+}
+
+/// What a node says of itself while it lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AliveRecord {
+    /// Process id of its control process.
+    pub pid: u32,
+    /// Of its data path; empty while that cannot be used.
+    pub incarnation: String,
+    /// Room in its pools.
+    pub pools: Vec<PoolSpace>,
+}
+
+/// Room in a pool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolSpace {
+    /// The pool.
+    pub pool_id: Uuid,
+    /// Whether its content ends with the data path.
+    pub memory: bool,
+    /// What it can hold.
+    pub total_bytes: u64,
+    /// What new data may take.
+    pub free_bytes: u64,
 }
 
 /// A pool.
@@ -117,10 +149,15 @@ pub struct VolumeRecord {
     pub name: String,
     /// Where it is in its life.
     pub phase: Phase,
-    /// The node that holds it.
+    /// The node that holds it; empty if it is replicated.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub node_id: String,
-    /// The pool that holds it.
+    /// The pool that holds it; nil if it is replicated.
+    #[serde(default, skip_serializing_if = "Uuid::is_nil")]
     pub pool_id: Uuid,
+    /// Of a replicated volume: what every node must know. Where its replicas are is in `replication/`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicated: Option<ReplicatedRecord>,
     /// Its size.
     pub size_bytes: u64,
     /// Bytes of a logical block: 512 or 4096.
@@ -145,6 +182,29 @@ pub struct VolumeRecord {
     /// It is being set back to this snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restoring: Option<Uuid>,
+}
+
+/// What all nodes must know of a replicated volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicatedRecord {
+    /// Its lanes, for good.
+    pub lanes: u8,
+    /// Hosts are told of a volatile cache: what they did not flush may be lost if a quorum loses power at once.
+    pub volatile_cache: bool,
+}
+
+/// What has become of a replica: written by its node. It is there before the replica is, and until it is deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaRecord {
+    /// Its node.
+    pub node_id: String,
+    /// It was made: if it is not there any more, it is lost, and never made again.
+    pub made: bool,
+    /// What is wrong with it; empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub error: String,
 }
 
 /// A node's path to a volume, as hosts see it.
@@ -207,7 +267,7 @@ impl PathState {
 pub struct AttachmentRecord {
     /// The volume.
     pub volume_id: Uuid,
-    /// The node that exports it.
+    /// The node that exports it; of a replicated one, the node that coordinates it.
     pub node_id: String,
     /// The volume whose subsystem it is in: itself, unless it is a further namespace of another's.
     pub subsystem_of: Uuid,
@@ -217,6 +277,9 @@ pub struct AttachmentRecord {
     pub path_state: PathState,
     /// Since when, ms since the Unix epoch.
     pub attached_unix_ms: u64,
+    /// Of a replicated volume that was moved while it was used: the node that ends serving it first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moved_from: Option<String>,
 }
 
 impl AttachmentRecord {

@@ -32,6 +32,11 @@ impl Epoch {
         fits.then(|| Self(u32::from(generation) << COUNTER_BITS | counter))
     }
 
+    /// Of what is on the wire: every number is one.
+    pub fn from_number(number: u32) -> Self {
+        Self(number)
+    }
+
     /// The cluster's generation when it was raised.
     pub fn generation(self) -> u8 {
         (self.0 >> COUNTER_BITS) as u8

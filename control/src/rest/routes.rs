@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 52] = [
+pub const ROUTES: [Route; 53] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -165,6 +165,12 @@ pub const ROUTES: [Route; 52] = [
         "/v1/keelblock/volumes/{volume}/connection",
         "Admin",
         "ConnectionInfo",
+    ),
+    route(
+        Get,
+        "/v1/keelblock/volumes/{volume}/replicas",
+        "Admin",
+        "LocateVolume",
     ),
     route(
         Put,

@@ -3,7 +3,8 @@ use super::{Services, answer, storage};
 use crate::error::OpError;
 use crate::names;
 use crate::node::{SnapshotWish as Wish, Steer};
-use crate::records::PathState;
+use crate::records::{AttachmentRecord, PathState};
+use crate::replication::record::{Phase, ReplicaState, ReplicationRecord};
 use keelblock_api::admin::admin_server::Admin;
 use keelblock_api::admin::*;
 use keelblock_api::datapath::{HelloReply, Pool};
@@ -94,12 +95,15 @@ impl Services {
                 .attachment(subsystem_of)
                 .await?
                 .map_or(a.path_state, |o| o.record.path_state);
+            let mut states = vec![(a.node_id.clone(), state)];
+            if let Some(set) = node.replication(record.volume_id).await? {
+                states = replicated_paths(&set.record, a);
+            }
             let nodes = node.registry.nodes().await?;
-            let address = nodes
-                .into_iter()
-                .find(|(n, _)| n.node_id == a.node_id)
-                .map(|(n, _)| n.nvme_address);
-            paths.extend(address.and_then(|address| path(&a.node_id, &address, state)));
+            for (node_id, state) in states {
+                let found = nodes.iter().find(|(n, _)| n.node_id == node_id);
+                paths.extend(found.and_then(|(n, _)| path(&node_id, &n.nvme_address, state)));
+            }
         }
         Ok(ConnectionInfoReply {
             volume_id: record.volume_id.to_string(),
@@ -110,6 +114,30 @@ impl Services {
             any_host: owner.any_host,
         })
     }
+}
+
+/// Every node with a replica, and the one that coordinates, which comes first: its path works, the others tell hosts when it has moved.
+fn replicated_paths(
+    set: &ReplicationRecord,
+    attachment: &AttachmentRecord,
+) -> Vec<(String, PathState)> {
+    let coordinator = &attachment.node_id;
+    let holds = set
+        .holder
+        .as_ref()
+        .is_some_and(|h| h.node_id == *coordinator);
+    let state = match holds && set.phase == Phase::Serving {
+        true => PathState::Optimized,
+        false => PathState::Inaccessible,
+    };
+    let others = set
+        .replicas
+        .iter()
+        .filter(|r| r.node_id != *coordinator && r.state != ReplicaState::Leaving);
+    let others = others.map(|r| (r.node_id.clone(), PathState::Inaccessible));
+    std::iter::once((coordinator.clone(), state))
+        .chain(others)
+        .collect()
 }
 
 fn path(node_id: &str, address: &str, state: PathState) -> Option<Path> {
@@ -199,6 +227,13 @@ impl Admin for Services {
                 .await
                 .map(|()| SetPathStateReply {}),
         )
+    }
+
+    async fn locate_volume(
+        &self,
+        request: Request<LocateVolumeRequest>,
+    ) -> Result<Response<LocateVolumeReply>, Status> {
+        Services::locate_volume(self, request.into_inner()).await
     }
 
     async fn create_snapshots(

@@ -7,6 +7,7 @@ mod identity;
 mod mount_attach;
 mod nodes;
 mod pools;
+mod replicas;
 mod snapshots;
 mod spec;
 mod stats;

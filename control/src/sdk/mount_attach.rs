@@ -2,6 +2,7 @@
 //!
 //! - `keelblock.subsystem_of`: the name or id of an attached volume. The volume becomes a further namespace of that one's
 //!   subsystem instead of having one of its own.
+//! - `keelblock.node`: the node that is to coordinate a replicated volume; one that is attached elsewhere is moved there.
 use super::{Services, answer, not_yet};
 use crate::error::OpError;
 use crate::names;
@@ -12,6 +13,9 @@ use tonic::{Request, Response, Status as Refusal};
 
 /// Attach: export as a further namespace of this volume's subsystem.
 pub const SUBSYSTEM_OF: &str = "keelblock.subsystem_of";
+
+/// Attach: to this node.
+pub const NODE: &str = "keelblock.node";
 
 fn refuse_unknown(options: &HashMap<String, String>, known: &[&str]) -> Result<(), OpError> {
     match options.keys().find(|key| !known.contains(&key.as_str())) {
@@ -43,15 +47,17 @@ fn check_attach_options(options: Option<&SdkVolumeAttachOptions>) -> Result<(), 
 impl Services {
     async fn attach_volume(&self, request: SdkVolumeAttachRequest) -> Result<String, OpError> {
         check_attach_options(request.options.as_ref())?;
-        refuse_unknown(&request.driver_options, &[SUBSYSTEM_OF])?;
+        refuse_unknown(&request.driver_options, &[SUBSYSTEM_OF, NODE])?;
         let SdkVolumeAttachRequest {
             volume_id,
             mut driver_options,
             ..
         } = request;
         let of = driver_options.remove(SUBSYSTEM_OF);
-        let attached =
-            self.to_the_end(|node| async move { node.attach(&volume_id, of.as_deref()).await });
+        let to = driver_options.remove(NODE);
+        let attached = self.to_the_end(|node| async move {
+            node.attach(&volume_id, of.as_deref(), to.as_deref()).await
+        });
         let attachment = attached.await?;
         Ok(names::device_path(attachment.volume_id))
     }

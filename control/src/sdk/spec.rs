@@ -1,7 +1,7 @@
 //! What a volume can be asked to be. Every field that is set must be one that this version honours; the others are refused by
 //! name, found by reflection, so that a field that is added to the contract is refused until somebody says otherwise here.
 use crate::error::OpError;
-use crate::node::{VolumeChange, VolumeWish};
+use crate::node::{REPLICAS_MAX, VolumeChange, VolumeWish};
 use keelblock_api::openstorage::volume_spec_update::{HaLevelOpt, SizeOpt, StickyOpt};
 use keelblock_api::openstorage::{
     SdkVolumeCreateRequest, SdkVolumeUpdateRequest, VolumeSpec, VolumeSpecUpdate,
@@ -57,7 +57,7 @@ impl Rules {
             });
         };
         refuse_unsupported(&self.create, &spec, &HONOURED)?;
-        check_replicas(spec.ha_level)?;
+        let replicas = replicas(spec.ha_level)?;
         if spec.aggregation_level > 1 {
             return Err(OpError::Unsupported {
                 field: "spec.aggregation_level".into(),
@@ -81,6 +81,7 @@ impl Rules {
             name: request.name,
             size_bytes: spec.size,
             block_bytes,
+            replicas,
             sticky: spec.sticky,
             labels,
         })
@@ -90,10 +91,11 @@ impl Rules {
     pub fn change(&self, request: SdkVolumeUpdateRequest) -> Result<VolumeChange, OpError> {
         let spec = request.spec.unwrap_or_default();
         refuse_unsupported::<VolumeSpecUpdate>(&self.update, &spec, &HONOURED_IN_UPDATE)?;
-        if let Some(HaLevelOpt::HaLevel(level)) = spec.ha_level_opt {
-            check_replicas(level)?;
-        }
+        let level = spec
+            .ha_level_opt
+            .map(|HaLevelOpt::HaLevel(level)| replicas(level));
         Ok(VolumeChange {
+            replicas: level.transpose()?,
             size_bytes: spec.size_opt.map(|SizeOpt::Size(size)| size),
             sticky: spec.sticky_opt.map(|StickyOpt::Sticky(sticky)| sticky),
             labels: request.labels.into_iter().collect(),
@@ -102,11 +104,11 @@ impl Rules {
 }
 
 /// The spec of a volume as it is.
-pub fn spec(record: &crate::records::VolumeRecord) -> VolumeSpec {
+pub fn spec(record: &crate::records::VolumeRecord, replicas: u8) -> VolumeSpec {
     VolumeSpec {
         size: record.size_bytes,
         block_size: record.block_bytes.into(),
-        ha_level: 1,
+        ha_level: replicas.into(),
         aggregation_level: 1,
         sticky: record.sticky,
         volume_labels: record.labels.clone().into_iter().collect(),
@@ -114,14 +116,14 @@ pub fn spec(record: &crate::records::VolumeRecord) -> VolumeSpec {
     }
 }
 
-fn check_replicas(level: i64) -> Result<(), OpError> {
-    match level {
-        0 | 1 => Ok(()),
-        2.. => Err(OpError::Unsupported {
-            field: "spec.ha_level".into(),
-            why: " above 1: more than one replica needs replication, which this version does not have",
-        }),
-        _ => Err(OpError::invalid("spec.ha_level", "must not be negative")),
+/// How many replicas; 0 is 1.
+fn replicas(level: i64) -> Result<u8, OpError> {
+    match u8::try_from(level) {
+        Ok(level) if level <= REPLICAS_MAX => Ok(level.max(1)),
+        _ => Err(OpError::invalid(
+            "spec.ha_level",
+            format!("must be 1 to {REPLICAS_MAX}, not {level}"),
+        )),
     }
 }
 
@@ -196,7 +198,12 @@ mod tests {
             };
             message.set_field(&field, value);
             let result = rules.wish(request(message.transcode_to().unwrap()));
-            if HONOURED.contains(&field.name()) && field.name() != "ha_level" {
+            if field.name() == "ha_level" {
+                assert!(
+                    result.unwrap_err().to_string().contains("1 to 5"),
+                    "512 are too many"
+                );
+            } else if HONOURED.contains(&field.name()) {
                 result.unwrap();
             } else {
                 let error = result.unwrap_err().to_string();
@@ -246,12 +253,12 @@ mod tests {
         assert!(
             rules
                 .wish(request(VolumeSpec {
-                    ha_level: 3,
+                    ha_level: 6,
                     ..Default::default()
                 }))
                 .unwrap_err()
                 .to_string()
-                .contains("replication")
+                .contains("not 6")
         );
     }
 

@@ -1,11 +1,13 @@
 //! A volume as the SDK shows it, and a snapshot, which is a volume that is read-only and has a parent.
+use super::replicas;
 use super::spec::spec;
 use crate::datapath::LinkState;
 use crate::error::OpError;
 use crate::names;
 use crate::node::Node;
 use crate::records::{AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, VolumeRecord};
-use keelblock_api::datapath::{ListSnapshotsRequest, ListVolumesRequest};
+use crate::replication::record::ReplicationRecord;
+use keelblock_api::datapath::{ListReplicasRequest, ListSnapshotsRequest, ListVolumesRequest};
 use keelblock_api::openstorage::*;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -18,7 +20,10 @@ pub struct Viewer {
     datapath_up: bool,
     attachments: HashMap<Uuid, AttachmentRecord>,
     used: HashMap<String, u64>,
-    nodes: Vec<NodeRecord>,
+    /// With whether each lives.
+    nodes: Vec<(NodeRecord, bool)>,
+    /// Of replicated volumes.
+    sets: HashMap<Uuid, ReplicationRecord>,
 }
 
 /// Volumes and snapshots that are asked for one by one; of more, all are.
@@ -56,7 +61,8 @@ impl Viewer {
             } else {
                 HashMap::new()
             },
-            nodes: nodes.into_iter().map(|(record, _)| record).collect(),
+            nodes,
+            sets: sets(node, shown).await?,
         })
     }
 
@@ -133,6 +139,7 @@ impl Viewer {
 
     fn volume(&self, record: &VolumeRecord) -> Volume {
         let attachment = self.attachments.get(&record.volume_id);
+        let set = self.sets.get(&record.volume_id);
         let mut volume = Volume {
             id: record.volume_id.to_string(),
             locator: Some(VolumeLocator {
@@ -141,13 +148,10 @@ impl Viewer {
                 ..Default::default()
             }),
             ctime: Some(timestamp(record.created_unix_ms)),
-            spec: Some(spec(record)),
+            spec: Some(spec(record, set.map_or(1, |s| s.wanted))),
             usage: self.used(record).unwrap_or(0),
-            replica_sets: vec![ReplicaSet {
-                nodes: vec![record.node_id.clone()],
-                pool_uuids: vec![record.pool_id.to_string()],
-                id: 0,
-            }],
+            replica_sets: vec![set.map_or_else(|| single(record), replicas::replica_set)],
+            runtime_state: set.map(replicas::runtime_state).into_iter().collect(),
             error: record.error.clone(),
             source: record.source.as_ref().map(|s| Source {
                 parent: s.parent().to_string(),
@@ -157,7 +161,10 @@ impl Viewer {
             ..Default::default()
         };
         let well = record.error.is_empty() && record.restoring.is_none();
-        volume.set_status(self.status(record.phase, well, &record.node_id));
+        volume.set_status(match set.filter(|_| well && record.phase == Phase::Ready) {
+            Some(set) => replicas::status(set, attachment, |node| self.lives(node)),
+            None => self.status(record.phase, well, &record.node_id),
+        });
         volume.set_state(match (record.phase, attachment) {
             (Phase::Creating, _) => VolumeState::Pending,
             (Phase::Ready, _) if record.restoring.is_some() => VolumeState::Restore,
@@ -186,8 +193,15 @@ impl Viewer {
         }
     }
 
+    fn lives(&self, node_id: &str) -> bool {
+        self.nodes
+            .iter()
+            .any(|(n, lives)| n.node_id == node_id && *lives)
+    }
+
     fn attach_info(&self, attachment: &AttachmentRecord) -> HashMap<String, String> {
-        let node = self.nodes.iter().find(|n| n.node_id == attachment.node_id);
+        let mut nodes = self.nodes.iter().map(|(node, _)| node);
+        let node = nodes.find(|n| n.node_id == attachment.node_id);
         HashMap::from([
             (
                 "nqn".to_owned(),
@@ -201,6 +215,37 @@ impl Viewer {
             ),
         ])
     }
+}
+
+/// Of a volume that lies on one node.
+fn single(record: &VolumeRecord) -> ReplicaSet {
+    ReplicaSet {
+        nodes: vec![record.node_id.clone()],
+        pool_uuids: vec![record.pool_id.to_string()],
+        id: 0,
+    }
+}
+
+/// Who coordinates the volumes that are shown, of those that are replicated.
+async fn sets(node: &Node, shown: &[Shown]) -> Result<HashMap<Uuid, ReplicationRecord>, OpError> {
+    if shown.len() > SINGLY_MAX {
+        let keys = node.registry.keys();
+        let prefix = keys.replications();
+        let all = node.registry.kv().list(&prefix).await?;
+        let read = |kv: &keelblock_api::etcd::mvccpb::KeyValue| {
+            let id = kv.key.strip_prefix(prefix.as_bytes())?;
+            let id = Uuid::try_parse(std::str::from_utf8(id).ok()?).ok()?;
+            Some((id, serde_json::from_slice(&kv.value).ok()?))
+        };
+        return Ok(all.kvs.iter().filter_map(read).collect());
+    }
+    let mut sets = HashMap::new();
+    for (id, _) in shown.iter().filter(|(_, snapshot)| snapshot.is_none()) {
+        if let Some(set) = node.replication(*id).await? {
+            sets.insert(*id, set.record);
+        }
+    }
+    Ok(sets)
 }
 
 /// Whether all of `wanted` are among `labels`.
@@ -217,17 +262,25 @@ const USED_TIMEOUT: Duration = Duration::from_secs(20);
 async fn used_bytes(node: &Node, shown: &[Shown]) -> HashMap<String, u64> {
     let mut used = HashMap::new();
     if shown.len() > SINGLY_MAX {
-        let (volumes, snapshots) = tokio::join!(
+        let (volumes, snapshots, replicas) = tokio::join!(
             volumes_used(node, String::new()),
-            snapshots_used(node, String::new(), String::new())
+            snapshots_used(node, String::new(), String::new()),
+            replicas_used(node)
         );
-        used.extend(volumes.into_iter().chain(snapshots));
+        used.extend(volumes.into_iter().chain(snapshots).chain(replicas));
         return used;
     }
     for (volume, snapshot) in shown {
         let volume = volume.to_string();
         used.extend(match snapshot {
-            None => volumes_used(node, volume).await,
+            None => match volumes_used(node, volume.clone()).await {
+                found if !found.is_empty() => found,
+                _ => {
+                    let mut replicas = replicas_used(node).await;
+                    replicas.retain(|(id, _)| *id == volume);
+                    replicas
+                }
+            },
             Some(id) => snapshots_used(node, volume, id.to_string()).await,
         });
     }
@@ -244,6 +297,20 @@ async fn volumes_used(node: &Node, volume_id: String) -> Vec<(String, u64)> {
     let volumes = listed.await.map(|reply| reply.volumes).unwrap_or_default();
     let used = volumes.into_iter().map(|v| (v.volume_id, v.used_bytes));
     used.collect()
+}
+
+/// Of replicated volumes, what their replicas here use: each uses as much.
+async fn replicas_used(node: &Node) -> Vec<(String, u64)> {
+    let listed = node
+        .link
+        .call_within(USED_TIMEOUT, "list replicas", |mut c| async move {
+            c.list_replicas(ListReplicasRequest {}).await
+        });
+    let replicas = listed.await.map(|reply| reply.replicas).unwrap_or_default();
+    replicas
+        .into_iter()
+        .map(|r| (r.volume_id, r.used_bytes))
+        .collect()
 }
 
 async fn snapshots_used(node: &Node, volume_id: String, snapshot_id: String) -> Vec<(String, u64)> {

@@ -70,6 +70,28 @@ impl Bench {
         }
     }
 
+    /// A further node of the cluster whose KVDB is there, with a drive.
+    pub async fn join(node_id: &str, kvdb: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let fake = Fake::start(&dir.path().join("dp.sock"));
+        fake.memory().replicating = true;
+        let config = Config {
+            node_id: node_id.into(),
+            etcd: Some(kvdb.into()),
+            ..config(&dir, Drive::File)
+        };
+        let control = Control::start(&config).await.unwrap();
+        let mut bench = Self {
+            fake,
+            channel: channel(&control),
+            control: Some(control),
+            config,
+            _dir: dir,
+        };
+        bench.ready().await;
+        bench
+    }
+
     pub fn control(&self) -> &Control {
         self.control.as_ref().expect("it runs")
     }

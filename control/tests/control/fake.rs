@@ -1,5 +1,6 @@
 //! A data path that only remembers what it was told: it serves the real contract over the real channel, on a thread of its own, and
 //! can be killed, come back with or without its memory, refuse and hang.
+use crate::fake_replication::Replication;
 use keelblock_api::channel::Listener;
 use keelblock_api::datapath::datapath_server::{Datapath, DatapathServer};
 use keelblock_api::datapath::*;
@@ -47,6 +48,10 @@ pub struct Memory {
     pub hang: Option<&'static str>,
     /// Bytes that may be taken in all.
     pub capacity: u64,
+    /// It was started with replication.
+    pub replicating: bool,
+    /// What it knows of replicated volumes.
+    pub replication: Replication,
     cluster: Option<String>,
     events: Option<mpsc::Sender<Result<Event, Status>>>,
     slots: HashMap<String, VolumeSlot>,
@@ -94,6 +99,7 @@ impl Fake {
         memory.exports.clear();
         memory.pools.clear();
         memory.scrubs.clear();
+        memory.replication.end();
         memory.cluster = None;
     }
 
@@ -134,13 +140,7 @@ impl Fake {
     /// Reports an event.
     pub async fn report(&self, what: event::What) {
         let events = self.memory().events.clone().expect("somebody watches");
-        events
-            .send(Ok(Event {
-                unix_ms: 0,
-                what: Some(what),
-            }))
-            .await
-            .unwrap();
+        events.send(Ok(happened(what))).await.unwrap();
     }
 
     /// Counts a read and a write of an exported volume.
@@ -212,6 +212,7 @@ fn pool(request: &OpenPoolRequest, memory: &Memory) -> Pool {
             .map(|d| memory.sizes.get(&d.drive_id).unwrap_or(&memory.capacity))
             .sum(),
         used_bytes: memory.volumes.values().map(|v| v.used_bytes).sum(),
+        free_bytes: memory.capacity / 2,
         ..Default::default()
     }
 }
@@ -249,6 +250,14 @@ impl Datapath for Service {
             memory_bytes: 1 << 20,
             hugepages: false,
             started_unix_ms: 1,
+            replication_address: match memory.replicating {
+                true => "127.0.0.1:19022".into(),
+                false => String::new(),
+            },
+            public_key: match memory.replicating {
+                true => vec![7; 32],
+                false => Vec::new(),
+            },
         }))
     }
 
@@ -370,7 +379,9 @@ impl Datapath for Service {
             return Err(Status::invalid_argument("bad serial or controller ids"));
         }
         for namespace in &request.namespaces {
-            if !memory.volumes.contains_key(&namespace.volume_id) || namespace.nguid.len() != 16 {
+            let known = memory.volumes.contains_key(&namespace.volume_id)
+                || memory.replication.paths.contains_key(&namespace.volume_id);
+            if !known || namespace.nguid.len() != 16 {
                 return Err(Status::not_found("no such volume"));
             }
             let id = Uuid::try_parse(&namespace.volume_id).unwrap();
@@ -415,6 +426,10 @@ impl Datapath for Service {
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let mut memory = self.begin("watch").await?;
         let (events, stream) = mpsc::channel(EVENTS);
+        for coordinator in memory.replication.coordinators.values() {
+            let what = event::What::Coordinator(coordinator.clone());
+            events.try_send(Ok(happened(what))).unwrap();
+        }
         memory.events = Some(events);
         Ok(Response::new(ReceiverStream::new(stream)))
     }
@@ -692,6 +707,130 @@ impl Datapath for Service {
         Ok(Response::new(ListScrubsReply {
             scrubs: memory.scrubs.values().cloned().collect(),
         }))
+    }
+
+    async fn set_nodes(
+        &self,
+        request: Request<SetNodesRequest>,
+    ) -> Result<Response<SetNodesReply>, Status> {
+        let mut memory = self.begin("set_nodes").await?;
+        memory.replication.nodes = request.into_inner().nodes;
+        Ok(Response::new(SetNodesReply {}))
+    }
+
+    async fn create_replica(
+        &self,
+        request: Request<CreateReplicaRequest>,
+    ) -> Result<Response<Replica>, Status> {
+        let mut memory = self.begin("create_replica").await?;
+        let request = request.into_inner();
+        if !memory.pools.contains_key(&request.pool_id) {
+            return Err(Status::not_found("no such pool"));
+        }
+        memory.replication.make(request).map(Response::new)
+    }
+
+    async fn resize_replica(
+        &self,
+        request: Request<ResizeReplicaRequest>,
+    ) -> Result<Response<Replica>, Status> {
+        let mut memory = self.begin("resize_replica").await?;
+        let replica = memory.replication.resize(&request.into_inner());
+        replica.map(Response::new)
+    }
+
+    async fn delete_replica(
+        &self,
+        request: Request<DeleteReplicaRequest>,
+    ) -> Result<Response<DeleteReplicaReply>, Status> {
+        let mut memory = self.begin("delete_replica").await?;
+        let id = request.into_inner().replica_id;
+        memory.replication.replicas.remove(&id);
+        Ok(Response::new(DeleteReplicaReply {}))
+    }
+
+    async fn list_replicas(
+        &self,
+        _: Request<ListReplicasRequest>,
+    ) -> Result<Response<ListReplicasReply>, Status> {
+        let memory = self.begin("list_replicas").await?;
+        Ok(Response::new(memory.replication.list()))
+    }
+
+    async fn open_path(
+        &self,
+        request: Request<OpenPathRequest>,
+    ) -> Result<Response<OpenPathReply>, Status> {
+        let mut memory = self.begin("open_path").await?;
+        let request = request.into_inner();
+        let id = request.volume_id.clone();
+        memory.replication.paths.insert(id, request);
+        Ok(Response::new(OpenPathReply {}))
+    }
+
+    async fn close_path(
+        &self,
+        request: Request<ClosePathRequest>,
+    ) -> Result<Response<ClosePathReply>, Status> {
+        let mut memory = self.begin("close_path").await?;
+        let id = request.into_inner().volume_id;
+        let mut namespaces = memory.exports.values().flat_map(|e| &e.namespaces);
+        if namespaces.any(|n| n.volume_id == id) {
+            return Err(Status::failed_precondition("the volume is exported"));
+        }
+        memory.replication.paths.remove(&id);
+        Ok(Response::new(ClosePathReply {}))
+    }
+
+    async fn serve(&self, request: Request<ServeRequest>) -> Result<Response<Coordinator>, Status> {
+        let mut memory = self.begin("serve").await?;
+        let (coordinator, asks) = memory
+            .replication
+            .serve(request.into_inner(), self.incarnation)?;
+        if let (Some(asks), Some(events)) = (asks, &memory.events) {
+            let what = event::What::SetChange(asks);
+            events.try_send(Ok(happened(what))).unwrap();
+        }
+        Ok(Response::new(coordinator))
+    }
+
+    async fn stop_serving(
+        &self,
+        request: Request<StopServingRequest>,
+    ) -> Result<Response<StopServingReply>, Status> {
+        let mut memory = self.begin("stop_serving").await?;
+        let id = request.into_inner().volume_id;
+        memory.replication.coordinators.remove(&id);
+        Ok(Response::new(StopServingReply {}))
+    }
+
+    async fn list_coordinators(
+        &self,
+        _: Request<ListCoordinatorsRequest>,
+    ) -> Result<Response<ListCoordinatorsReply>, Status> {
+        let memory = self.begin("list_coordinators").await?;
+        let coordinators = memory.replication.coordinators.values().cloned().collect();
+        Ok(Response::new(ListCoordinatorsReply { coordinators }))
+    }
+
+    async fn answer_set_change(
+        &self,
+        request: Request<AnswerSetChangeRequest>,
+    ) -> Result<Response<AnswerSetChangeReply>, Status> {
+        let mut memory = self.begin("answer_set_change").await?;
+        let reports = memory.replication.answer(request.into_inner());
+        if let (Some(reports), Some(events)) = (reports, &memory.events) {
+            let what = event::What::Coordinator(reports);
+            events.try_send(Ok(happened(what))).unwrap();
+        }
+        Ok(Response::new(AnswerSetChangeReply {}))
+    }
+}
+
+fn happened(what: event::What) -> Event {
+    Event {
+        unix_ms: 0,
+        what: Some(what),
     }
 }
 

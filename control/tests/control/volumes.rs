@@ -148,13 +148,25 @@ async fn what_is_missing_or_not_supported_is_named() {
         b.try_create(
             "v",
             VolumeSpec {
-                ha_level: 3,
+                ha_level: 6,
                 ..sized(MIB)
             },
         )
         .await,
         Code::InvalidArgument,
         "spec.ha_level",
+    );
+    refused(
+        b.try_create(
+            "v",
+            VolumeSpec {
+                ha_level: 3,
+                ..sized(MIB)
+            },
+        )
+        .await,
+        Code::FailedPrecondition,
+        "there are 0 (node-1: its data path was started without --replication)",
     );
     refused(
         b.try_create(

@@ -1,0 +1,115 @@
+//! `keelctl volume locate`, `replicas` and `ha-update`.
+use crate::client::Client;
+use crate::failure::{Failure, Result};
+use crate::render::{Answer, facts, table};
+use keelblock_api::admin::{LocateVolumeReply, ReplicaStatus};
+use keelblock_api::openstorage as sdk;
+use serde_json::{Value, json};
+
+/// Where a volume is coordinated, and how its replicas are.
+pub async fn locate(client: &mut Client, volume: &str) -> Result<Answer> {
+    let found = client.locate(volume).await?;
+    let mut text = facts(&[
+        ("Volume", found.name.clone()),
+        ("Id", found.volume_id.clone()),
+        ("Attached on", found.attached_on.clone()),
+        ("Coordinator", found.coordinator.clone()),
+        ("State", found.state.clone()),
+        ("Epoch", found.epoch.clone()),
+        ("Replicas wanted", found.ha_level.to_string()),
+        ("Served by at least", found.minimum.to_string()),
+        ("In the way", found.trouble.clone()),
+    ]);
+    text += "\n";
+    text += &replica_table(&found.replicas);
+    Ok(Answer::new(json_of(&found), text))
+}
+
+/// The replicas alone.
+pub async fn list(client: &mut Client, volume: &str) -> Result<Answer> {
+    let found = client.locate(volume).await?;
+    let text = replica_table(&found.replicas);
+    Ok(Answer::new(json_of(&found)["replicas"].clone(), text))
+}
+
+/// Another number of replicas.
+pub async fn update(client: &mut Client, name: &str, replicas: i64) -> Result<Answer> {
+    let volume = client.volume(name).await?;
+    let spec = sdk::VolumeSpecUpdate {
+        ha_level_opt: Some(sdk::volume_spec_update::HaLevelOpt::HaLevel(replicas)),
+        ..Default::default()
+    };
+    let request = sdk::SdkVolumeUpdateRequest {
+        volume_id: volume.id.clone(),
+        spec: Some(spec),
+        ..Default::default()
+    };
+    let done = client.volumes.update(request).await;
+    done.map_err(|s| Failure::from_status(format!("update volume {}", volume.name), &s))?;
+    let found = client.locate(&volume.id).await?;
+    let text = format!("Volume {} has {} replicas.", volume.name, found.ha_level);
+    Ok(Answer::new(json_of(&found), text))
+}
+
+fn replica_table(replicas: &[ReplicaStatus]) -> String {
+    let rows = replicas.iter().map(|r| {
+        vec![
+            r.node_id.clone(),
+            if r.node_alive { "up" } else { "down" }.to_owned(),
+            r.state.clone(),
+            match r.connected {
+                Some(true) => "yes".to_owned(),
+                Some(false) => "no".to_owned(),
+                None => String::new(),
+            },
+            r.behind_records.map(|n| n.to_string()).unwrap_or_default(),
+            match r.resync_total_bytes {
+                0 => String::new(),
+                total => format!("{} %", r.resync_done_bytes.saturating_mul(100) / total),
+            },
+            r.replica_id.clone(),
+            r.error.clone(),
+        ]
+    });
+    let head = [
+        "NODE",
+        "NODE IS",
+        "STATE",
+        "CONNECTED",
+        "BEHIND>",
+        "RESYNC",
+        "REPLICA",
+        "ERROR",
+    ];
+    table(&head, rows)
+}
+
+fn json_of(found: &LocateVolumeReply) -> Value {
+    let replica = |r: &ReplicaStatus| {
+        json!({
+            "replica_id": r.replica_id,
+            "node_id": r.node_id,
+            "pool_id": r.pool_id,
+            "state": r.state,
+            "node_alive": r.node_alive,
+            "connected": r.connected,
+            "behind_records": r.behind_records,
+            "resync_done_bytes": r.resync_done_bytes,
+            "resync_total_bytes": r.resync_total_bytes,
+            "resync_copied_bytes": r.resync_copied_bytes,
+            "error": r.error,
+        })
+    };
+    json!({
+        "id": found.volume_id,
+        "name": found.name,
+        "ha_level": found.ha_level,
+        "minimum": found.minimum,
+        "attached_on": found.attached_on,
+        "coordinator": found.coordinator,
+        "state": found.state,
+        "epoch": found.epoch,
+        "trouble": found.trouble,
+        "replicas": found.replicas.iter().map(replica).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,154 @@
+//! What is done about one volume: by one task, one step after the other, until everything is as the KVDB says.
+//!
+//! | the KVDB says | this node | then |
+//! | --- | --- | --- |
+//! | a replica is here, not made | has nothing of it, or an unfinished one | it is made, and said so |
+//! | a replica is here, made | does not have it | it is lost: said so, never made again |
+//! | attached here | does not coordinate in the record's epoch | K1, serve |
+//! | attached here | coordinates | exported, optimized when it serves |
+//! | attached elsewhere | has a replica | path open and exported, inaccessible; taken over if that node is dead |
+//! | attached elsewhere, or nowhere | coordinates | it stops |
+//! | attached nowhere, or no replica here | has a path | unexported, closed |
+//! | a replica leaves, or the volume is being deleted | has it | deleted; the last one to be deleted takes the records with it |
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Now;
+use crate::error::OpError;
+use crate::node::Node;
+use crate::records::Phase;
+use crate::replication::record::{Replica, ReplicaState};
+
+/// How soon what failed is tried again: at first, and doubled up to the second.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// Nothing is missed, so this is only for what nobody thought of.
+const LONG: Duration = Duration::from_secs(30);
+
+/// Attempts to coordinate that came to nothing, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Attempts {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Attempts {
+    /// How long the next one has to wait from now.
+    pub(super) fn wait(&self) -> Duration {
+        let Some(last) = self.last.filter(|_| self.count > 0) else {
+            return Duration::ZERO;
+        };
+        (last + doubled(self.count)).saturating_duration_since(Instant::now())
+    }
+
+    /// One is made.
+    pub(super) fn begin(&mut self) {
+        self.count += 1;
+        self.last = Some(Instant::now());
+    }
+
+    /// It serves: what fails after this fails for another reason.
+    pub(super) fn well(&mut self) {
+        self.count = 0;
+    }
+}
+
+fn doubled(times: u32) -> Duration {
+    let (first, longest) = AGAIN;
+    longest.min(first * 2u32.saturating_pow(times.saturating_sub(1).min(16)))
+}
+
+/// Looks after a volume until nothing of it is left.
+pub(super) async fn act(node: Arc<Node>, id: Uuid, poked: Arc<Notify>) {
+    let mut attempts = Attempts::default();
+    let mut failures = 0;
+    loop {
+        let wait = match node.look_after(id, &mut attempts).await {
+            Ok(None) if node.coordination.seen().volume(id).is_none() => {
+                node.coordination.set_trouble(id, None);
+                return;
+            }
+            Ok(wait) => {
+                failures = 0;
+                wait.unwrap_or(LONG)
+            }
+            Err(error) => {
+                failures += 1;
+                if failures == 1 {
+                    tracing::warn!(volume = %id, %error, "a replicated volume is not as it is to be; tried again");
+                }
+                node.coordination.set_trouble(id, Some(error.to_string()));
+                doubled(failures)
+            }
+        };
+        node.coordination.stir();
+        tokio::select! {
+            () = poked.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+impl Now {
+    /// Replicas that a node is to have.
+    pub(super) fn replicas_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Replica> {
+        let set = self.set.iter().flat_map(|s| &s.record.replicas);
+        set.filter(move |r| r.node_id == node)
+    }
+
+    /// Its phase; that of a volume without a record is that it goes.
+    pub(super) fn phase(&self) -> Phase {
+        self.volume
+            .as_ref()
+            .map_or(Phase::Deleting, |v| v.record.phase)
+    }
+
+    /// The node that it is attached to, if it is.
+    pub(super) fn attached_to(&self) -> Option<&str> {
+        let attachment = self.attachment.as_ref();
+        attachment
+            .filter(|_| self.phase() == Phase::Ready)
+            .map(|a| a.record.node_id.as_str())
+    }
+}
+
+impl Node {
+    /// One look: what is missing is done. When to look again without being poked.
+    async fn look_after(
+        self: &Arc<Self>,
+        id: Uuid,
+        attempts: &mut Attempts,
+    ) -> Result<Option<Duration>, OpError> {
+        if self.coordination.told().incarnation.is_none() {
+            // Poked when it is there.
+            return Ok(None);
+        }
+        let Some(now) = self.coordination.seen().volume(id) else {
+            if self.coordination.seen().complete {
+                self.nothing_here(id).await?;
+                self.coordination.told().forget(id);
+            }
+            return Ok(None);
+        };
+        self.make_replicas(&now).await?;
+        let me = self.node_id();
+        let stays = |r: &Replica| r.state != ReplicaState::Leaving;
+        let wait = match now.attached_to() {
+            Some(node) if node == me => self.coordinate_here(&now, attempts).await?,
+            Some(_) if now.replicas_on(me).any(stays) => {
+                self.path_here(&now).await?;
+                self.follow_up(&now).await?
+            }
+            _ => {
+                self.nothing_here(id).await?;
+                None
+            }
+        };
+        self.drop_replicas(&now).await?;
+        Ok(wait)
+    }
+}

@@ -1,0 +1,133 @@
+//! Replicated volumes, as this node has a part in them (`docs/replication.md`).
+//!
+//! `seen` is what the KVDB says, kept current by one watch; `told` is what the data path was told and reports. For each volume one *actor* (`actor`)
+//! compares the two and does what is missing: replicas of this node (`replicas`), the path that hosts have here, and, if the volume is attached to
+//! this node, K1 and serving (`serve`). When the node of a volume is dead another takes it (`failover`, `takeover`). `changes` answers what coordinators ask for
+//! (K2 to K6), `connect` begins with a data path, `place` chooses nodes, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
+
+mod actor;
+mod alive;
+mod changes;
+mod connect;
+mod failover;
+mod manager;
+pub(crate) mod place;
+mod replicas;
+mod seen;
+mod serve;
+mod takeover;
+mod told;
+mod wait;
+
+pub(crate) use alive::stay_alive;
+pub(crate) use manager::{Pokes, coordinate};
+pub(crate) use seen::{Life, Now, Seen};
+pub(crate) use told::Told;
+
+use crate::error::OpError;
+use crate::replication::record::Token;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+/// State of a coordinator on its data path that a change is being made for: volume, epoch, version.
+type Asked = (Uuid, u32, u64);
+
+/// What this node knows and does about replicated volumes.
+#[derive(Debug)]
+pub struct Coordination {
+    seen: Mutex<Seen>,
+    told: Mutex<Told>,
+    /// Changes of the record that are under way.
+    asked: Mutex<HashSet<Asked>>,
+    /// Why a volume is not as it is to be, as far as this node can tell.
+    trouble: Mutex<HashMap<Uuid, String>>,
+    /// Counts changes of what is seen or told, for those who wait.
+    changed: watch::Sender<u64>,
+    pokes: mpsc::UnboundedSender<Uuid>,
+    /// Replicas are looked at, made and deleted one at a time.
+    looking: tokio::sync::Mutex<()>,
+}
+
+impl Coordination {
+    /// Nothing is known yet. The other half is [`coordinate`]'s.
+    pub fn new() -> (Self, Pokes) {
+        let (pokes, poked) = mpsc::unbounded_channel();
+        let new = Self {
+            seen: Mutex::default(),
+            told: Mutex::default(),
+            asked: Mutex::default(),
+            trouble: Mutex::default(),
+            changed: watch::Sender::new(0),
+            pokes,
+            looking: tokio::sync::Mutex::default(),
+        };
+        (new, Pokes(poked))
+    }
+
+    /// What the KVDB says. Not to be held over an await.
+    pub(crate) fn seen(&self) -> MutexGuard<'_, Seen> {
+        // Nothing that holds the lock can panic.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the data path was told. Not to be held over an await.
+    pub(crate) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashSet<Asked>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn troubles(&self) -> MutexGuard<'_, HashMap<Uuid, String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a volume looked at.
+    pub(crate) fn poke(&self, volume: Uuid) {
+        // Without a receiver the process is ending.
+        let _ = self.pokes.send(volume);
+    }
+
+    /// Has all volumes looked at, those that only the data path knows too.
+    pub(crate) fn poke_all(&self) {
+        let mut all: HashSet<Uuid> = self.seen().volume_ids().collect();
+        all.extend(self.told().volume_ids());
+        all.into_iter().for_each(|id| self.poke(id));
+    }
+
+    /// Tells those who wait that something has changed.
+    pub(crate) fn stir(&self) {
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Why a volume is not as it is to be; `None`: it is, or nothing is known.
+    pub(crate) fn trouble(&self, volume: Uuid) -> Option<String> {
+        self.troubles().get(&volume).cloned()
+    }
+
+    fn set_trouble(&self, volume: Uuid, why: Option<String>) {
+        let mut all = self.troubles();
+        match why {
+            Some(why) => drop(all.insert(volume, why)),
+            None => drop(all.remove(&volume)),
+        }
+    }
+}
+
+/// The token of a data path's incarnation.
+pub(crate) fn incarnation(text: &str) -> Result<Token, OpError> {
+    let id = Uuid::try_parse(text);
+    let id = id.map_err(|_| {
+        OpError::Internal(format!(
+            "the data path calls itself {text}, which is no incarnation"
+        ))
+    })?;
+    Ok(Token(id.into_bytes()))
+}

@@ -1,0 +1,371 @@
+//! What the KVDB says of replicated volumes and nodes, kept current by a watch of everything of the cluster: so what is changed in one transaction is seen
+//! as one. It may be a moment old: what is decided by it is written by comparing revisions.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use keelblock_api::etcd::mvccpb::event::EventType;
+use keelblock_api::etcd::mvccpb::{Event, KeyValue};
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::records::{
+    AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, Versioned, VolumeRecord,
+};
+use crate::replication::record::{Phase, ReplicationRecord};
+
+/// Who reads the KVDB for the first time does not know since when a node is away: perhaps all start at this moment, as after a power cut.
+const COLD: Duration = Duration::from_secs(5);
+
+/// A node's word that it lives.
+#[derive(Debug, Clone)]
+pub struct Life {
+    /// What it says.
+    pub says: AliveRecord,
+    /// Since when its data path is this one, or away, as far as was seen.
+    pub since: Instant,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// It was read once.
+    pub complete: bool,
+    volumes: HashMap<Uuid, Versioned<VolumeRecord>>,
+    sets: HashMap<Uuid, (Versioned<ReplicationRecord>, Instant)>,
+    attachments: HashMap<Uuid, (Versioned<AttachmentRecord>, Instant)>,
+    replicas: HashMap<Uuid, BTreeMap<Uuid, Versioned<ReplicaRecord>>>,
+    nodes: BTreeMap<String, NodeRecord>,
+    alive: BTreeMap<String, Life>,
+    /// Since when a node does not say so, as far as was seen.
+    gone: BTreeMap<String, Instant>,
+}
+
+/// What is known of a volume, at a moment.
+#[derive(Debug, Clone)]
+pub struct Now {
+    /// Its id.
+    pub id: Uuid,
+    /// Its record.
+    pub volume: Option<Versioned<VolumeRecord>>,
+    /// Its replicas and who coordinates them.
+    pub set: Option<Versioned<ReplicationRecord>>,
+    /// Since when that is so, as far as was seen.
+    pub set_since: Option<Instant>,
+    /// Where it is attached.
+    pub attachment: Option<Versioned<AttachmentRecord>>,
+    /// Since when that is so, as far as was seen.
+    pub attached_since: Option<Instant>,
+    /// What became of its replicas.
+    pub replicas: BTreeMap<Uuid, Versioned<ReplicaRecord>>,
+}
+
+/// Whom a change concerns.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// These volumes.
+    pub volumes: HashSet<Uuid>,
+    /// Nodes: where they are, or who they are.
+    pub nodes: bool,
+    /// Whether nodes live.
+    pub alive: bool,
+}
+
+fn decode<T: DeserializeOwned>(kv: &KeyValue) -> Option<Versioned<T>> {
+    match serde_json::from_slice(&kv.value) {
+        Ok(record) => Some(Versioned {
+            record,
+            revision: kv.mod_revision,
+        }),
+        Err(error) => {
+            let key = String::from_utf8_lossy(&kv.key);
+            tracing::warn!(%key, %error, "a record in the KVDB cannot be read, and is taken for none: was it written by a later version?");
+            None
+        }
+    }
+}
+
+/// Puts what is there, or takes away what is not.
+fn set<K: std::hash::Hash + Eq, V>(map: &mut HashMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+impl Seen {
+    /// From all that there is. What is the same as in `before` keeps its time.
+    pub fn read(keys: &Keys, all: &[KeyValue], before: &mut Seen) -> Self {
+        let mut seen = Self {
+            complete: true,
+            // Lives are compared with those before, so that reading again makes nobody younger.
+            alive: std::mem::take(&mut before.alive),
+            gone: std::mem::take(&mut before.gone),
+            ..Self::default()
+        };
+        let there: HashSet<&[u8]> = all.iter().map(|kv| kv.key.as_slice()).collect();
+        seen.alive
+            .retain(|id, _| there.contains(keys.alive(id).as_bytes()));
+        for kv in all {
+            seen.put(keys, kv, Some(kv));
+        }
+        for id in seen.nodes.keys().filter(|id| !seen.alive.contains_key(*id)) {
+            let by = || Instant::now() + COLD;
+            seen.gone.entry(id.clone()).or_insert_with(by);
+        }
+        for (id, (attachment, since)) in &mut seen.attachments {
+            if let Some((old, at)) = before.attachments.get(id)
+                && old.revision == attachment.revision
+            {
+                *since = *at;
+            }
+        }
+        for (id, (set, since)) in &mut seen.sets {
+            if let Some((old, at)) = before.sets.get(id)
+                && old.revision == set.revision
+            {
+                *since = *at;
+            }
+        }
+        seen
+    }
+
+    /// Takes changes in.
+    pub fn apply(&mut self, keys: &Keys, events: &[Event]) -> Touched {
+        let mut touched = Touched::default();
+        for event in events {
+            let Some(kv) = &event.kv else { continue };
+            let value = (event.r#type() == EventType::Put).then_some(kv);
+            let one = self.put(keys, kv, value);
+            touched.volumes.extend(one.volumes);
+            touched.nodes |= one.nodes;
+            touched.alive |= one.alive;
+        }
+        touched
+    }
+
+    fn put(&mut self, keys: &Keys, at: &KeyValue, value: Option<&KeyValue>) -> Touched {
+        let mut touched = Touched::default();
+        let key = at.key.strip_prefix(keys.root().as_bytes());
+        let key = key.and_then(|k| std::str::from_utf8(k).ok());
+        let Some((kind, rest)) = key.and_then(|k| k.split_once('/')) else {
+            return touched;
+        };
+        match kind {
+            "nodes" => {
+                match value.and_then(decode::<NodeRecord>) {
+                    Some(node) => drop(self.nodes.insert(rest.into(), node.record)),
+                    None => drop(self.nodes.remove(rest)),
+                }
+                touched.nodes = true;
+                return touched;
+            }
+            "alive" => {
+                touched.alive = self.live(rest, value);
+                return touched;
+            }
+            _ => {}
+        }
+        let (volume, part) = match rest.split_once('/') {
+            Some((volume, part)) => (volume, Some(part)),
+            None => (rest, None),
+        };
+        let Ok(id) = Uuid::try_parse(volume) else {
+            return touched;
+        };
+        match (kind, part.map(Uuid::try_parse)) {
+            ("volumes", None) => {
+                let record = value.and_then(decode::<VolumeRecord>);
+                let record = record.filter(|v| v.record.replicated.is_some());
+                if record.is_none() && !self.volumes.contains_key(&id) {
+                    return touched;
+                }
+                set(&mut self.volumes, id, record);
+            }
+            ("replication", None) => {
+                let record = value.and_then(decode::<ReplicationRecord>);
+                set(&mut self.sets, id, record.map(|r| (r, Instant::now())));
+            }
+            ("attachments", None) => {
+                let record = value.and_then(decode::<AttachmentRecord>);
+                set(
+                    &mut self.attachments,
+                    id,
+                    record.map(|r| (r, Instant::now())),
+                );
+            }
+            ("replicas", Some(Ok(replica))) => {
+                let of = self.replicas.entry(id).or_default();
+                match value.and_then(decode::<ReplicaRecord>) {
+                    Some(record) => drop(of.insert(replica, record)),
+                    None => drop(of.remove(&replica)),
+                }
+                if of.is_empty() {
+                    self.replicas.remove(&id);
+                }
+            }
+            _ => return touched,
+        }
+        touched.volumes.insert(id);
+        touched
+    }
+
+    /// Whether that is news: room in a pool is none.
+    fn live(&mut self, node: &str, value: Option<&KeyValue>) -> bool {
+        let Some(says) = value.and_then(decode::<AliveRecord>) else {
+            self.gone.insert(node.into(), Instant::now());
+            return self.alive.remove(node).is_some();
+        };
+        self.gone.remove(node);
+        let says = says.record;
+        let before = self.alive.get(node);
+        let same = before.is_some_and(|b| b.says.incarnation == says.incarnation);
+        let since = before
+            .filter(|_| same)
+            .map_or_else(Instant::now, |b| b.since);
+        self.alive.insert(node.into(), Life { says, since });
+        !same
+    }
+
+    /// What is known of a volume; `None`: there is none of that id that is replicated.
+    pub fn volume(&self, id: Uuid) -> Option<Now> {
+        let (volume, set) = (self.volumes.get(&id), self.sets.get(&id));
+        if volume.is_none() && set.is_none() {
+            return None;
+        }
+        Some(Now {
+            id,
+            volume: volume.cloned(),
+            set: set.map(|s| s.0.clone()),
+            set_since: set.map(|s| s.1),
+            attachment: self.attachments.get(&id).map(|a| a.0.clone()),
+            attached_since: self.attachments.get(&id).map(|a| a.1),
+            replicas: self.replicas.get(&id).cloned().unwrap_or_default(),
+        })
+    }
+
+    /// All replicated volumes.
+    pub fn volume_ids(&self) -> impl Iterator<Item = Uuid> {
+        self.volumes.keys().chain(self.sets.keys()).copied()
+    }
+
+    /// Who coordinates, and which replicas there are.
+    pub fn set(&self, id: Uuid) -> Option<&ReplicationRecord> {
+        self.sets.get(&id).map(|s| &s.0.record)
+    }
+
+    /// The node that serves a volume, by the record.
+    pub fn served_by(&self, id: Uuid) -> Option<&str> {
+        let set = self.set(id).filter(|s| s.phase == Phase::Serving)?;
+        set.holder.as_ref().map(|h| h.node_id.as_str())
+    }
+
+    /// Volumes that are attached to other nodes than this.
+    pub fn attached_elsewhere(&self, node: &str) -> impl Iterator<Item = Uuid> {
+        let others = self
+            .attachments
+            .iter()
+            .filter(move |(id, a)| a.0.record.node_id != node && self.sets.contains_key(id));
+        others.map(|(id, _)| *id)
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values()
+    }
+
+    /// Since when a node does not say that it lives.
+    pub fn gone_since(&self, node: &str) -> Option<Instant> {
+        self.gone.get(node).copied()
+    }
+
+    /// Those that say that they live.
+    pub fn alive(&self) -> &BTreeMap<String, Life> {
+        &self.alive
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::records::encode;
+
+    fn kv(key: String, value: Vec<u8>) -> KeyValue {
+        KeyValue {
+            key: key.into_bytes(),
+            value,
+            mod_revision: 7,
+            ..Default::default()
+        }
+    }
+
+    fn event(kv: KeyValue, kind: EventType) -> Event {
+        Event {
+            r#type: kind.into(),
+            kv: Some(kv),
+            prev_kv: None,
+        }
+    }
+
+    fn alive(incarnation: &str, free_bytes: u64) -> Vec<u8> {
+        encode(&AliveRecord {
+            pid: 1,
+            incarnation: incarnation.into(),
+            pools: vec![crate::records::PoolSpace {
+                pool_id: Uuid::from_u128(1),
+                memory: false,
+                total_bytes: 9,
+                free_bytes,
+            }],
+        })
+    }
+
+    #[tokio::test]
+    async fn a_node_is_as_old_as_its_data_path_and_reading_again_makes_it_no_younger() {
+        let keys = Keys::new("c");
+        let key = keys.alive("n1");
+        let mut seen = Seen::read(
+            &keys,
+            &[kv(key.clone(), alive("a", 1))],
+            &mut Seen::default(),
+        );
+        let first = seen.alive()["n1"].since;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        let room = event(kv(key.clone(), alive("a", 2)), EventType::Put);
+        assert_eq!(seen.apply(&keys, &[room]), Touched::default());
+        let again = [kv(key.clone(), alive("a", 3))];
+        seen = Seen::read(&keys, &again, &mut seen);
+        assert_eq!(seen.alive()["n1"].since, first);
+        let restarted = event(kv(key.clone(), alive("b", 3)), EventType::Put);
+        assert!(seen.apply(&keys, &[restarted]).alive);
+        assert!(seen.alive()["n1"].since > first);
+        let gone = event(kv(key, Vec::new()), EventType::Delete);
+        assert!(seen.apply(&keys, &[gone]).alive);
+        assert!(seen.alive().is_empty());
+    }
+
+    #[test]
+    fn only_replicated_volumes_are_kept_and_what_cannot_be_read_is_none() {
+        let keys = Keys::new("c");
+        let id = Uuid::from_u128(5);
+        let mut seen = Seen::default();
+        let put = |key: String, value: &[u8]| event(kv(key, value.to_vec()), EventType::Put);
+        let touched = seen.apply(&keys, &[put(keys.volume(id), b"{}")]);
+        assert_eq!(touched, Touched::default());
+        let replica = ReplicaRecord {
+            node_id: "n1".into(),
+            made: true,
+            error: String::new(),
+        };
+        let key = keys.replica(id, Uuid::from_u128(6));
+        let touched = seen.apply(&keys, &[put(key.clone(), &encode(&replica))]);
+        assert_eq!(touched.volumes, HashSet::from([id]));
+        assert!(seen.volume(id).is_none(), "it has no record");
+        let set = ReplicationRecord::new(0, [(Uuid::from_u128(6), "n1".into(), id)], 1, 1);
+        seen.apply(&keys, &[put(keys.replication(id), &encode(&set.unwrap()))]);
+        assert_eq!(seen.volume(id).unwrap().replicas.len(), 1);
+        seen.apply(&keys, &[event(kv(key, Vec::new()), EventType::Delete)]);
+        assert!(seen.volume(id).unwrap().replicas.is_empty());
+    }
+}

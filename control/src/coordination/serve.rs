@@ -1,0 +1,357 @@
+//! The path that hosts have to a volume on this node, and coordinating it.
+
+use std::time::Duration;
+
+use keelblock_api::datapath::{
+    ClosePathRequest, EndReason, ExportRequest, Namespace, OpenPathRequest, ServeRequest,
+    StopServingRequest, UnexportRequest,
+};
+use uuid::Uuid;
+
+use super::Now;
+use super::actor::Attempts;
+use super::changes::set_record;
+use super::told::{PathTold, runs, serves};
+use crate::datapath::CALL_TIMEOUT;
+use crate::error::OpError;
+use crate::names;
+use crate::node::Node;
+use crate::records::{AttachmentRecord, CntlidRecord, PathState, Versioned, VolumeRecord};
+use crate::replication::attach::{AttachError, Process, attach};
+
+/// How long K1 is tried at a time.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a volume that is moved here waits for the node that it comes from.
+const MOVE_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(100);
+
+impl From<AttachError> for OpError {
+    fn from(error: AttachError) -> Self {
+        match error {
+            AttachError::Refused { .. } => Self::State(error.to_string()),
+            AttachError::NoRecord(_) | AttachError::NoCluster | AttachError::Swap(_) => {
+                Self::Internal(error.to_string())
+            }
+            AttachError::Beaten { .. } | AttachError::Contended(_) => Self::Busy(error.to_string()),
+            AttachError::Unknown { .. } => Self::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl Node {
+    /// Coordinates a volume that is attached to this node, and exports it.
+    pub(super) async fn coordinate_here(
+        &self,
+        now: &Now,
+        attempts: &mut Attempts,
+    ) -> Result<Option<Duration>, OpError> {
+        let (Some(volume), Some(set), Some(attachment)) = (&now.volume, &now.set, &now.attachment)
+        else {
+            return Ok(None);
+        };
+        let coordinator = self.coordination.told().coordinator(now.id).cloned();
+        // The KVDB's watch may be behind the epoch that was given a moment ago.
+        let mine = coordinator.filter(|c| runs(c) && c.epoch >= set.record.epoch.number());
+        let state = match &mine {
+            Some(c) if serves(c) => PathState::Optimized,
+            _ => PathState::Inaccessible,
+        };
+        if mine.is_some() {
+            if state == PathState::Optimized {
+                attempts.well();
+                self.coordination.set_trouble(now.id, None);
+            }
+            self.export_path(volume, attachment, state).await?;
+            return Ok(None);
+        }
+        // Hosts keep their connections: they wait, or go elsewhere.
+        self.export_path_if_open(volume, attachment).await?;
+        if self.halt(now, volume).await? {
+            return Ok(None);
+        }
+        if let Some(wait) = self.wait_for_move(now, attachment).await? {
+            return Ok(Some(wait));
+        }
+        let wait = attempts.wait();
+        if !wait.is_zero() {
+            return Ok(Some(wait));
+        }
+        attempts.begin();
+        self.take_and_serve(now, volume).await?;
+        self.export_path(volume, attachment, PathState::Inaccessible)
+            .await?;
+        Ok(None)
+    }
+
+    /// Whether a person is to look first.
+    async fn halt(&self, now: &Now, volume: &Versioned<VolumeRecord>) -> Result<bool, OpError> {
+        let ended = self.coordination.told().coordinator(now.id).cloned();
+        if let Some(ended) = ended.filter(|c| c.end() == EndReason::EndAlarm)
+            && volume.record.error.is_empty()
+        {
+            let error = format!(
+                "its replicas contradict each other ({}): it is not served until a person has looked; detach and attach it to try again",
+                ended.alarm
+            );
+            tracing::error!(
+                volume = volume.record.name,
+                alarm = ended.alarm,
+                "not served"
+            );
+            self.coordination.set_trouble(now.id, Some(error.clone()));
+            self.set_volume_error(&volume.record, &error).await?;
+            return Ok(true);
+        }
+        Ok(!volume.record.error.is_empty())
+    }
+
+    /// The node that it comes from ends serving it first, if it can.
+    async fn wait_for_move(
+        &self,
+        now: &Now,
+        attachment: &Versioned<AttachmentRecord>,
+    ) -> Result<Option<Duration>, OpError> {
+        let Some(from) = &attachment.record.moved_from else {
+            return Ok(None);
+        };
+        let lives = self.coordination.seen().alive().contains_key(from);
+        let waited = now.attached_since.map_or(MOVE_LIMIT, |at| at.elapsed());
+        if lives && waited < MOVE_LIMIT {
+            return Ok(Some(LOOK));
+        }
+        self.moved(attachment).await?;
+        Ok(None)
+    }
+
+    /// Says that nobody has to be waited for any more. Somebody else may have changed where it is attached: then that counts.
+    async fn moved(&self, attachment: &Versioned<AttachmentRecord>) -> Result<(), OpError> {
+        let record = AttachmentRecord {
+            moved_from: None,
+            ..attachment.record.clone()
+        };
+        let key = self.registry.keys().attachment(record.volume_id);
+        let text = crate::records::encode(&record);
+        self.registry
+            .kv()
+            .compare_and_swap(&key, attachment.revision, text)
+            .await?;
+        Ok(())
+    }
+
+    async fn take_and_serve(
+        &self,
+        now: &Now,
+        volume: &Versioned<VolumeRecord>,
+    ) -> Result<(), OpError> {
+        // A coordinator hears that it was superseded before the watch says that the volume is attached elsewhere.
+        let found = self.registry.attachment(now.id).await?;
+        if found.is_none_or(|a| a.record.node_id != self.node_id()) {
+            return Err(OpError::Contended {
+                what: format!("where volume {} is attached", volume.record.name),
+            });
+        }
+        let incarnation = self.coordination.told().incarnation;
+        let Some(incarnation) = incarnation else {
+            return Err(OpError::Unavailable("the data path went away".into()));
+        };
+        let process = Process {
+            node_id: self.node_id().into(),
+            incarnation,
+        };
+        let (kv, keys) = (self.registry.kv(), self.registry.keys());
+        let taken = attach(kv, keys, now.id, &process, PATIENCE).await?;
+        let record = &taken.record.record;
+        tracing::info!(volume = volume.record.name, epoch = %record.epoch, "epoch taken");
+        let layout = volume.record.replicated.as_ref();
+        let request = ServeRequest {
+            volume_id: now.id.to_string(),
+            size_bytes: volume.record.size_bytes,
+            lanes: layout.map_or(1, |l| l.lanes).into(),
+            record: Some(set_record(record)),
+            lease_ms: 0,
+            volatile_cache: layout.is_some_and(|l| l.volatile_cache),
+            command_limit_ms: 0,
+        };
+        // Not sent again if its outcome is not known: another epoch is taken, as nobody may serve one twice (rule 2).
+        let what = format!("serve volume {}", volume.record.name);
+        let serving = self
+            .link
+            .call_within(CALL_TIMEOUT, &what, |mut c| async move {
+                c.serve(request).await
+            });
+        let coordinator = serving.await?;
+        let mut told = self.coordination.told();
+        told.report(coordinator);
+        let open = Some(volume.record.size_bytes);
+        let export = told.path(now.id).and_then(|p| p.export);
+        told.set_path(now.id, PathTold { open, export });
+        Ok(())
+    }
+
+    /// Keeps a path to a volume that is coordinated elsewhere: hosts that are connected here know where it went by its state.
+    pub(super) async fn path_here(&self, now: &Now) -> Result<(), OpError> {
+        let (Some(volume), Some(attachment)) = (&now.volume, &now.attachment) else {
+            return Ok(());
+        };
+        self.export_path_if_open(volume, attachment).await?;
+        self.stop_here(now.id).await?;
+        if attachment.record.moved_from.as_deref() == Some(self.node_id()) {
+            self.moved(attachment).await?;
+        }
+        self.open_path(volume).await?;
+        self.export_path(volume, attachment, PathState::Inaccessible)
+            .await
+    }
+
+    async fn stop_here(&self, id: Uuid) -> Result<(), OpError> {
+        if self.coordination.told().coordinator(id).is_none() {
+            return Ok(());
+        }
+        let request = StopServingRequest {
+            volume_id: id.to_string(),
+        };
+        self.link
+            .call_within(CALL_TIMEOUT, "stop serving", |mut c| async move {
+                c.stop_serving(request).await
+            })
+            .await?;
+        self.coordination.told().stopped(id);
+        tracing::info!(volume = %id, "not coordinated here any more");
+        Ok(())
+    }
+
+    async fn open_path(&self, volume: &Versioned<VolumeRecord>) -> Result<(), OpError> {
+        let record = &volume.record;
+        let path = self
+            .coordination
+            .told()
+            .path(record.volume_id)
+            .unwrap_or_default();
+        if path.open == Some(record.size_bytes) {
+            return Ok(());
+        }
+        let layout = record.replicated.as_ref();
+        let request = OpenPathRequest {
+            volume_id: record.volume_id.to_string(),
+            size_bytes: record.size_bytes,
+            lanes: layout.map_or(1, |l| l.lanes).into(),
+            volatile_cache: layout.is_some_and(|l| l.volatile_cache),
+        };
+        self.link
+            .call_within(CALL_TIMEOUT, "open a path", |mut c| async move {
+                c.open_path(request).await
+            })
+            .await?;
+        let open = Some(record.size_bytes);
+        self.coordination
+            .told()
+            .set_path(record.volume_id, PathTold { open, ..path });
+        Ok(())
+    }
+
+    /// Exports a path that is open already, as one that does not work now.
+    async fn export_path_if_open(
+        &self,
+        volume: &Versioned<VolumeRecord>,
+        attachment: &Versioned<AttachmentRecord>,
+    ) -> Result<(), OpError> {
+        let path = self.coordination.told().path(volume.record.volume_id);
+        match path.is_some_and(|p| p.export.is_some()) {
+            true => {
+                self.export_path(volume, attachment, PathState::Inaccessible)
+                    .await
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Exports the volume here, in a state, unless it is so exported already.
+    async fn export_path(
+        &self,
+        volume: &Versioned<VolumeRecord>,
+        attachment: &Versioned<AttachmentRecord>,
+        state: PathState,
+    ) -> Result<(), OpError> {
+        let id = volume.record.volume_id;
+        let path = self.coordination.told().path(id).unwrap_or_default();
+        let export = Some((volume.revision, state));
+        if path.export == export {
+            return Ok(());
+        }
+        let request = self
+            .path_export(&volume.record, attachment.record.nsid, state)
+            .await?;
+        let told = self
+            .link
+            .call_within(CALL_TIMEOUT, "export", |mut c| async move {
+                c.export(request).await
+            });
+        if let Err(error) = told.await {
+            if error.is_uncertain() {
+                self.coordination.told().doubt(id);
+            }
+            return Err(error);
+        }
+        let path = self.coordination.told().path(id).unwrap_or_default();
+        self.coordination
+            .told()
+            .set_path(id, PathTold { export, ..path });
+        tracing::info!(volume = volume.record.name, path = state.name(), "exported");
+        Ok(())
+    }
+
+    async fn path_export(
+        &self,
+        volume: &VolumeRecord,
+        nsid: u32,
+        state: PathState,
+    ) -> Result<ExportRequest, OpError> {
+        let id = volume.volume_id;
+        let (cntlid_min, cntlid_max) = CntlidRecord::range(self.grant_cntlids(volume).await?);
+        let namespace = Namespace {
+            nsid,
+            volume_id: id.to_string(),
+            lba_bytes: volume.block_bytes,
+            nguid: names::namespace_uuid(id),
+            uuid: names::namespace_uuid(id),
+            reservation: self.registry.reservation(id).await?,
+        };
+        Ok(ExportRequest {
+            nqn: names::subsystem_nqn(self.cluster_id(), id),
+            serial: names::serial(id),
+            namespaces: vec![namespace],
+            allowed_hosts: volume.allowed_hosts.clone(),
+            allow_any_host: volume.any_host,
+            ana_state: state.ana().into(),
+            cntlid_min,
+            cntlid_max,
+        })
+    }
+
+    /// Takes away what hosts have of a volume here. Of a connection that does not know whether there is something, too.
+    pub(super) async fn nothing_here(&self, id: Uuid) -> Result<(), OpError> {
+        if self.coordination.told().path(id) == Some(PathTold::default()) {
+            return Ok(());
+        }
+        self.stop_here(id).await?;
+        let request = UnexportRequest {
+            nqn: names::subsystem_nqn(self.cluster_id(), id),
+        };
+        self.link
+            .call_within(CALL_TIMEOUT, "unexport", |mut c| async move {
+                c.unexport(request).await
+            })
+            .await?;
+        let request = ClosePathRequest {
+            volume_id: id.to_string(),
+        };
+        self.link
+            .call_within(CALL_TIMEOUT, "close a path", |mut c| async move {
+                c.close_path(request).await
+            })
+            .await?;
+        self.coordination.told().set_path(id, PathTold::default());
+        Ok(())
+    }
+}

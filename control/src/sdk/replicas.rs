@@ -1,0 +1,258 @@
+//! Replicas of a volume, in the words of the SDK and of `Admin.LocateVolume`.
+use super::{Services, answer};
+use crate::coordination::Seen;
+use crate::error::OpError;
+use crate::records::AttachmentRecord;
+use crate::replication::record::{Phase, ReplicaState, ReplicationRecord};
+use keelblock_api::admin::admin_client::AdminClient;
+use keelblock_api::admin::{LocateVolumeReply, LocateVolumeRequest, ReplicaStatus};
+use keelblock_api::datapath::{Coordinator, CoordinatorState, Peer};
+use keelblock_api::openstorage::{ReplicaSet, RuntimeStateMap, VolumeStatus};
+use std::collections::HashMap;
+use std::time::Duration;
+use tonic::transport::Endpoint;
+use tonic::{Response, Status};
+use uuid::Uuid;
+
+/// How long another node may take to say how its coordinator is.
+const ASK_LIMIT: Duration = Duration::from_secs(2);
+
+/// Nodes and pools that hold a volume.
+pub fn replica_set(set: &ReplicationRecord) -> ReplicaSet {
+    ReplicaSet {
+        nodes: set.replicas.iter().map(|r| r.node_id.clone()).collect(),
+        pool_uuids: set.replicas.iter().map(|r| r.pool_id.to_string()).collect(),
+        id: 0,
+    }
+}
+
+/// What operators know such systems by: set, quorums, whether it is clean.
+pub fn runtime_state(set: &ReplicationRecord) -> RuntimeStateMap {
+    let nodes = |members: bool| {
+        let of = set
+            .replicas
+            .iter()
+            .filter(|r| !members || r.state == ReplicaState::Member);
+        let nodes: Vec<&str> = of.map(|r| r.node_id.as_str()).collect();
+        format!("[{}]", nodes.join(" "))
+    };
+    let state = match set.members.len() >= usize::from(set.wanted) {
+        true => "clean",
+        false => "resync",
+    };
+    let pairs = [
+        ("RuntimeState", state.to_owned()),
+        ("ReplicaSetCurr", nodes(false)),
+        ("ReadSet", nodes(true)),
+        ("WriteSet", nodes(true)),
+        ("ReadQuorum", set.read_quorum().to_string()),
+        ("WriteQuorum", set.write_quorum.to_string()),
+        ("Minimum", set.minimum.to_string()),
+        ("Epoch", set.epoch.to_string()),
+    ];
+    let runtime_state = pairs.map(|(key, value)| (key.to_owned(), value)).into();
+    RuntimeStateMap { runtime_state }
+}
+
+/// UP takes I/O; DEGRADED does with fewer copies than it should have, DOWN does not: nobody serves it, or, detached, nobody could.
+pub fn status(
+    set: &ReplicationRecord,
+    attachment: Option<&AttachmentRecord>,
+    lives: impl Fn(&str) -> bool,
+) -> VolumeStatus {
+    let members = set
+        .replicas
+        .iter()
+        .filter(|r| r.state == ReplicaState::Member);
+    let reached = members.filter(|r| lives(&r.node_id)).count();
+    let holder = set.holder.as_ref().map(|h| h.node_id.as_str());
+    let works = match attachment {
+        Some(a) => {
+            set.phase == Phase::Serving
+                && holder == Some(a.node_id.as_str())
+                && lives(&a.node_id)
+                && reached >= usize::from(set.minimum)
+        }
+        None => reached >= set.read_quorum().max(set.minimum.into()),
+    };
+    match works {
+        false => VolumeStatus::Down,
+        true if reached < usize::from(set.wanted) => VolumeStatus::Degraded,
+        true => VolumeStatus::Up,
+    }
+}
+
+fn state_name(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Empty => "empty",
+        ReplicaState::Member => "member",
+        ReplicaState::Behind => "behind",
+        ReplicaState::Leaving => "leaving",
+    }
+}
+
+/// What a coordinator does, in a word.
+fn coordinator_name(state: CoordinatorState) -> &'static str {
+    match state {
+        CoordinatorState::CoordinatorTakingOver => "taking-over",
+        CoordinatorState::CoordinatorWaiting => "waiting",
+        CoordinatorState::CoordinatorServing => "serving",
+        CoordinatorState::CoordinatorStalled => "stalled",
+        CoordinatorState::CoordinatorEnded | CoordinatorState::Unspecified => "ended",
+    }
+}
+
+impl Services {
+    /// Where a volume is coordinated, and how its replicas are.
+    pub(super) async fn locate_volume(
+        &self,
+        request: LocateVolumeRequest,
+    ) -> Result<Response<LocateVolumeReply>, Status> {
+        answer(self.locate(request).await)
+    }
+
+    async fn locate(&self, request: LocateVolumeRequest) -> Result<LocateVolumeReply, OpError> {
+        let node = self.node();
+        let record = node.registry.volume(&request.volume).await?.record;
+        let id = record.volume_id;
+        let attachment = node.registry.attachment(id).await?.map(|a| a.record);
+        let attached = attachment.map(|a| a.node_id).unwrap_or_default();
+        let mut reply = LocateVolumeReply {
+            volume_id: id.to_string(),
+            name: record.name.clone(),
+            attached_on: attached.clone(),
+            ..Default::default()
+        };
+        let Some(set) = node.replication(id).await?.map(|s| s.record) else {
+            reply.ha_level = 1;
+            reply.minimum = 1;
+            reply.replicas = vec![ReplicaStatus {
+                node_id: record.node_id.clone(),
+                pool_id: record.pool_id.to_string(),
+                state: "member".into(),
+                node_alive: self.lives(&record.node_id),
+                error: record.error.clone(),
+                ..Default::default()
+            }];
+            return Ok(reply);
+        };
+        // Only the coordinator's own node knows how far its replicas are.
+        let elsewhere = !attached.is_empty() && attached != node.node_id();
+        if elsewhere
+            && !request.here
+            && let Some(there) = self.ask(&attached, &request.volume).await
+        {
+            return Ok(there);
+        }
+        let errors: HashMap<Uuid, String> = {
+            let now = node.coordination.seen().volume(id);
+            let replicas = now.map(|n| n.replicas).unwrap_or_default();
+            replicas
+                .into_iter()
+                .map(|(id, r)| (id, r.record.error))
+                .collect()
+        };
+        let coordinator = node.coordination.told().coordinator(id).cloned();
+        let coordinator = coordinator.filter(|c| c.epoch == set.epoch.number());
+        self.describe(&mut reply, &set, coordinator.as_ref(), &errors);
+        reply.trouble = match record.error.is_empty() {
+            true => node.coordination.trouble(id).unwrap_or_default(),
+            false => record.error,
+        };
+        Ok(reply)
+    }
+
+    fn describe(
+        &self,
+        reply: &mut LocateVolumeReply,
+        set: &ReplicationRecord,
+        coordinator: Option<&Coordinator>,
+        errors: &HashMap<Uuid, String>,
+    ) {
+        reply.ha_level = set.wanted.into();
+        reply.minimum = set.minimum.into();
+        reply.epoch = set.epoch.to_string();
+        let holder = set
+            .holder
+            .as_ref()
+            .filter(|_| !reply.attached_on.is_empty());
+        reply.coordinator = holder.map(|h| h.node_id.clone()).unwrap_or_default();
+        reply.state = match (coordinator, set.phase) {
+            _ if reply.attached_on.is_empty() => "detached",
+            (Some(c), _) => coordinator_name(c.state()),
+            (None, _) if !self.lives(&reply.coordinator) => "away",
+            (None, Phase::Serving) => "serving",
+            (None, Phase::Taking) => "taking-over",
+        }
+        .into();
+        let peer = |id: Uuid| -> Option<&Peer> {
+            let id = id.to_string();
+            coordinator?.peers.iter().find(|p| p.replica_id == id)
+        };
+        let replica = |r: &crate::replication::record::Replica| {
+            let peer = peer(r.replica_id);
+            ReplicaStatus {
+                replica_id: r.replica_id.to_string(),
+                node_id: r.node_id.clone(),
+                pool_id: r.pool_id.to_string(),
+                state: state_name(r.state).into(),
+                node_alive: self.lives(&r.node_id),
+                connected: peer.map(|p| p.connected),
+                behind_records: peer.map(|p| p.behind_records),
+                resync_done_bytes: peer.map_or(0, |p| p.resync_done_bytes),
+                resync_total_bytes: peer.map_or(0, |p| p.resync_total_bytes),
+                resync_copied_bytes: peer.map_or(0, |p| p.resync_copied_bytes),
+                error: errors.get(&r.replica_id).cloned().unwrap_or_default(),
+            }
+        };
+        reply.replicas = set.replicas.iter().map(replica).collect();
+    }
+
+    fn lives(&self, node_id: &str) -> bool {
+        let seen = self.node().coordination.seen();
+        Seen::alive(&seen).contains_key(node_id)
+    }
+
+    /// The same of another node; `None`: it does not answer.
+    async fn ask(&self, node_id: &str, volume: &str) -> Option<LocateVolumeReply> {
+        let address = {
+            let seen = self.node().coordination.seen();
+            let mut nodes = seen.nodes();
+            nodes.find(|n| n.node_id == node_id)?.sdk_address.clone()
+        };
+        let ask = async {
+            let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+            let channel = endpoint.connect().await.ok()?;
+            let request = LocateVolumeRequest {
+                volume: volume.into(),
+                here: true,
+            };
+            let reply = AdminClient::new(channel).locate_volume(request).await;
+            Some(reply.ok()?.into_inner())
+        };
+        tokio::time::timeout(ASK_LIMIT, ask).await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detached_volume_is_up_while_a_takeover_could_succeed() {
+        let replica = |n: u128| (Uuid::from_u128(n), format!("n{n}"), Uuid::nil());
+        let set = ReplicationRecord::new(0, [1, 2, 3].map(replica), 2, 3).unwrap();
+        let alive = |nodes: &'static [&'static str]| move |node: &str| nodes.contains(&node);
+        let of = |nodes| status(&set, None, alive(nodes));
+        assert_eq!(of(&["n1", "n2", "n3"]), VolumeStatus::Up);
+        assert_eq!(of(&["n1", "n3"]), VolumeStatus::Degraded);
+        assert_eq!(of(&["n2"]), VolumeStatus::Down);
+        let state = runtime_state(&set).runtime_state;
+        assert_eq!(state["RuntimeState"], "clean");
+        assert_eq!(state["WriteSet"], "[n1 n2 n3]");
+        assert_eq!(
+            (state["ReadQuorum"].as_str(), state["WriteQuorum"].as_str()),
+            ("2", "2")
+        );
+    }
+}

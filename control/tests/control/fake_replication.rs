@@ -1,0 +1,129 @@
+//! What the fake data path knows of replicated volumes. Its replicas are on its drives; takeovers succeed as soon as the record says so.
+use keelblock_api::datapath::answer_set_change_request::Outcome;
+use keelblock_api::datapath::*;
+use std::collections::BTreeMap;
+use tonic::Status;
+use uuid::Uuid;
+
+/// All of it.
+#[derive(Default)]
+pub struct Replication {
+    /// As it was told last.
+    pub nodes: Vec<ClusterNode>,
+    /// By id.
+    pub replicas: BTreeMap<String, Replica>,
+    /// Open ones.
+    pub paths: BTreeMap<String, OpenPathRequest>,
+    /// By volume.
+    pub coordinators: BTreeMap<String, Coordinator>,
+    /// What it answered was heard.
+    pub answers: Vec<AnswerSetChangeRequest>,
+    /// Of all replicas.
+    pub heard_ms: Option<u32>,
+    /// Takeovers do not get to their end.
+    pub stuck: bool,
+    /// Epochs that it was given, one after the other.
+    pub served: Vec<u32>,
+}
+
+impl Replication {
+    /// The process ends: its drives stay.
+    pub fn end(&mut self) {
+        self.nodes.clear();
+        self.paths.clear();
+        self.coordinators.clear();
+    }
+
+    pub fn make(&mut self, r: CreateReplicaRequest) -> Result<Replica, Status> {
+        let other = |o: &Replica| o.volume_id == r.volume_id && o.replica_id != r.replica_id;
+        if self.replicas.values().any(other) {
+            return Err(Status::already_exists(
+                "another replica of that volume is here",
+            ));
+        }
+        let replica = Replica {
+            volume_id: r.volume_id,
+            replica_id: r.replica_id.clone(),
+            pool_id: r.pool_id,
+            size_bytes: r.size_bytes,
+            lanes: r.lanes,
+            ..Default::default()
+        };
+        Ok(self.replicas.entry(r.replica_id).or_insert(replica).clone())
+    }
+
+    pub fn resize(&mut self, r: &ResizeReplicaRequest) -> Result<Replica, Status> {
+        let replica = self.replicas.get_mut(&r.replica_id);
+        let replica = replica.ok_or_else(|| Status::not_found("no such replica"))?;
+        replica.size_bytes = r.size_bytes;
+        Ok(replica.clone())
+    }
+
+    pub fn list(&self) -> ListReplicasReply {
+        let heard = |r: &Replica| Replica {
+            heard_ms: self.heard_ms,
+            ..r.clone()
+        };
+        let replicas = self.replicas.values().map(heard).collect();
+        ListReplicasReply { replicas }
+    }
+
+    /// Takes over, and asks for K2.
+    pub fn serve(
+        &mut self,
+        request: ServeRequest,
+        process: Uuid,
+    ) -> Result<(Coordinator, Option<SetChange>), Status> {
+        let record = request.record.unwrap_or_default();
+        if record.incarnation != process.into_bytes() {
+            return Err(Status::invalid_argument("the epoch is another process'"));
+        }
+        if self.served.contains(&record.epoch) {
+            return Err(Status::failed_precondition("that epoch was served before"));
+        }
+        self.served.push(record.epoch);
+        let id = request.volume_id.clone();
+        let path = OpenPathRequest {
+            volume_id: id.clone(),
+            size_bytes: request.size_bytes,
+            lanes: request.lanes,
+            volatile_cache: request.volatile_cache,
+        };
+        self.paths.insert(id.clone(), path);
+        let members = record.replicas.iter();
+        let members = members.filter(|r| r.role() == ReplicaRole::ReplicaMember);
+        let replica_ids = members.map(|r| r.replica_id.clone()).collect();
+        let asks = SetChange {
+            volume_id: id.clone(),
+            expected_version: record.version,
+            epoch: record.epoch,
+            incarnation: record.incarnation.clone(),
+            attempt: record.attempt.clone(),
+            change: Some(set_change::Change::Serve(ReplicaIds { replica_ids })),
+        };
+        let coordinator = Coordinator {
+            volume_id: id.clone(),
+            epoch: record.epoch,
+            state: CoordinatorState::CoordinatorTakingOver.into(),
+            record: Some(record),
+            ..Default::default()
+        };
+        self.coordinators.insert(id, coordinator.clone());
+        Ok((coordinator, (!self.stuck).then_some(asks)))
+    }
+
+    /// The outcome of a change; how the coordinator is after it.
+    pub fn answer(&mut self, answer: AnswerSetChangeRequest) -> Option<Coordinator> {
+        self.answers.push(answer.clone());
+        let coordinator = self.coordinators.get_mut(&answer.volume_id)?;
+        match answer.outcome {
+            Some(Outcome::Done(_)) => coordinator.set_state(CoordinatorState::CoordinatorServing),
+            Some(Outcome::Conflict(found)) if found.epoch != coordinator.epoch => {
+                coordinator.set_state(CoordinatorState::CoordinatorEnded);
+                coordinator.set_end(EndReason::EndSuperseded);
+            }
+            _ => return None,
+        }
+        Some(coordinator.clone())
+    }
+}
