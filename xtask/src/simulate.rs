@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 /// Rules that can be left out (`datapath/src/replication/planted.rs`).
 const BUGS: &str = include_str!("../../datapath/src/replication/planted.rs");
-/// Seeds of a process: what a run leaves behind goes with it.
+/// Seeds of a process: few enough that all cores have some to the end.
 const SEEDS_AT_ONCE: u64 = 25;
 /// How often processes are looked at.
 const LOOK: Duration = Duration::from_millis(20);

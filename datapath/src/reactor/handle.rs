@@ -92,7 +92,7 @@ impl Handle {
     pub fn clock(&self) -> Nanos {
         match &self.core.driver {
             Driver::Uring(_) => Nanos(keelblock_ffi::clock::monotonic_ns()),
-            Driver::Sim(sim) => sim.world.now(),
+            Driver::Sim(sim) => sim.now(),
         }
     }
 

@@ -25,11 +25,35 @@ pub enum Bug {
     LeaseNotChecked = 9,
     /// Rule 14: what is above settled is not listed.
     ListEmpty = 10,
+    /// Rule 2: a node that holds the volume, and restarted, goes on in its epoch; replicas do not compare incarnations.
+    SameEpochAgain = 11,
+    /// Rule 13: a lease is counted from the last heartbeat before the answer, not from the one that is answered.
+    LeaseFromAnswer = 12,
+    /// Rule 13: a replica that restarted waits for no lease that it may have given.
+    LeaseForgotten = 13,
+    /// Rule 4: a member is excluded before what is acknowledged is stable on those that stay.
+    NotLevelled = 14,
+    /// Rule 3: the new set alone counts from the sending of a change on.
+    NewSetAlone = 15,
+    /// Rule 3: the record is written without a look at its version.
+    BlindSwap = 16,
+    /// Rule 3: a takeover takes K2 for done when it is sent.
+    SwapNotDone = 17,
+    /// Rule 17: a set gets smaller than the minimum.
+    BelowMinimum = 18,
+    /// Rule 1: what has run out before a promise is not flushed, and listed as if it were.
+    PromiseNotFlushed = 19,
+    /// Rule 4: the ring is released up to what one member has.
+    RingReleasedEarly = 20,
+    /// Rule 14: a takeover completes only what all who take part have listed.
+    ListedByAll = 21,
+    /// Takeover, step 6: K2 is sent before all who take part have everything.
+    TakeoverNotStable = 22,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 10] = [
+pub const ALL: [Bug; 22] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -40,6 +64,18 @@ pub const ALL: [Bug; 10] = [
     Bug::UnacknowledgedShown,
     Bug::LeaseNotChecked,
     Bug::ListEmpty,
+    Bug::SameEpochAgain,
+    Bug::LeaseFromAnswer,
+    Bug::LeaseForgotten,
+    Bug::NotLevelled,
+    Bug::NewSetAlone,
+    Bug::BlindSwap,
+    Bug::SwapNotDone,
+    Bug::BelowMinimum,
+    Bug::PromiseNotFlushed,
+    Bug::RingReleasedEarly,
+    Bug::ListedByAll,
+    Bug::TakeoverNotStable,
 ];
 
 #[cfg(planted)]

@@ -1,21 +1,25 @@
 //! Nodes with a replica each, one volume over them, and coordinators of it that come and go: sessions, replicas and coordinators as they are in a process,
-//! on simulated reactors; stores in memory that lose what they may lose.
+//! on simulated reactors; drives that lose what they may lose.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::drives::{Drive, Opened};
+use super::faults::FAST;
 use super::kvdb::{Kvdb, Way};
-use crate::reactor::Handle;
 use crate::reactor::sim::NodeId;
+use crate::reactor::{Handle, mesh};
 use crate::replication::replica::door::{Out, Replicas};
-use crate::replication::replica::memory::{Disk, Memory};
+use crate::replication::replica::memory::Disk;
 use crate::replication::replica::service::{Identity, Replica};
-use crate::replication::seam::Id;
-use crate::replication::session::rig::{Rig, name};
+use crate::replication::seam::{Entry, Id, Kind, ReplicaStore};
+use crate::replication::session::rig::{Rig, address, name};
 use crate::replication::session::{Acceptor, Trunks};
+use crate::store::types::{BLOCK_BYTES, Crc, Stamp};
 use crate::volume::coordinator::driver::Driver;
 use crate::volume::coordinator::links::{Links, Route};
+use crate::volume::coordinator::members::Place;
 use crate::volume::coordinator::message::Event;
 use crate::volume::coordinator::set::{ReplicaState, VolumeRecord};
 use crate::volume::coordinator::state::{Config, Standing};
@@ -24,6 +28,10 @@ use crate::volume::coordinator::state::{Config, Standing};
 pub const LANES: u8 = 2;
 /// T: short, so that much happens in a run.
 const LEASE: Duration = Duration::from_millis(400);
+/// Blocks of a healthy store are read within this.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+/// Clocks are fast or slow by so many millionths at most (`docs/replication.md` §1).
+const DRIFT_MAX: u32 = 1000;
 /// The volume.
 const VOLUME: Id = [9; 16];
 
@@ -35,9 +43,16 @@ type Target = Rc<RefCell<Option<Coordinator>>>;
 /// A process of a node.
 struct Process {
     trunks: Rc<Trunks>,
-    replica: Replica<Memory, Out>,
+    replicas: Rc<Replicas<Opened>>,
     coordinators: Vec<Target>,
-    acceptors: Vec<Acceptor>,
+    served: Rc<RefCell<Option<Served>>>,
+}
+
+/// What a process has when its store is open.
+struct Served {
+    replica: Replica<Opened, Out>,
+    store: Opened,
+    acceptor: Acceptor,
 }
 
 /// What a run is like.
@@ -51,6 +66,10 @@ pub struct Shape {
     pub volatile: bool,
     /// Drives lose what is not flushed with their power.
     pub lossy: bool,
+    /// The real store is on them.
+    pub real: bool,
+    /// Clocks of nodes run at different rates, as far apart as they may.
+    pub drift: bool,
 }
 
 /// A cluster.
@@ -61,10 +80,19 @@ pub struct Cluster {
     pub kvdb: Rc<Kvdb>,
     /// What it is like.
     pub shape: Shape,
-    disks: Vec<Rc<RefCell<Disk>>>,
+    drives: Vec<Drive>,
     processes: Vec<Option<Process>>,
     /// A node that never fails: hosts and the database.
     outside: (NodeId, Handle),
+}
+
+/// The drive of a node, with an empty replica on it.
+fn drive(rig: &Rig, node: usize, shape: Shape) -> Drive {
+    if !shape.real {
+        return Drive::Memory(Disk::new(LANES, 1 << 20));
+    }
+    let (name, of) = (format!("d{node}"), (VOLUME, replica(node), LANES));
+    Drive::format(&rig.sim, &rig.handle(node, 0), name, of, shape.lossy)
 }
 
 /// A replica's id.
@@ -76,6 +104,13 @@ impl Cluster {
     /// All nodes run, nobody coordinates.
     pub fn new(seed: u64, shape: Shape) -> Self {
         let rig = Rig::new(seed, shape.nodes, 1);
+        if shape.drift {
+            for node in &rig.nodes {
+                let slow_or_fast = rig.sim.random() % (2 * u64::from(DRIFT_MAX) + 1);
+                rig.sim
+                    .drift(node.id, slow_or_fast as i32 - DRIFT_MAX as i32);
+            }
+        }
         let (id, handles) = rig.sim.start_node(1);
         let replicas = (0..shape.nodes).map(|n| (replica(n), ReplicaState::Member));
         let record = VolumeRecord {
@@ -89,8 +124,8 @@ impl Cluster {
         };
         let mut cluster = Self {
             kvdb: Kvdb::new(&handles[0], record),
-            disks: (0..shape.nodes)
-                .map(|_| Disk::new(LANES, 1 << 20))
+            drives: (0..shape.nodes)
+                .map(|node| drive(&rig, node, shape))
                 .collect(),
             processes: (0..shape.nodes).map(|_| None).collect(),
             outside: (id, handles[0].clone()),
@@ -116,32 +151,48 @@ impl Cluster {
         self.processes[node].is_some()
     }
 
-    /// A replica's disk.
-    pub fn disk(&self, node: usize) -> Rc<RefCell<Disk>> {
-        self.disks[node].clone()
+    fn identity(node: usize) -> Identity {
+        Identity {
+            volume: VOLUME,
+            replica: replica(node),
+        }
     }
 
     /// Starts what a process has: its replica, behind an acceptor.
     fn serve(&mut self, node: usize) {
         let handle = self.rig.handle(node, 0);
-        let store = Memory::open(&handle, &self.disks[node], self.shape.lossy);
         // Some drives are slow, each time others.
         let slow = [200, 200, 5_000, 60_000][self.rig.sim.random() as usize % 4];
-        store.set_slow(Duration::from_micros(slow));
-        let identity = Identity {
-            volume: VOLUME,
-            replica: replica(node),
-        };
-        let taken = Replica::start(&handle, store, identity, true, LEASE);
+        let slow = Duration::from_micros(slow);
+        let drive = self.drives[node].clone();
+        drive.set_slow(&self.rig.sim, slow);
         let replicas = Rc::new(Replicas::default());
-        replicas.add(identity, taken.clone());
-        let acceptors = self.rig.accept(node, |_| replicas.clone());
-        let trunks = Rc::new(Trunks::new(&handle, self.rig.identity(node, 0)));
+        let served = Rc::new(RefCell::new(None));
+        let own = self.rig.identity(node, 0);
+        let (here, own_too, volatile) = (handle.clone(), own.clone(), self.shape.lossy);
+        let (shared, told) = (replicas.clone(), served.clone());
+        handle.spawn("open", async move {
+            let store = drive.open(&here, VOLUME, volatile).await;
+            store.set_slow(slow);
+            let identity = Self::identity(node);
+            let replica = Replica::start(&here, store.clone(), identity, true, LEASE);
+            shared.add(identity, replica.clone());
+            // Whoever asks before its store is open finds nobody: else it would hear that the replica is not here.
+            let end = mesh(1).remove(0);
+            let acceptor = Acceptor::start(&here, own_too, end, address(node), shared);
+            let acceptor = acceptor.expect("the address is free");
+            told.replace(Some(Served {
+                replica,
+                store,
+                acceptor,
+            }));
+        });
+        let trunks = Rc::new(Trunks::new(&handle, own));
         self.processes[node] = Some(Process {
             trunks,
-            replica: taken,
+            replicas,
             coordinators: Vec::new(),
-            acceptors,
+            served,
         });
     }
 
@@ -150,20 +201,29 @@ impl Cluster {
         let Some(process) = self.processes[node].take() else {
             return;
         };
-        self.rig.end(node, power);
+        let drive = self.drives[node].clone();
+        match power {
+            true => self.rig.cut_power(node, drive.name().as_slice()),
+            false => self.rig.end(node),
+        }
+        // Nothing of it runs any more: whoever knows whom lets go.
+        process.replicas.remove(Self::identity(node));
         for target in &process.coordinators {
-            // Nothing of it runs any more: whoever knows whom lets go.
             if let Some(driver) = target.take() {
                 driver.peers().stop();
             }
         }
         process.trunks.stop();
-        process.acceptors.iter().for_each(Acceptor::stop);
+        if let Some(served) = process.served.take() {
+            served.acceptor.stop();
+        }
         let sim = &self.rig.sim;
-        let mut disk = self.disks[node].borrow_mut();
-        match power {
-            true => disk.power_cut(|| sim.random()),
-            false => disk.kill(|| sim.random()),
+        if let Drive::Memory(disk) = drive {
+            let mut disk = disk.borrow_mut();
+            match power {
+                true => disk.power_cut(|| sim.random()),
+                false => disk.kill(|| sim.random()),
+            }
         }
     }
 
@@ -206,7 +266,12 @@ impl Cluster {
         config.lease = LEASE;
         config.command_limit = Duration::from_secs(4);
         let kvdb = self.kvdb.clone();
-        let driver = Driver::start(&handle, config, record, links, Way { kvdb, tell });
+        let way = Way {
+            kvdb,
+            of: incarnation,
+            tell,
+        };
+        let driver = Driver::start(&handle, config, record, links, way);
         target.replace(Some(driver.clone()));
         driver.peers().connect();
         process.coordinators.push(target);
@@ -243,22 +308,80 @@ impl Cluster {
             .network(|net| others.iter().for_each(|o| net.partition(one, *o)));
     }
 
+    /// Nodes whose replicas the record names.
+    pub fn member_nodes(&self) -> Vec<usize> {
+        let record = self.kvdb.record();
+        record.members().map(|id| usize::from(id[0] - 1)).collect()
+    }
+
+    /// The place of a node's replica with a coordinator.
+    pub fn place(&self, coordinator: &Coordinator, node: usize) -> Option<Place> {
+        coordinator.place(&replica(node))
+    }
+
+    /// The KVDB cannot be reached from a node.
+    pub fn cut_kvdb(&self, node: usize) {
+        let incarnation = self.rig.identity(node, 0).incarnation;
+        self.kvdb.cut.set(Some(incarnation));
+    }
+
     /// What each replica is, for messages.
     pub fn describe(&self) -> String {
-        let each = self.processes.iter().enumerate().map(|(n, p)| match p {
-            Some(p) => format!("{n}: {:?}", p.replica),
-            None => format!("{n}: down"),
+        let each = self.processes.iter().enumerate().map(|(n, p)| {
+            let served = p.as_ref().map(|p| p.served.borrow());
+            match served.as_deref() {
+                Some(Some(served)) => format!("{n}: {:?}", served.replica),
+                Some(None) => format!("{n}: opening"),
+                None => format!("{n}: down"),
+            }
         });
         each.collect::<Vec<_>>().join("\n")
+    }
+
+    /// The first blocks of a lane as a node's store has them; nothing, if it is not open. What is erased is as good as absent.
+    pub fn entries(&self, node: usize, lane: u8, blocks: u64) -> Option<Vec<Entry>> {
+        let process = self.processes[node].as_ref()?;
+        let store = process.served.borrow().as_ref()?.store.clone();
+        let handle = self.rig.handle(node, 0);
+        let on = handle.clone();
+        let read = self.rig.sim.run(&handle, READ_WITHIN, async move {
+            let bytes = blocks as usize * BLOCK_BYTES;
+            let buffer = on.buffers().take(bytes).await;
+            store.read(lane, 0..blocks, buffer).await.1
+        });
+        let mut entries = read?.ok()?;
+        for entry in &mut entries {
+            if entry.kind == Kind::Erased {
+                *entry = Entry {
+                    kind: Kind::Absent,
+                    stamp: Stamp { epoch: 0, seq: 0 },
+                    crc: Crc(0),
+                };
+            }
+        }
+        Some(entries)
+    }
+
+    /// Ends all processes, and looks at what is on drives.
+    ///
+    /// # Panics
+    /// If it contradicts itself.
+    pub fn check_drives(&mut self) {
+        for node in 0..self.shape.nodes {
+            self.end(node, self.rig.sim.random() & 1 == 0);
+            self.drives[node].check(&self.rig.sim);
+        }
     }
 
     /// Everything is well again: nodes run, nothing is cut, the database is there.
     pub fn heal(&mut self) {
         self.kvdb.away.set(false);
+        self.kvdb.cut.set(None);
         self.kvdb.lossy.set(false);
+        self.kvdb.mute.set(false);
         self.rig.sim.network(|net| {
             net.heal();
-            net.latency = (Duration::from_micros(5), Duration::from_micros(50));
+            net.latency = FAST;
         });
         (0..self.shape.nodes).for_each(|node| self.begin(node));
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::reactor::Handle;
+use crate::replication::planted::{self, Bug};
 use crate::replication::seam::Id;
 use crate::volume::coordinator::driver::SetStore;
 use crate::volume::coordinator::message::Event;
@@ -14,16 +15,21 @@ use crate::volume::coordinator::set::{Outcome, Request, VolumeRecord};
 pub struct Kvdb {
     handle: Handle,
     record: RefCell<VolumeRecord>,
-    /// It cannot be reached.
+    /// It cannot be reached, by anybody.
     pub away: Cell<bool>,
+    /// Nor by the process that has this incarnation.
+    pub cut: Cell<Option<Id>>,
+    /// Its answers get lost.
+    pub mute: Cell<bool>,
     /// Requests and answers get lost, and some come very late.
     pub lossy: Cell<bool>,
 }
 
 /// A time that a request or an answer takes; `None`: it is lost.
-fn way(kvdb: &Kvdb) -> Option<Duration> {
+fn way(kvdb: &Kvdb, of: Id) -> Option<Duration> {
     let random = kvdb.handle.random();
-    if kvdb.away.get() || kvdb.lossy.get() && random.is_multiple_of(8) {
+    if kvdb.away.get() || kvdb.cut.get() == Some(of) || kvdb.lossy.get() && random.is_multiple_of(8)
+    {
         return None;
     }
     let late = kvdb.lossy.get() && random % 16 == 1;
@@ -38,6 +44,8 @@ impl Kvdb {
             handle: handle.clone(),
             record: RefCell::new(record),
             away: Cell::new(false),
+            cut: Cell::new(None),
+            mute: Cell::new(false),
             lossy: Cell::new(false),
         })
     }
@@ -51,7 +59,11 @@ impl Kvdb {
     pub fn attach(&self, incarnation: Id) -> VolumeRecord {
         let mut record = self.record.borrow_mut();
         record.version += 1;
-        record.epoch += 1;
+        // The first byte of an incarnation says which node it is of.
+        let again = planted::is(Bug::SameEpochAgain) && record.incarnation[0] == incarnation[0];
+        if record.epoch == 0 || !again {
+            record.epoch += 1;
+        }
         record.incarnation = incarnation;
         record.attempt = [self.handle.random() as u8; 16];
         record.serving = false;
@@ -60,9 +72,18 @@ impl Kvdb {
 
     fn swap(&self, request: Request) -> Outcome {
         let mut record = self.record.borrow_mut();
-        if record.version != request.expected {
+        let takeover = request.record.serving && !record.serving;
+        if takeover && planted::is(Bug::SwapNotDone) {
+            return Outcome::Done;
+        }
+        if record.version != request.expected && !planted::is(Bug::BlindSwap) {
             return Outcome::Conflict(record.clone());
         }
+        let members = request.record.members().count();
+        assert!(
+            members >= usize::from(request.record.minimum),
+            "{members} members are fewer than the minimum"
+        );
         *record = request.record;
         Outcome::Done
     }
@@ -72,18 +93,23 @@ impl Kvdb {
 pub struct Way {
     /// The database.
     pub kvdb: Rc<Kvdb>,
+    /// Of this process.
+    pub of: Id,
     /// Who is told outcomes.
     pub tell: Rc<dyn Fn(Event)>,
 }
 
 impl SetStore for Way {
     fn submit(&self, request: Request) {
-        let (kvdb, tell) = (self.kvdb.clone(), self.tell.clone());
+        let (kvdb, tell, of) = (self.kvdb.clone(), self.tell.clone(), self.of);
         self.kvdb.handle.clone().spawn("swap", async move {
-            let Some(there) = way(&kvdb) else { return };
+            let Some(there) = way(&kvdb, of) else { return };
             kvdb.handle.sleep(there).await;
             let outcome = kvdb.swap(request);
-            let Some(back) = way(&kvdb) else { return };
+            if kvdb.mute.get() {
+                return;
+            }
+            let Some(back) = way(&kvdb, of) else { return };
             kvdb.handle.sleep(back).await;
             tell(Event::Outcome(outcome));
         });

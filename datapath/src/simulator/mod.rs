@@ -1,6 +1,8 @@
 //! Clusters in one process, on the simulated reactor: what hosts see is checked against one copy ([`history`]). [`cluster`] is nodes with replicas and
-//! coordinators, [`kvdb`] what keeps the set, [`run`] hosts and faults by a seed.
+//! coordinators, [`drives`] what is under them, [`kvdb`] what keeps the set, [`faults`] what goes wrong, [`run`] hosts and faults by a seed.
 pub mod cluster;
+pub mod drives;
+pub mod faults;
 pub mod history;
 pub mod kvdb;
 pub mod run;

@@ -68,6 +68,8 @@ pub(crate) struct World {
     next_node: Cell<u32>,
     events: RefCell<BinaryHeap<Reverse<(u64, u64, Event)>>>,
     members: RefCell<Vec<Member>>,
+    /// Of nodes whose clock is not the world's.
+    drifts: RefCell<BTreeMap<NodeId, i32>>,
     disks: RefCell<BTreeMap<PathBuf, disk::Shelf>>,
     disk_ops: RefCell<disk::Ops>,
     net: RefCell<net::Net>,
@@ -77,6 +79,27 @@ pub(crate) struct World {
 pub(crate) struct SimDriver {
     pub(crate) world: Rc<World>,
     pub(crate) node: NodeId,
+    /// By how much its clock is fast, in millionths.
+    drift: Cell<i32>,
+}
+
+/// A million and a drift.
+fn rate(drift: i32) -> u128 {
+    (1_000_000 + i64::from(drift)).unsigned_abs().into()
+}
+
+impl SimDriver {
+    /// The clock of this node.
+    pub(crate) fn now(&self) -> Nanos {
+        let world = u128::from(self.world.now.get());
+        Nanos((world * rate(self.drift.get()) / 1_000_000) as u64)
+    }
+
+    /// The first moment of the world at which the clock of this node is there.
+    fn when(&self, clock: Nanos) -> Nanos {
+        let rate = rate(self.drift.get());
+        Nanos((u128::from(clock.0) * 1_000_000).div_ceil(rate) as u64)
+    }
 }
 
 impl World {
@@ -159,6 +182,7 @@ impl Sim {
             next_node: Cell::new(0),
             events: RefCell::default(),
             members: RefCell::default(),
+            drifts: RefCell::default(),
             disks: RefCell::default(),
             disk_ops: RefCell::default(),
             net: RefCell::default(),
@@ -173,6 +197,21 @@ impl Sim {
         let node = NodeId(self.world.next_node.get());
         self.world.next_node.set(node.0 + 1);
         (node, self.restart_node(node, reactors))
+    }
+
+    /// Lets the clock of a node run fast by so many millionths from now on, or slow. A node that runs sees its clock jump.
+    pub fn drift(&self, node: NodeId, millionths: i32) {
+        self.world.drifts.borrow_mut().insert(node, millionths);
+        for member in self
+            .world
+            .members
+            .borrow()
+            .iter()
+            .filter(|m| m.node == node)
+        {
+            member.core.sim().drift.set(millionths);
+            member.core.now.set(member.core.sim().now());
+        }
     }
 
     /// Starts a process again under its old number, after [`Sim::kill`] or [`Sim::power_cut`].
@@ -290,6 +329,12 @@ impl Sim {
         self.world.trace.get()
     }
 
+    /// The world, to see whether something of a process keeps it when the simulation is dropped.
+    #[cfg(test)]
+    pub(crate) fn world(&self) -> std::rc::Weak<World> {
+        Rc::downgrade(&self.world)
+    }
+
     /// A random number of the simulation's own.
     pub fn random(&self) -> u64 {
         self.world.random()
@@ -326,7 +371,7 @@ impl Sim {
         let members = world.members.borrow();
         let ready = || {
             let cores = members.iter().map(|m| &m.core);
-            cores.filter(|c| c.has_work(world.now()))
+            cores.filter(|c| c.has_work())
         };
         let count = ready().count();
         let chosen = if count == 0 {
@@ -355,8 +400,10 @@ impl Sim {
             .members
             .borrow()
             .iter()
-            .filter_map(|m| m.core.timers.borrow().next())
-            .map(|n| n.0)
+            .filter_map(|m| {
+                let next = m.core.timers.borrow().next()?;
+                Some(m.core.sim().when(next).0)
+            })
             .min();
         let Some(next) = event
             .into_iter()
@@ -393,31 +440,36 @@ impl Core {
     fn simulated(world: &Rc<World>, node: NodeId, id: ReactorId, reactors: u16) -> Rc<Core> {
         let buffers = BufferPool::new(BUFFER_BYTES, || {})
             .expect("a simulation has address space for its buffers");
+        let drift = world.drifts.borrow().get(&node).copied();
+        let driver = SimDriver {
+            world: world.clone(),
+            node,
+            drift: Cell::new(drift.unwrap_or(0)),
+        };
         Rc::new(Core {
             id,
             reactors,
             executor: Executor::new(Wakes::new(None, OPS_MAX), None),
             timers: RefCell::new(Timers::with_capacity(64)),
-            now: Cell::new(world.now()),
+            now: Cell::new(driver.now()),
             random: Cell::new(world.random()),
             buffers,
             stats: Arc::new(ReactorStats::default()),
-            driver: Driver::Sim(SimDriver {
-                world: world.clone(),
-                node,
-            }),
+            driver: Driver::Sim(driver),
             progress: Cell::new(false),
         })
     }
 
-    fn has_work(&self, now: Nanos) -> bool {
+    fn has_work(&self) -> bool {
+        let now = self.sim().now();
         let due = self.timers.borrow().next().is_some_and(|next| next <= now);
         (due || self.executor.wakes().ready_len() > 0) && !self.executor.wakes().stopping()
     }
 
     fn simulated_pass(&self, world: &World) {
-        self.now.set(world.now());
-        let fired = self.timers.borrow_mut().fire(world.now());
+        let now = self.sim().now();
+        self.now.set(now);
+        let fired = self.timers.borrow_mut().fire(now);
         self.executor.wakes().reap();
         let ran = self.executor.run(&self.stats);
         self.stats.passes.add(1);

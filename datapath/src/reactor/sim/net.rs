@@ -413,12 +413,14 @@ impl SimSocket {
     ) -> Result<Option<usize>, NetError> {
         let mut taken = 0;
         let (outcome, peer) = self.with(|end| {
-            for byte in parts.flat_map(|p| p.iter_mut()) {
-                let Some(received) = end.received.pop_front() else {
-                    break;
-                };
-                *byte = received;
-                taken += 1;
+            for part in parts {
+                let count = part.len().min(end.received.len());
+                let (first, second) = end.received.as_slices();
+                let split = count.min(first.len());
+                part[..split].copy_from_slice(&first[..split]);
+                part[split..count].copy_from_slice(&second[..count - split]);
+                end.received.drain(..count);
+                taken += count;
             }
             let outcome = match (taken, end.broken) {
                 (0, Some(errno)) => Err(broken(errno)),
@@ -487,11 +489,11 @@ impl SimSocket {
             return Ok(0);
         };
         let n = room.min(total);
-        let mut bytes: Vec<u8> = parts
-            .iter()
-            .flat_map(|p| p.iter().copied())
-            .take(n)
-            .collect();
+        let mut bytes = Vec::with_capacity(n);
+        for part in parts {
+            let count = part.len().min(n - bytes.len());
+            bytes.extend_from_slice(&part[..count]);
+        }
         self.with(|end| end.outstanding += n);
         while !bytes.is_empty() {
             // Often whole, sometimes in pieces: readers must not depend on it.

@@ -91,6 +91,25 @@ fn a_seed_repeats_to_the_last_event_and_another_one_differs() {
 }
 
 #[test]
+fn a_clock_runs_at_its_own_rate_and_no_timer_fires_early() {
+    for drift in [-1000, 0, 1000] {
+        let sim = Sim::new(3);
+        let (node, handles) = sim.start_node(1);
+        sim.drift(node, drift);
+        let (handle, began) = (handles[0].clone(), sim.now());
+        let slept = sim.run(&handles[0], 60 * SECOND, async move {
+            let before = handle.clock();
+            handle.sleep(10 * SECOND).await;
+            handle.clock().since(before)
+        });
+        assert!(slept.unwrap() >= 10 * SECOND, "by its own clock");
+        let ms = sim.now().since(began).as_millis() as i32;
+        let expected = 10_000 - 10 * drift / 1000;
+        assert!((expected..expected + 2).contains(&ms), "{drift}: {ms} ms");
+    }
+}
+
+#[test]
 fn flushed_writes_survive_a_power_cut_and_others_whole_torn_or_not() {
     let (mut kept, mut lost, mut torn) = (0, 0, 0);
     for seed in 0..40 {

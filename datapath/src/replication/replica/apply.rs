@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::admit::{Copying, How, Job};
 use super::channel::Chan;
+use super::events::Event;
 use super::order::Ticket;
 use super::service::Inner;
-use super::state::Event;
 use super::{APPLYING_MAX, Outgoing};
 use crate::replication::held::Held;
 use crate::replication::seam::{ReplicaError, ReplicaStore, Unsettled};

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use keelblock_hugepages::Buffer;
 
+use super::events::{Ask, Event, Key, Refusal, Sender};
 use super::serve::Question;
 use super::service::{Inner, reason};
-use super::state::{Ask, Event, Key, Refusal, Sender};
 use super::{Breach, NotSent, Outgoing, QUESTIONS_MAX};
 use crate::reactor::Notify;
 use crate::replication::planted::{self, Bug};

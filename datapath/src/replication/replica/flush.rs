@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use super::apply::why;
 use super::channel::Chan;
+use super::events::Key;
 use super::service::Inner;
-use super::state::Key;
 use super::{Breach, FLUSH_AFTER, FLUSHES_MAX, Outgoing};
 use crate::reactor::{Handle, Nanos, Notify};
 use crate::replication::seam::{ReplicaError, ReplicaStore};

@@ -277,7 +277,7 @@ impl Disk {
 }
 
 /// The store of one process.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Memory {
     handle: Handle,
     disk: Rc<RefCell<Disk>>,
@@ -514,15 +514,4 @@ impl ReplicaStore for Memory {
     fn volatile(&self) -> bool {
         self.volatile
     }
-}
-
-/// Whether a lane's blocks, stamps and snapshots are the same.
-pub fn same(a: &LaneState, b: &LaneState) -> bool {
-    let entries = |l: &LaneState| {
-        l.blocks
-            .iter()
-            .map(|(b, v)| (*b, v.entry))
-            .collect::<Vec<_>>()
-    };
-    entries(a) == entries(b) && a.snapshots == b.snapshots
 }

@@ -1,6 +1,6 @@
 //! A replica as coordinators see it (`docs/replication.md` §§5, 6, 8 and 9): frames in, records applied, answers out.
 //!
-//! [`state`] says what is taken from whom, [`positions`] how far each lane's stream is, [`order`] what may be applied beside what: three pure parts, with the
+//! [`state`] says what is taken from whom (its words are [`events`]), [`positions`] how far each lane's stream is, [`order`] what may be applied beside what: three pure parts, with the
 //! promises and leases of the replica in the first one. [`service`] owns them on the reactor of the replica, over a
 //! [`ReplicaStore`](super::seam::ReplicaStore) and the channels ([`channel`]) that coordinators opened: [`admit`] looks at what comes before anything of it is
 //! applied, `apply` brings it to the store, `flush` makes it stable, `ack` says so, `fence` keeps promises, `serve` answers questions, `sets` keeps sets.
@@ -11,6 +11,7 @@ pub mod admit;
 mod apply;
 pub mod channel;
 pub mod door;
+pub mod events;
 mod fence;
 mod flush;
 pub mod lease;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use super::apply::why;
 use super::channel::{Busy, Chan};
+use super::events::Event;
 use super::service::Inner;
-use super::state::Event;
 use super::{Breach, Outgoing, SETS_MAX};
 use crate::reactor::Notify;
 use crate::replication::seam::{Id, KeptSet, ReplicaError, ReplicaStore, Standing};

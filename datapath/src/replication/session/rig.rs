@@ -172,18 +172,20 @@ impl Rig {
 
     /// Ends the process of a node and starts another, without acceptors and links.
     pub(crate) fn restart(&mut self, node: usize) {
-        self.end(node, false);
+        self.end(node);
         self.begin(node);
     }
 
-    /// Ends the process of a node, or takes its power.
-    pub(crate) fn end(&mut self, node: usize, power: bool) {
+    /// Ends the process of a node.
+    pub(crate) fn end(&mut self, node: usize) {
         self.nodes[node].handles.clear();
-        let id = self.nodes[node].id;
-        match power {
-            false => self.sim.kill(id),
-            true => self.sim.power_cut(id, &[]),
-        }
+        self.sim.kill(self.nodes[node].id);
+    }
+
+    /// Takes the power of a node with these disks.
+    pub(crate) fn cut_power(&mut self, node: usize, disks: &[&str]) {
+        self.nodes[node].handles.clear();
+        self.sim.power_cut(self.nodes[node].id, disks);
     }
 
     /// Starts the process of a node that has ended.

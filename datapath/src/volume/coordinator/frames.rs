@@ -17,7 +17,6 @@ use crate::replication::wire::heart::{Beat, Flush, Heard, encode_heartbeat};
 use crate::replication::wire::list::{Fetch, Fetched, Found, ListAsk, Listed};
 use crate::replication::wire::open::{self, LaneFeed, Open, Opened, Target, encode_feed};
 use crate::replication::wire::promise::{Kept, Promise, Promised, Purpose, encode_set};
-use crate::replication::wire::record::WRITE_BLOCKS_MAX;
 use crate::replication::wire::refused::Refused;
 use crate::store::types::{BLOCK_BYTES, Stamp};
 
@@ -281,6 +280,3 @@ fn lane(l: open::LaneState) -> LaneState {
         lost: l.lost,
     }
 }
-
-/// The most bytes of a record's data, which one buffer holds.
-pub const RECORD_DATA_MAX: usize = WRITE_BLOCKS_MAX * BLOCK_BYTES;

@@ -256,8 +256,9 @@ impl Way {
                 return channel.end_session(Down::Stopped);
             }
         }
-        if let Some(frame) = frame(&self.ends, message, self.handle.now().0) {
-            self.send(&channel, frame);
+        match frame(&self.ends, message, self.handle.now().0) {
+            Some(frame) => self.send(&channel, frame),
+            None => tracing::error!(?message, "this has no frame on the wire, and is not said"),
         }
     }
 
@@ -279,9 +280,14 @@ impl Way {
 
     async fn drain(&self) {
         loop {
+            let generation = self.generation.get();
             let channel = self.channel.borrow().clone();
             let Some(channel) = channel else { break };
             channel.room().await;
+            if generation != self.generation.get() {
+                // What waits now was said on another channel.
+                continue;
+            }
             let next = self.unsent.borrow_mut().pop_front();
             let Some(frame) = next else { break };
             if let Some(frame) = try_send(&channel, self.epoch, frame) {
@@ -289,6 +295,8 @@ impl Way {
             }
         }
         self.draining.set(false);
+        // While something waited there was no credit: there is some now, and nobody else says so.
+        (self.tell)(Event::Tick);
     }
 
     async fn read(&self, lane: u8, blocks: Range<u64>) -> Answer {

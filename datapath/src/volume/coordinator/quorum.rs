@@ -124,6 +124,14 @@ impl Sets {
     /// Whether these are a write quorum, of both sets.
     pub fn reached(&self, who: Members) -> bool {
         let who = who.and(self.counted());
+        if planted::is(Bug::DepartingCounts) {
+            // It counts for both sets.
+            let enough = |set: Set| who.and(self.now.members).count() >= set.write_quorum();
+            return enough(self.now) && self.asked.is_none_or(enough);
+        }
+        if let Some(asked) = self.asked.filter(|_| planted::is(Bug::NewSetAlone)) {
+            return asked.reached(who);
+        }
         self.now.reached(who) && self.asked.is_none_or(|a| a.reached(who))
     }
 }

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::members::{Members, Place};
 use crate::replication::held::{Held, What};
+use crate::replication::planted::{self, Bug};
 use crate::store::types::{SnapshotId, Stamp};
 
 /// Two records of one stamp: invariant 3 is broken. The volume is not served, and a person looks.
@@ -156,7 +157,8 @@ impl Union {
                     },
                 }
             });
-            items.filter(|i| !i.whole.is_empty()).collect()
+            let all = |i: &Item| part.within(i.whole) || !planted::is(Bug::ListedByAll);
+            items.filter(|i| !i.whole.is_empty() && all(i)).collect()
         });
         Plan {
             settled: self.settled.clone(),

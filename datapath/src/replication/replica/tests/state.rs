@@ -6,9 +6,10 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::reactor::Nanos;
-use crate::replication::replica::state::{
-    Action, Ask, Event, Key, Phase, Refusal, Sender, State, sender,
+use crate::replication::replica::events::{
+    Action, Ask, Event, Key, Phase, Refusal, Sender, sender,
 };
+use crate::replication::replica::state::State;
 use crate::replication::seam::{Promise, Standing};
 
 const T: Duration = Duration::from_secs(3);
