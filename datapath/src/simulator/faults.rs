@@ -155,11 +155,7 @@ impl Faults {
             6 => act(cluster, dice, Act::Attach(node)),
             7..=9 => self.alone(cluster, dice, counts, (node, step)),
             18 => self.behind(cluster, dice, counts, step),
-            10 | 11 => {
-                if serving(cluster).is_none() {
-                    act(cluster, dice, Act::Attach(node));
-                }
-            }
+            10 | 11 if serving(cluster).is_none() => act(cluster, dice, Act::Attach(node)),
             12 => {
                 cluster.kvdb.away.set(dice.once_in(2));
                 cluster.kvdb.mute.set(false);

@@ -111,7 +111,12 @@ async fn host(handle: Handle, hosts: Rc<Hosts>) {
             };
             doors.get(n).cloned()
         };
-        let most = [300, 2_000, 20_000][handle.random() as usize % 3];
+        // Bursts, and rests between them: what is at stake is what is under way when something fails.
+        let most = match handle.random() % 16 {
+            0 => 300_000,
+            1..=5 => 2_000,
+            _ => 300,
+        };
         let pause = Duration::from_micros(handle.random() % most);
         let Some(door) = door else {
             handle.sleep(pause).await;
