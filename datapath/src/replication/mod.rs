@@ -1,10 +1,11 @@
 //! Replication between data paths (`docs/replication.md`).
 //!
-//! [`wire`] is the bytes of its messages, [`held`] a record in memory, [`seam`] what it wants of the store that holds a replica. [`session`] carries
+//! [`wire`] is the bytes of its messages, [`held`] a record in memory, [`summary`] what replicas compare, [`seam`] what it wants of the store that holds a replica. [`session`] carries
 //! messages between nodes, [`replica`] is what takes them where a replica is. Nothing uses them yet.
 pub mod held;
 pub mod planted;
 pub mod replica;
 pub mod seam;
 pub mod session;
+pub mod summary;
 pub mod wire;

@@ -49,11 +49,23 @@ pub enum Bug {
     ListedByAll = 21,
     /// Takeover, step 6: K2 is sent before all who take part have everything.
     TakeoverNotStable = 22,
+    /// Rule 5: a copy replaces what is above s0, too.
+    CopyReplacesLive = 23,
+    /// Rule 5: a copy leaves a higher stamp alone, also one of an abandoned epoch.
+    HigherStampWins = 24,
+    /// Rule 5: blocks are copied from a member that has not everything up to s0.
+    SourceBehind = 25,
+    /// Rule 5: a replica joins before everything was compared.
+    JoinsBehind = 26,
+    /// Rule 6: what is erased is forgotten when it is settled, also where blocks are copied to.
+    ReclaimedInResync = 27,
+    /// §11: a repair replaces whatever is there.
+    RepairUnchecked = 28,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 22] = [
+pub const ALL: [Bug; 28] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -76,6 +88,12 @@ pub const ALL: [Bug; 22] = [
     Bug::RingReleasedEarly,
     Bug::ListedByAll,
     Bug::TakeoverNotStable,
+    Bug::CopyReplacesLive,
+    Bug::HigherStampWins,
+    Bug::SourceBehind,
+    Bug::JoinsBehind,
+    Bug::ReclaimedInResync,
+    Bug::RepairUnchecked,
 ];
 
 #[cfg(planted)]

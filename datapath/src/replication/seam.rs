@@ -95,6 +95,15 @@ pub struct Entry {
     pub crc: Crc,
 }
 
+impl Entry {
+    /// Nothing.
+    pub const ABSENT: Self = Self {
+        kind: Kind::Absent,
+        stamp: Stamp { epoch: 0, seq: 0 },
+        crc: Crc(0),
+    };
+}
+
 /// A lane's unsettled records (rule 14), in stamp order.
 #[derive(Clone, Debug, Default)]
 pub struct Unsettled {
@@ -160,6 +169,25 @@ pub trait ReplicaStore: 'static {
     /// # Errors
     /// [`ReplicaError`].
     async fn fetch(&self, lane: u8, stamp: Stamp) -> Result<Option<Rc<Held>>, ReplicaError>;
+
+    /// Summaries of `count` neighbouring nodes of a level of the lane as it is now ([`summary`](super::summary)); 0 where nothing is. Each block is
+    /// looked at once, at any moment until this returns: not all at the same.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    async fn summaries(
+        &self,
+        lane: u8,
+        level: u8,
+        first: u64,
+        count: u32,
+    ) -> Result<Vec<u32>, ReplicaError>;
+
+    /// The blocks of a leaf that are not absent, in order, all as of one moment.
+    ///
+    /// # Errors
+    /// [`ReplicaError`].
+    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError>;
 
     /// The highest settled stamp that was told, as far as it is remembered.
     fn settled(&self, lane: u8) -> Stamp;

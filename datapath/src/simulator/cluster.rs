@@ -264,6 +264,7 @@ impl Cluster {
         let mut config = Config::new(LANES);
         config.volatile = self.shape.volatile;
         config.lease = LEASE;
+        config.lane_blocks = 1 << 20;
         config.command_limit = Duration::from_secs(4);
         let kvdb = self.kvdb.clone();
         let way = Way {
@@ -360,6 +361,14 @@ impl Cluster {
             }
         }
         Some(entries)
+    }
+
+    /// A node's store, if it is in memory.
+    pub fn disk(&self, node: usize) -> Option<Rc<RefCell<Disk>>> {
+        match &self.drives[node] {
+            Drive::Memory(disk) => Some(disk.clone()),
+            Drive::Real(_) => None,
+        }
     }
 
     /// Ends all processes, and looks at what is on drives.

@@ -197,6 +197,20 @@ impl ReplicaStore for Opened {
         either!(self, s => s.fetch(lane, stamp).await)
     }
 
+    async fn summaries(
+        &self,
+        lane: u8,
+        level: u8,
+        first: u64,
+        count: u32,
+    ) -> Result<Vec<u32>, ReplicaError> {
+        either!(self, s => s.summaries(lane, level, first, count).await)
+    }
+
+    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
+        either!(self, s => s.leaf(lane, leaf).await)
+    }
+
     fn settled(&self, lane: u8) -> Stamp {
         either!(self, s => s.settled(lane))
     }

@@ -326,6 +326,11 @@ fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>) {
     sim_until(cluster, "everything is settled", &mut |_| {
         last.kept().records == 0
     });
+    // Whoever was away comes back.
+    let nodes = cluster.shape.nodes;
+    sim_until(cluster, "all replicas are members", &mut |cluster| {
+        cluster.kvdb.record().members().count() == nodes && last.standing() == Standing::Serving
+    });
     // Invariant 5.
     let members = cluster.member_nodes();
     for lane in 0..LANES {

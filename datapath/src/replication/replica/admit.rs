@@ -243,7 +243,8 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
 
     /// What is settled. While it is copied to, the store is not told: what is erased has to stay known (§11, 5), and nothing here waits for that.
     pub(super) fn settle(&self, settled: impl Iterator<Item = (u8, Stamp)>) -> Result<(), Breach> {
-        let resyncing = self.state.borrow().resyncing();
+        let keeps_erased = self.state.borrow().resyncing();
+        let resyncing = keeps_erased && !planted::is(Bug::ReclaimedInResync);
         for (lane, stamp) in settled {
             let mut lanes = self.lanes.borrow_mut();
             let Some(of) = lanes.get_mut(usize::from(lane)) else {

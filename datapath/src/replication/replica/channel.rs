@@ -25,7 +25,7 @@ use crate::replication::wire::open::{Feed, Open, Target};
 use crate::replication::wire::promise::{Promise, Purpose, Set};
 use crate::replication::wire::read::Read;
 use crate::replication::wire::record::Record;
-use crate::replication::wire::resync::Copy;
+use crate::replication::wire::resync::{AskLeaf, AskSummaries, Copy};
 use crate::store::types::{BLOCK_BYTES, Stamp};
 
 /// What a replica knows of a channel.
@@ -213,6 +213,10 @@ impl<S: ReplicaStore, O: Outgoing> Channel<S, O> {
             Kind::List => self.ask(Question::List(ListAsk::decode(body)?, admitted)),
             Kind::Fetch => self.ask(Question::Fetch(Fetch::decode(body)?, admitted)),
             Kind::Read => self.ask(Question::Read(Read::decode(body)?, admitted)),
+            Kind::AskSummaries => {
+                self.ask(Question::Summaries(AskSummaries::decode(body)?, admitted))
+            }
+            Kind::AskLeaf => self.ask(Question::Leaf(AskLeaf::decode(body)?, admitted)),
             _ => Err(Breach::Sequence("a replica takes no such frame")),
         }
     }

@@ -13,9 +13,12 @@ use keelblock_hugepages::Buffer;
 
 use crate::reactor::Handle;
 use crate::replication::held::{Held, What};
+use crate::replication::planted::{self, Bug};
 use crate::replication::seam::{
     Entry, Id, KeptSet, Kind, Promise, ReplicaError, ReplicaStore, Standing, Unsettled,
 };
+use crate::replication::summary;
+use crate::replication::wire::resync::BLOCK_LEVEL;
 use crate::store::types::{BLOCK_BYTES, Crc, SnapshotId, Stamp};
 
 const NEVER: Stamp = Stamp { epoch: 0, seq: 0 };
@@ -152,7 +155,23 @@ impl LaneState {
                 }
             }
             Step::Copy(kept, s0) => {
-                self.put(kept, |_, there| there.is_none_or(|v| v.entry.stamp <= *s0));
+                let older = |block, there: Option<&Version>| match there {
+                    None => true,
+                    Some(_) if planted::is(Bug::CopyReplacesLive) => true,
+                    Some(v) if planted::is(Bug::HigherStampWins) => {
+                        v.entry.stamp <= *s0 && v.entry.stamp < kept.record.stamp_of(block)
+                    }
+                    Some(v) => v.entry.stamp <= *s0,
+                };
+                match kept.record.what {
+                    // What is not there at the source is not there here.
+                    What::Tombstone { .. } => {
+                        let blocks = kept.record.blocks();
+                        self.blocks
+                            .retain(|b, v| !blocks.contains(b) || !older(*b, Some(v)));
+                    }
+                    _ => self.put(kept, older),
+                }
             }
             Step::Repair(kept) => {
                 let What::Write { crcs, .. } = &kept.record.what else {
@@ -163,7 +182,9 @@ impl LaneState {
                     let at = 4 * (block - first) as usize;
                     let crc = u32::from_le_bytes(std::array::from_fn(|i| crcs[at + i]));
                     let stamp = kept.record.stamp_of(block);
-                    there.is_some_and(|v| v.entry.stamp == stamp && v.entry.crc == Crc(crc))
+                    let exactly =
+                        there.is_some_and(|v| v.entry.stamp == stamp && v.entry.crc == Crc(crc));
+                    exactly || planted::is(Bug::RepairUnchecked)
                 };
                 self.put(kept, same);
             }
@@ -348,6 +369,20 @@ impl Memory {
     }
 }
 
+fn summary_of(blocks: &BTreeMap<u64, Version>, level: u8, node: u64) -> u32 {
+    let within = blocks.range(summary::blocks_of_nodes(level, &(node..node + 1)));
+    if matches!(level, 0 | BLOCK_LEVEL) {
+        return summary::of_blocks(within.map(|(block, v)| (*block, &v.entry)));
+    }
+    if within.count() == 0 {
+        return 0;
+    }
+    let (level, nodes) = summary::beneath(level, &(node..node + 1));
+    summary::of_children(&std::array::from_fn(|n| {
+        summary_of(blocks, level, nodes.start + n as u64)
+    }))
+}
+
 fn data_blocks(record: &Held) -> u64 {
     match record.what {
         What::Write { .. } => record.blocks().end - record.blocks().start,
@@ -463,6 +498,30 @@ impl ReplicaStore for Memory {
         Ok(Some(Rc::new(record)))
     }
 
+    async fn summaries(
+        &self,
+        lane: u8,
+        level: u8,
+        first: u64,
+        count: u32,
+    ) -> Result<Vec<u32>, ReplicaError> {
+        self.take_time().await;
+        let disk = self.disk.borrow();
+        let blocks = &disk.lane(lane).blocks;
+        let nodes = first..first + u64::from(count);
+        Ok(nodes.map(|n| summary_of(blocks, level, n)).collect())
+    }
+
+    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
+        self.take_time().await;
+        let disk = self.disk.borrow();
+        let within = disk
+            .lane(lane)
+            .blocks
+            .range(summary::blocks_of(&(leaf..leaf + 1)));
+        Ok(within.map(|(block, v)| (*block, v.entry)).collect())
+    }
+
     fn settled(&self, lane: u8) -> Stamp {
         self.disk.borrow().lane(lane).settled.unwrap_or(NEVER)
     }
@@ -471,7 +530,7 @@ impl ReplicaStore for Memory {
         let mut disk = self.disk.borrow_mut();
         let resyncing = disk.promise.is_some_and(|p| p.state == Standing::Resyncing);
         assert!(
-            !resyncing,
+            !resyncing || planted::is(Bug::ReclaimedInResync),
             "what is erased stays known while blocks are copied"
         );
         let lane = &mut disk.lanes[usize::from(lane)];

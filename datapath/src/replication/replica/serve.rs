@@ -12,10 +12,14 @@ use super::service::Inner;
 use super::{ANSWERING_MAX, Outgoing};
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry, Kind as BlockKind, ReplicaError, ReplicaStore, Unsettled};
+use crate::replication::summary;
 use crate::replication::wire::frame::Kind;
 use crate::replication::wire::list::{Fetch, Fetched, Found, ListAsk, ListedWriter};
 use crate::replication::wire::read::{Read, ReadEntry, encode_damaged, encode_done, encode_failed};
 use crate::replication::wire::record::{TAG_BYTES, flag};
+use crate::replication::wire::resync::{
+    AskLeaf, AskSummaries, LeafEntry, NotRead, encode_leaf, encode_summaries,
+};
 use crate::store::types::{BLOCK_BYTES, LaneBlock};
 
 /// What is asked, with what was admitted by it.
@@ -24,6 +28,8 @@ pub(super) enum Question<A> {
     List(ListAsk, A),
     Fetch(Fetch, A),
     Read(Read, A),
+    Summaries(AskSummaries, A),
+    Leaf(AskLeaf, A),
 }
 
 impl<A> Question<A> {
@@ -32,6 +38,8 @@ impl<A> Question<A> {
             Self::List(q, _) => q.lane,
             Self::Fetch(q, _) => q.lane,
             Self::Read(q, _) => q.lane,
+            Self::Summaries(q, _) => q.tree.lane,
+            Self::Leaf(q, _) => q.tree.lane,
         }
     }
 }
@@ -80,6 +88,11 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             Question::List(ask, a) => (Kind::Listed, self.answer_list(&ask, body).await, a),
             Question::Fetch(ask, a) => (Kind::Fetched, self.answer_fetch(ask, body).await, a),
             Question::Read(ask, a) => (Kind::ReadDone, self.answer_read(&ask, body).await, a),
+            Question::Summaries(ask, a) => {
+                let done = self.answer_summaries(&ask, body).await;
+                (Kind::Summaries, done, a)
+            }
+            Question::Leaf(ask, a) => (Kind::Leaf, self.answer_leaf(&ask, body).await, a),
         };
         match done {
             // Looked at again (rule 1).
@@ -187,6 +200,43 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         }
     }
 
+    async fn answer_summaries(
+        &self,
+        ask: &AskSummaries,
+        body: &mut Vec<u8>,
+    ) -> Result<Data, ReplicaError> {
+        let AskSummaries {
+            tree,
+            level,
+            first,
+            count,
+        } = *ask;
+        let found = match tree.snapshot {
+            None => read(self.store.summaries(tree.lane, level, first, count).await)?,
+            // There are none of replicas yet.
+            Some(_) => Err(NotRead::Unknown),
+        };
+        encode_summaries(body, ask, found.as_deref().map_err(|e| *e));
+        Ok(Data::new())
+    }
+
+    async fn answer_leaf(&self, ask: &AskLeaf, body: &mut Vec<u8>) -> Result<Data, ReplicaError> {
+        let found = match ask.tree.snapshot {
+            None => read(self.store.leaf(ask.tree.lane, ask.leaf).await)?,
+            Some(_) => Err(NotRead::Unknown),
+        };
+        let first = summary::blocks_of(&(ask.leaf..ask.leaf + 1)).start;
+        let entries = found.map(|all| {
+            let entry = |(block, entry): (u64, Entry)| LeafEntry {
+                index: (block - first) as u8,
+                entry,
+            };
+            all.into_iter().map(entry).collect::<Vec<_>>()
+        });
+        encode_leaf(body, ask, entries.as_deref().map_err(|e| *e));
+        Ok(Data::new())
+    }
+
     async fn answer_read(&self, ask: &Read, body: &mut Vec<u8>) -> Result<Data, ReplicaError> {
         let blocks = ask.first.0..ask.first.0 + u64::from(ask.blocks);
         let bytes = ask.blocks as usize * BLOCK_BYTES;
@@ -208,6 +258,15 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
                 Ok(Data::new())
             }
         }
+    }
+}
+
+/// What the drive or a damaged page of the map does not give is said; that it is no replica any more is not.
+fn read<T>(found: Result<T, ReplicaError>) -> Result<Result<T, NotRead>, ReplicaError> {
+    match found {
+        Ok(found) => Ok(Ok(found)),
+        Err(error @ ReplicaError::Incomplete(_)) => Err(error),
+        Err(_) => Ok(Err(NotRead::Failed)),
     }
 }
 

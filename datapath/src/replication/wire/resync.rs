@@ -8,17 +8,19 @@ use super::list::{LEAF_MAX, leaf};
 use super::read::{check_entry, kind_number, take_kind};
 use super::record::{Content, Record, flag};
 use crate::replication::seam::{Entry, Kind};
-use crate::store::types::{Crc, SnapshotId, Stamp};
+use crate::store::types::{BLOCKS_MAX, Crc, SnapshotId, Stamp};
 
 /// Most summaries of a frame.
 pub const SUMMARIES_MAX: u32 = 8192;
 /// Highest level of a lane's map: 64 children at each cover all leaves.
 pub const LEVEL_MAX: u8 = 6;
+/// The level of single blocks, beneath the leaves.
+pub const BLOCK_LEVEL: u8 = 255;
 /// Blocks of the larger kind of leaf.
 pub const LEAF_BLOCKS_MAX: u8 = 152;
 
 /// Which tree of a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tree {
     /// The lane.
     pub lane: u8,
@@ -68,7 +70,7 @@ fn take_result(c: &mut Cursor<'_>) -> Result<Result<(), NotRead>, WireError> {
 pub struct AskSummaries {
     /// Of this tree.
     pub tree: Tree,
-    /// 0: leaves.
+    /// 0: leaves; [`BLOCK_LEVEL`]: blocks.
     pub level: u8,
     /// Number of the first, among those of its level.
     pub first: u64,
@@ -97,13 +99,15 @@ impl AskSummaries {
         let count = c.u32()?;
         let first = c.u64()?;
         let snapshot = Tree::take_id(c)?;
-        if level > LEVEL_MAX {
-            return Err(WireError::value("level of summaries", level));
-        }
+        let most = match level {
+            BLOCK_LEVEL => BLOCKS_MAX,
+            0..=LEVEL_MAX => LEAF_MAX,
+            _ => return Err(WireError::value("level of summaries", level)),
+        };
         if !(1..=SUMMARIES_MAX).contains(&count) {
             return Err(WireError::value("count of summaries", count));
         }
-        if first >= LEAF_MAX || u64::from(count) > LEAF_MAX - first {
+        if first >= most || u64::from(count) > most - first {
             return Err(WireError::value("first of summaries", first));
         }
         let ask = Self {

@@ -326,6 +326,16 @@ impl Layer {
         })
     }
 
+    /// Blocks of the lane that it has entries of, in no order.
+    pub fn written(&self) -> impl Iterator<Item = LaneBlock> {
+        self.entries.iter().map(|(block, _)| *block)
+    }
+
+    /// Ranges that it erases, in order.
+    pub fn erasures(&self) -> impl Iterator<Item = Range<u64>> {
+        self.erased.iter().map(|(&start, e)| start..e.end)
+    }
+
     /// Every block that it holds.
     pub fn blocks(&self) -> impl Iterator<Item = PhysicalBlock> {
         let entries = self.entries.iter().map(|(_, entry)| entry);

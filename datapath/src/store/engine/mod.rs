@@ -41,6 +41,7 @@ mod scatter;
 mod scrub;
 mod space;
 mod stamped;
+mod summary;
 #[cfg(test)]
 mod tests;
 mod ticket;

@@ -416,6 +416,26 @@ impl ReplicaStore for Replica {
         Ok(Some(Rc::new(record)))
     }
 
+    async fn summaries(
+        &self,
+        lane: u8,
+        level: u8,
+        first: u64,
+        count: u32,
+    ) -> Result<Vec<u32>, ReplicaError> {
+        let (store, state) = self.lane(lane)?;
+        let found = store
+            .summaries(state, level, first..first + u64::from(count))
+            .await;
+        found.map_err(|e| told(e, lane, first))
+    }
+
+    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
+        let (store, state) = self.lane(lane)?;
+        let found = store.leaf_entries(state, leaf).await;
+        found.map_err(|e| told(e, lane, 0))
+    }
+
     fn settled(&self, lane: u8) -> Stamp {
         let lane = self.lanes.get(usize::from(lane));
         let replica = lane.and_then(|(_, lane)| lane.replica.as_ref());

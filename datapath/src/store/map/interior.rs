@@ -54,6 +54,9 @@ impl Beneath {
 /// Where a page would be that was lost to damage.
 pub const LOST_BLOCK: PhysicalBlock = PhysicalBlock(BLOCKS_MAX - 1);
 
+/// What a lost child takes part in a summary with.
+const LOST_SUMMARY: u32 = u32::MAX;
+
 /// A child entry: where a page is, what its bytes must be, what is beneath it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChildEntry {
@@ -196,7 +199,12 @@ pub(in crate::store) fn beneath(page: &Page) -> Beneath {
         beneath.entries += u16::from(!child.is_none());
         beneath.used += child.used;
         beneath.highest = beneath.highest.max(child.highest);
-        put32(&mut summaries, 4 * n as usize, child.summary);
+        // What was lost is not what is absent: nobody is to take one for the other.
+        let summary = match child.is_lost() {
+            true => LOST_SUMMARY,
+            false => child.summary,
+        };
+        put32(&mut summaries, 4 * n as usize, summary);
     }
     if !is_zero(&summaries) {
         beneath.summary = Crc::of(&summaries).0;

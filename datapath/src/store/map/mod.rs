@@ -46,6 +46,6 @@ pub use leaf::{EntryKind, LeafEntry, LeafShape, block_of, leaf_of};
 pub use merge::{MergeContext, merge};
 pub use page::{Page, PageError, PageHeader, PageId, PageKind, PageStamp, check_page};
 pub use pages::Pages;
-pub use tree::{Root, leaf, leaf_cached};
+pub use tree::{Root, leaf, leaf_cached, summary};
 pub use used::used_with;
 pub use walk::{GivenUp, Unique, count_unique, give_up, next_entries};

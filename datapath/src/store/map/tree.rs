@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use super::interior::{ChildEntry, FANOUT, NO_STAMP, child, leaves_of_level};
+use super::interior::{ChildEntry, FANOUT, NO_STAMP, beneath, child, leaves_of_level};
 use super::leaf::LeafShape;
 use super::page::{Page, PageId, PageKind};
 use super::{MapError, Pages};
+use crate::replication::summary::of_children;
 
 /// Root of a map: the page at the top, and how many interior levels there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,5 +113,54 @@ pub fn leaf_cached<P: Pages>(pages: &P, root: &Root, leaf: u64) -> Option<Option
         }
         entry = child(&page, step(leaf, level));
         level -= 1;
+    }
+}
+
+/// What resync compares, of the node of this level and number (`docs/store-format.md` §6); 0: nothing is there. A root's is not kept, so its page is read.
+///
+/// # Errors
+/// [`MapError`]: a page on the way could not be read, or the node was lost.
+pub async fn summary<P: Pages>(
+    pages: &P,
+    root: &Root,
+    level: u8,
+    index: u64,
+) -> Result<u32, MapError> {
+    let depth = root.depth;
+    if level >= depth {
+        if index != 0 || root.is_empty() {
+            return Ok(0);
+        }
+        let page = pages
+            .read(root.child.block, root.child.crc, root.page(depth, 0))
+            .await?;
+        let mut found = match depth {
+            0 => root.shape().beneath(&page, 0).summary,
+            _ => beneath(&page).summary,
+        };
+        for _ in depth..level {
+            let mut children = [0; FANOUT as usize];
+            children[0] = found;
+            found = of_children(&children);
+        }
+        return Ok(found);
+    }
+    if index >= leaves_of_level(depth - level) {
+        return Ok(0);
+    }
+    let mut entry = root.child;
+    for at in (level + 1..=depth).rev() {
+        if entry.is_none() {
+            return Ok(0);
+        }
+        let number = index / leaves_of_level(at - level);
+        let page = pages
+            .read(entry.block, entry.crc, root.page(at, number))
+            .await?;
+        entry = child(&page, index / leaves_of_level(at - 1 - level) % FANOUT);
+    }
+    match entry.is_lost() {
+        true => Err(MapError::Lost),
+        false => Ok(entry.summary),
     }
 }

@@ -17,14 +17,19 @@ use keelblock_hugepages::Buffer;
 
 use super::flush::Token;
 use super::members::{Members, Place};
-use super::message::{Action, Event, Failed, Message};
+use super::message::{Action, Event, Failed, Message, Wish};
 use super::read::{Part, Ready};
+use super::resync::progress::Report;
+use super::resync::repair::{self, Repairs};
+use super::resync::{self, Resyncs};
 use super::ring::Limits;
 use super::set::{Request, VolumeRecord};
 use super::state::{Config, Machine, Reading, Standing};
 use crate::reactor::{Handle, Nanos, Notify};
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry, Id};
+use crate::replication::wire::record::flag;
+use crate::replication::wire::resync::{self as wire, AskLeaf, AskSummaries};
 use crate::store::types::{BLOCK_BYTES, LaneBlock, Stamp};
 
 /// Why a replica did not give blocks.
@@ -36,6 +41,55 @@ pub enum NotRead {
     /// It did not answer, or refused.
     #[error("the replica did not answer")]
     Away,
+}
+
+/// Why a copy was not done, or is not known to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotCopied {
+    /// There is no space.
+    #[error("the replica has no space")]
+    Full,
+    /// A drive of it failed.
+    #[error("a drive of the replica failed")]
+    Failed,
+    /// It did not answer, or refused.
+    #[error("the replica did not answer")]
+    Away,
+}
+
+impl From<wire::NotCopied> for NotCopied {
+    fn from(not: wire::NotCopied) -> Self {
+        match not {
+            wire::NotCopied::Full => Self::Full,
+            wire::NotCopied::Failed => Self::Failed,
+        }
+    }
+}
+
+/// A record that is copied, without its data in it.
+#[derive(Debug)]
+pub struct Copying {
+    /// What it does.
+    pub record: Held,
+    /// Its data, if it has some.
+    pub data: Option<(Rc<Buffer>, Range<usize>)>,
+    /// What is there is replaced if it is at or below this (of the coordinator's epoch); `None`: only if it is this very record's, damaged.
+    pub s0: Option<Stamp>,
+}
+
+impl Copying {
+    /// Bytes of data.
+    pub fn bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, |(_, part)| part.len())
+    }
+
+    /// Its position and flags on the wire.
+    pub(super) fn place(&self) -> (u64, u8) {
+        match self.s0 {
+            Some(s0) => (s0.seq, 0),
+            None => (0, flag::REPAIR),
+        }
+    }
 }
 
 /// The way to replicas.
@@ -61,6 +115,18 @@ pub trait Peers: 'static {
         blocks: Range<u64>,
         into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, NotRead>);
+
+    /// What a replica's lane is compared by. `Damaged`: its drive failed, or a page of its map is damaged.
+    async fn summaries(&self, from: Place, ask: AskSummaries) -> Result<Vec<u32>, NotRead>;
+
+    /// Entries of a leaf from its first block on, as far as there are some.
+    async fn leaf(&self, from: Place, ask: AskLeaf) -> Result<Vec<Entry>, NotRead>;
+
+    /// Copies at most 1 MiB to a replica, within its credits. Done when it is written there, or was left alone as something newer is.
+    async fn copy(&self, to: Place, copies: &[Copying]) -> Result<(), NotCopied>;
+
+    /// Bytes of frames to and from a replica for comparing and copying, since it has a way.
+    fn moved(&self, with: Place) -> u64;
 }
 
 /// The way to the KVDB.
@@ -76,11 +142,14 @@ struct Waiting {
     waker: Option<Waker>,
 }
 
-struct Inner<P, K> {
-    handle: Handle,
-    machine: RefCell<Machine>,
+pub(super) struct Inner<P, K> {
+    pub(super) handle: Handle,
+    pub(super) machine: RefCell<Machine>,
     limit: std::time::Duration,
-    peers: P,
+    pub(super) lane_blocks: u64,
+    pub(super) resyncs: Resyncs,
+    pub(super) repairs: Repairs,
+    pub(super) peers: P,
     kvdb: K,
     /// Actions in order; whoever began to do them does all, also those that come meanwhile.
     actions: RefCell<VecDeque<Action>>,
@@ -91,7 +160,7 @@ struct Inner<P, K> {
     changed: Notify,
     waiting: RefCell<BTreeMap<Token, Waiting>>,
     next: Cell<Token>,
-    ended: Cell<bool>,
+    pub(super) ended: Cell<bool>,
 }
 
 /// A coordinator at work; cheap to clone.
@@ -116,10 +185,14 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
     /// Begins a takeover with the record that K1 made. Sessions to its replicas are told as [`Event::Connected`] when they are there.
     pub fn start(handle: &Handle, config: Config, record: VolumeRecord, peers: P, kvdb: K) -> Self {
         let limit = config.command_limit;
+        let (lane_blocks, foreground) = (config.lane_blocks, config.foreground);
         let driver = Self(Rc::new(Inner {
             handle: handle.clone(),
             machine: RefCell::new(Machine::new(config, record, handle.now())),
             limit,
+            lane_blocks,
+            resyncs: Resyncs::new(foreground),
+            repairs: Repairs::default(),
             peers,
             kvdb,
             actions: RefCell::default(),
@@ -132,6 +205,7 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         }));
         let inner = Rc::clone(&driver.0);
         handle.spawn("coordinator", async move { inner.pump().await });
+        handle.spawn("coordinator: resync", resync::run(Rc::clone(&driver.0)));
         driver
     }
 
@@ -158,6 +232,11 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
     /// Up to where a lane is settled.
     pub fn settled(&self, lane: u8) -> Stamp {
         self.0.machine.borrow().settled().of(lane)
+    }
+
+    /// How far the resync of a replica is; `None`: there is none now.
+    pub fn resync(&self) -> Option<Report> {
+        self.0.resyncs.progress.report()
     }
 
     /// The ways that it was given.
@@ -217,13 +296,16 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
 
     async fn modify(&self, lane: u8, what: What, fua: bool) -> Result<(), Failed> {
         let command = self.0.command();
+        let began = self.0.handle.now();
         self.0.event(Event::Write {
             token: command.token,
             lane,
             what,
             fua,
         });
-        command.done().await
+        let done = command.done().await;
+        self.0.resyncs.pace.took(self.0.handle.now().since(began));
+        done
     }
 
     /// Makes all that was acknowledged before stable.
@@ -279,7 +361,13 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
 }
 
 impl<P: Peers, K: SetStore> Inner<P, K> {
-    fn event(&self, event: Event) {
+    /// Bytes of the volume.
+    pub(super) fn total_bytes(&self) -> u64 {
+        let lanes = self.machine.borrow().ring().lanes().count() as u64;
+        lanes * self.lane_blocks * BLOCK_BYTES as u64
+    }
+
+    pub(super) fn event(&self, event: Event) {
         let now = self.handle.now();
         let actions = self.machine.borrow_mut().apply(event, now);
         self.act(actions);
@@ -309,7 +397,7 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
         }
     }
 
-    fn act(&self, actions: Vec<Action>) {
+    pub(super) fn act(&self, actions: Vec<Action>) {
         self.actions.borrow_mut().extend(actions);
         if self.acting.replace(true) {
             return;
@@ -352,6 +440,7 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
                 let machine = self.machine.borrow();
                 tracing::info!(sets = ?machine.sets(), "the in-sync set has changed");
             }
+            Action::NotMet(Wish::Join(_)) => self.resyncs.not_met.set(true),
             Action::NotMet(wish) => tracing::info!(?wish, "a change of the set was not made"),
         }
     }
@@ -411,7 +500,7 @@ impl Drop for Command<'_> {
 
 /// A read that began: however it ends, the stream is let go.
 struct Pinned<'a, P: Peers, K: SetStore> {
-    inner: &'a Inner<P, K>,
+    inner: &'a Rc<Inner<P, K>>,
     reading: Option<Reading>,
 }
 
@@ -446,7 +535,10 @@ impl<P: Peers, K: SetStore> Pinned<'_, P, K> {
                         let read = self.inner.peers.read(from, lane, blocks.clone(), into);
                         let entries;
                         (into, entries) = read.await;
-                        damaged |= entries == Err(NotRead::Damaged);
+                        if entries == Err(NotRead::Damaged) {
+                            damaged = true;
+                            repair::damaged(self.inner, from, lane, blocks.clone());
+                        }
                         found = entries.ok();
                         // Asked while it was a member, answered when it is none: others know better.
                         let still = self.inner.machine.borrow().still_readable(from);

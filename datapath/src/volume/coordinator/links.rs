@@ -5,16 +5,16 @@
 //! has no credit.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
-use std::future::poll_fn;
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::{Rc, Weak};
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use keelblock_hugepages::Buffer;
 
-use super::driver::{NotRead, Peers};
+use super::asking::Asking;
+use super::comparing::{Comparing, bare, copy_frame};
+use super::driver::{Copying, NotCopied, NotRead, Peers};
 use super::frames::{Ends, Frame, frame, said};
 use super::members::Place;
 use super::message::{Event, Message, Said};
@@ -25,22 +25,26 @@ use crate::replication::session::{
     self, Admitted, Amount, Broken, Channel, Down, Ended, Handler, NotSent, Rider, Trunk,
 };
 use crate::replication::wire::frame::Kind as FrameKind;
-use crate::replication::wire::read::{Read, ReadDone, ReadResult};
+use crate::replication::wire::read::{self as wire, ReadDone, ReadResult};
+use crate::replication::wire::resync::{AskLeaf, AskSummaries};
 use crate::store::types::{BLOCK_BYTES, Crc, LaneBlock};
 
 /// How long a replica may take to answer a read.
 const READ_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take to look at its map.
+const SUMMARIES_LIMIT: Duration = Duration::from_secs(30);
+/// How long it may take to copy, its credits included.
+const COPY_LIMIT: Duration = Duration::from_secs(10);
+/// A copy leaves so much credit to the stream.
+const LEFT_RECORDS: u64 = 1024;
+const LEFT_BYTES: u64 = 4 << 20;
+/// While there is no credit, it is looked at again after this.
+const CREDIT_AFTER: Duration = Duration::from_millis(1);
 /// Before a channel is opened again whose session is still up.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// What became of a read.
-type Answer = Result<(Vec<Entry>, Option<Buffer>), NotRead>;
-
-#[derive(Default)]
-struct Asked {
-    answer: Option<Answer>,
-    waker: Option<Waker>,
-}
+/// Blocks that were read.
+type Read = (Vec<Entry>, Option<Buffer>);
 
 /// The way to one replica.
 struct Way {
@@ -57,7 +61,8 @@ struct Way {
     generation: Cell<u64>,
     unsent: RefCell<VecDeque<Frame>>,
     draining: Cell<bool>,
-    reads: RefCell<BTreeMap<u64, Asked>>,
+    reads: Asking<u64, Read>,
+    comparing: Comparing,
     next: Cell<u64>,
     stopped: Cell<bool>,
     this: Weak<Way>,
@@ -111,7 +116,8 @@ impl Links {
                 generation: Cell::new(0),
                 unsent: RefCell::default(),
                 draining: Cell::new(false),
-                reads: RefCell::default(),
+                reads: Asking::default(),
+                comparing: Comparing::default(),
                 next: Cell::new(0),
                 stopped: Cell::new(false),
                 this: this.clone(),
@@ -191,6 +197,31 @@ impl Peers for Links {
             }
             Err(why) => (into, Err(why)),
         }
+    }
+
+    async fn summaries(&self, from: Place, ask: AskSummaries) -> Result<Vec<u32>, NotRead> {
+        let way = self.way(from).ok_or(NotRead::Away)?;
+        let frame = bare(FrameKind::AskSummaries, |body| ask.put(body));
+        way.comparing.counted(&frame);
+        let asking = (&way.comparing.summaries, ask);
+        way.ask(asking, frame, SUMMARIES_LIMIT).await
+    }
+
+    async fn leaf(&self, from: Place, ask: AskLeaf) -> Result<Vec<Entry>, NotRead> {
+        let way = self.way(from).ok_or(NotRead::Away)?;
+        let frame = bare(FrameKind::AskLeaf, |body| ask.put(body));
+        way.comparing.counted(&frame);
+        way.ask((&way.comparing.leaves, ask), frame, READ_LIMIT)
+            .await
+    }
+
+    async fn copy(&self, to: Place, copies: &[Copying]) -> Result<(), NotCopied> {
+        let way = self.way(to).ok_or(NotCopied::Away)?;
+        way.copy(copies).await
+    }
+
+    fn moved(&self, with: Place) -> u64 {
+        self.way(with).map_or(0, |w| w.comparing.moved())
     }
 }
 
@@ -299,53 +330,68 @@ impl Way {
         (self.tell)(Event::Tick);
     }
 
-    async fn read(&self, lane: u8, blocks: Range<u64>) -> Answer {
+    /// Sends a question, and waits for its answer.
+    async fn ask<K: PartialEq, A>(
+        &self,
+        (asking, key): (&Asking<K, A>, K),
+        frame: Frame,
+        limit: Duration,
+    ) -> Result<A, NotRead> {
         let channel = self.channel.borrow().clone();
         let channel = channel.ok_or(NotRead::Away)?;
+        let asked = asking.begin(key);
+        self.send(&channel, frame);
+        asked.answered(&self.handle, limit).await
+    }
+
+    async fn copy(&self, copies: &[Copying]) -> Result<(), NotCopied> {
+        let bytes: u64 = copies.iter().map(|c| c.bytes() as u64).sum();
+        let amount = Amount::new(copies.len() as u64, bytes);
+        let generation = self.generation.get();
+        let until = self.handle.now() + COPY_LIMIT;
+        loop {
+            let channel = self.channel.borrow().clone();
+            let there = channel.filter(|_| generation == self.generation.get());
+            let channel = there.ok_or(NotCopied::Away)?;
+            let left = channel.credit().left();
+            // What waits to be sent is older than this.
+            let enough = self.unsent.borrow().is_empty()
+                && left.records >= amount.records + LEFT_RECORDS
+                && left.bytes >= amount.bytes + LEFT_BYTES;
+            if enough && channel.credit().take(amount) {
+                break;
+            }
+            if self.handle.now() >= until {
+                return Err(NotCopied::Away);
+            }
+            self.handle.sleep(CREDIT_AFTER).await;
+        }
+        let request = self.number();
+        let frame = copy_frame(request, copies);
+        self.comparing.counted(&frame);
+        let asking = (&self.comparing.copies, request);
+        match self.ask(asking, frame, COPY_LIMIT).await {
+            Ok(result) => result.map_err(NotCopied::from),
+            Err(_) => Err(NotCopied::Away),
+        }
+    }
+
+    fn number(&self) -> u64 {
         let request = self.next.get() + 1;
         self.next.set(request);
-        let read = Read {
+        request
+    }
+
+    async fn read(&self, lane: u8, blocks: Range<u64>) -> Result<Read, NotRead> {
+        let request = self.number();
+        let read = wire::Read {
             request,
             lane,
             first: LaneBlock(blocks.start),
             blocks: (blocks.end - blocks.start) as u32,
         };
-        let mut body = Vec::new();
-        read.put(&mut body);
-        self.reads.borrow_mut().insert(request, Asked::default());
-        let frame = Frame {
-            kind: FrameKind::Read,
-            body,
-            data: Vec::new(),
-        };
-        self.send(&channel, frame);
-        let answered = poll_fn(|cx| {
-            let mut reads = self.reads.borrow_mut();
-            let Some(asked) = reads.get_mut(&request) else {
-                return Poll::Ready(Err(NotRead::Away));
-            };
-            match asked.answer.take() {
-                Some(answer) => Poll::Ready(answer),
-                None => {
-                    asked.waker = Some(cx.waker().clone());
-                    Poll::Pending
-                }
-            }
-        });
-        let answer = self.handle.timeout(READ_LIMIT, answered).await;
-        self.reads.borrow_mut().remove(&request);
-        answer.unwrap_or(Err(NotRead::Away))
-    }
-
-    fn answered(&self, request: u64, answer: Answer) {
-        let mut reads = self.reads.borrow_mut();
-        // Nobody may wait for it any more.
-        if let Some(asked) = reads.get_mut(&request) {
-            asked.answer = Some(answer);
-            if let Some(waker) = asked.waker.take() {
-                waker.wake();
-            }
-        }
+        let frame = bare(FrameKind::Read, |body| read.put(body));
+        self.ask((&self.reads, request), frame, READ_LIMIT).await
     }
 
     fn read_done(&self, body: &[u8], data: &mut Vec<Buffer>, bytes: usize) -> Result<(), Broken> {
@@ -357,7 +403,7 @@ impl Way {
             ReadResult::Damaged(_) => Err(NotRead::Damaged),
             ReadResult::Failed => Err(NotRead::Away),
         };
-        self.answered(done.request, answer);
+        self.reads.answer(&done.request, answer);
         Ok(())
     }
 
@@ -367,10 +413,8 @@ impl Way {
         }
         self.channel.replace(None);
         self.unsent.borrow_mut().clear();
-        let asked: Vec<u64> = self.reads.borrow().keys().copied().collect();
-        for request in asked {
-            self.answered(request, Err(NotRead::Away));
-        }
+        self.reads.end();
+        self.comparing.end();
         (self.tell)(Event::Lost(self.place));
         if !self.stopped.get()
             && let Some(way) = self.this.upgrade()
@@ -404,6 +448,9 @@ impl Handler for Ear {
         let way = &self.way;
         if frame.kind == FrameKind::ReadDone {
             return way.read_done(frame.body, frame.data, frame.bytes);
+        }
+        if way.comparing.heard(frame.kind, frame.body)? {
+            return Ok(());
         }
         let said = said(frame.kind, frame.body, frame.data, frame.bytes)?;
         if let Said::Ack { head, .. } = &said {

@@ -5,6 +5,8 @@
 //! KVDB's record), `slow`, `read` (what reads may show), `flush`. `members` and `message` are the words. [`links`] leads to replicas over sessions, in the words of
 //! [`frames`]. The simulator runs it; no process does yet.
 
+mod asking;
+mod comparing;
 pub mod driver;
 pub mod flush;
 pub mod frames;
@@ -15,6 +17,7 @@ pub mod message;
 pub mod order;
 pub mod quorum;
 pub mod read;
+pub mod resync;
 pub mod ring;
 pub mod set;
 pub mod settled;

@@ -6,6 +6,7 @@
 
 mod model;
 pub mod steps;
+mod summaries;
 mod work;
 
 use std::cell::{Cell, RefCell};

@@ -384,3 +384,33 @@ fn a_list_has_a_bound_and_settling_makes_room() {
     assert_eq!(rig.read(0..1), [(Kind::Data, seq)]);
     rig.store.check();
 }
+
+#[test]
+fn summaries_are_those_of_what_is_read() {
+    let mut rig = Rig::new();
+    let check = |rig: &Rig| {
+        let (replica, handle) = (rig.replica.clone(), rig.handle.clone());
+        rig.run(async move { super::summaries::check(&replica, &handle).await });
+    };
+    check(&rig);
+    rig.apply(Does::Write, 1, 0..8);
+    rig.apply(Does::Write, 10, 150..158);
+    rig.apply(Does::Write, 20, 4094..4100);
+    check(&rig);
+    rig.flush();
+    rig.checkpoint();
+    check(&rig);
+    rig.apply(Does::Erase, 30, 4..156);
+    rig.apply(Does::Write, 31, 60..62);
+    check(&rig);
+    rig.replica.settle(0, stamp(40));
+    check(&rig);
+    rig.flush();
+    rig.checkpoint();
+    check(&rig);
+    // Everything beneath a leaf is erased over the map.
+    rig.apply(Does::Erase, 50, 4000..4200);
+    check(&rig);
+    rig.replica = rig.cut().expect("it is complete");
+    check(&rig);
+}

@@ -497,8 +497,11 @@ impl Machine {
             return;
         }
         let s0 = self.ring.lanes().map(|l| self.orderer.last(l)).collect();
+        let at = self.ring.lanes().map(|l| self.ring.stream(l).end());
+        let at = at.collect();
         self.ring.subscribe(place);
         let peer = &mut self.peers[place.index()];
+        peer.s0_at = at;
         peer.boot = Some(state.boot);
         peer.s0 = Some(s0);
         peer.level = 0;

@@ -4,11 +4,12 @@
 //! the events of the pass, and when [`Machine::deadline`] has come: it looks at what has lasted too long, stamps what waited, and sends batches,
 //! flushes and heartbeats. Neither does I/O nor reads a clock.
 //!
-//! [`takeover`] is §10, [`serving`] §8, [`change`] K3 to K6, [`peer`] what is known of a replica, [`reading`] what reads ask.
+//! [`takeover`] is §10, [`serving`] §8, [`change`] K3 to K6, [`peer`] what is known of a replica, [`reading`] what reads ask, [`resync`] what a resync does.
 
 mod change;
 mod peer;
 mod reading;
+mod resync;
 mod serving;
 mod takeover;
 
@@ -16,6 +17,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use reading::Reading;
+pub use resync::Subscription;
 
 use super::flush::Flushes;
 use super::lease::Leases;
@@ -31,7 +33,7 @@ use super::slow::{Patience, Slow};
 use crate::reactor::Nanos;
 use crate::replication::seam::Id;
 use crate::replication::wire::refused::Reason;
-use crate::store::types::{SnapshotId, Stamp};
+use crate::store::types::{BLOCKS_MAX, SnapshotId, Stamp};
 use change::Transition;
 use peer::Peer;
 use serving::Queued;
@@ -61,6 +63,10 @@ pub struct Config {
     pub patience: Patience,
     /// Snapshots that the volume's records name.
     pub snapshots: Vec<SnapshotId>,
+    /// Blocks of each lane: so far replicas are compared.
+    pub lane_blocks: u64,
+    /// Hosts' commands that take longer than this are slow: while more than one in a hundred is, a resync copies less at a time (§11).
+    pub foreground: Duration,
 }
 
 impl Config {
@@ -75,6 +81,8 @@ impl Config {
             limits: Limits::default(),
             patience: Patience::default(),
             snapshots: Vec::new(),
+            lane_blocks: BLOCKS_MAX,
+            foreground: Duration::from_millis(10),
         }
     }
 }

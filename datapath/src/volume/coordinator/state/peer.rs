@@ -34,6 +34,10 @@ pub(super) struct Peer {
     pub boot: Option<Id>,
     /// Where its subscription began, by lane.
     pub s0: Option<Vec<Stamp>>,
+    /// Where the streams were then.
+    pub s0_at: Vec<u64>,
+    /// Counts its channels that were opened: what was copied by an older one is not known to be there.
+    pub openings: u64,
     /// What it promised with, until the takeover has used it.
     pub lists: Option<Lists>,
     /// Highest version of a set that it keeps.
@@ -59,6 +63,8 @@ impl Peer {
             subscriber: false,
             boot: None,
             s0: None,
+            s0_at: Vec::new(),
+            openings: 0,
             lists: None,
             kept: 0,
             level: 0,
@@ -175,6 +181,7 @@ impl Machine {
         out.push(Action::Send(place, self.feed_message(place)));
         let peer = &mut self.peers[place.index()];
         peer.opened = true;
+        peer.openings += 1;
         peer.boot = Some(state.boot);
         peer.blocks = unsent;
         self.slow.forget(place, now);

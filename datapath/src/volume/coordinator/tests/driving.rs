@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use keelblock_hugepages::Buffer;
 
-use super::super::driver::{Driver, NotRead, Peers, SetStore};
+use super::super::driver::{Copying, Driver, NotCopied, NotRead, Peers, SetStore};
 use super::super::members::Place;
 use super::super::message::{Event, Failed, Message, Said};
 use super::super::ring::Limits;
@@ -18,6 +18,7 @@ use super::replica::{Replica, Who};
 use crate::reactor::Handle;
 use crate::reactor::sim::Sim;
 use crate::replication::seam::{Entry, Id};
+use crate::replication::wire::resync::{AskLeaf, AskSummaries};
 use crate::store::types::LaneBlock;
 
 const MOMENT: Duration = Duration::from_micros(200);
@@ -89,6 +90,22 @@ impl Peers for Ways {
             into[n * 4096..n * 4096 + 8].copy_from_slice(&value.to_le_bytes());
         }
         (into, Ok(entries))
+    }
+
+    async fn summaries(&self, _: Place, _: AskSummaries) -> Result<Vec<u32>, NotRead> {
+        Err(NotRead::Away)
+    }
+
+    async fn leaf(&self, _: Place, _: AskLeaf) -> Result<Vec<Entry>, NotRead> {
+        Err(NotRead::Away)
+    }
+
+    async fn copy(&self, _: Place, _: &[Copying]) -> Result<(), NotCopied> {
+        Err(NotCopied::Away)
+    }
+
+    fn moved(&self, _: Place) -> u64 {
+        0
     }
 }
 
