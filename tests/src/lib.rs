@@ -6,6 +6,7 @@
 //! [`kills`] a data path that dies while hosts write, [`scale`] large drives and many snapshots.
 //! The tests are in `tests/tests`, one file per kind of failure.
 pub mod cluster;
+pub mod datapaths;
 pub mod fuzz;
 pub mod guest;
 pub mod kills;

@@ -15,6 +15,7 @@ use super::error::CommandError;
 use super::evacuate::Evacuations;
 use super::events::EventSink;
 use super::pools::{OpenDrive, Pools};
+use super::replication::{Replicating, Replication};
 use super::scrub::Scrubs;
 use crate::nvmf::Target;
 use crate::nvmf::seam::ExportConfig;
@@ -44,6 +45,12 @@ pub struct Commander {
     /// By NQN. Changed together with the target, under `exporting`.
     exports: RefCell<BTreeMap<Arc<str>, ExportConfig>>,
     pub(super) exporting: Mutex<()>,
+    /// `None`: the process does not replicate.
+    pub(super) replication: Option<Replication>,
+    /// Held while replication begins.
+    pub(super) beginning: Mutex<()>,
+    /// Held while who coordinates what is changed.
+    pub(super) serving: Mutex<()>,
 }
 
 impl Commander {
@@ -53,6 +60,7 @@ impl Commander {
         registry: Registry,
         target: Target,
         events: EventSink,
+        replicating: Option<Replicating>,
     ) -> Rc<Self> {
         let (from, to) = (target.clone(), events.clone());
         handle.spawn("target events", async move {
@@ -60,6 +68,8 @@ impl Commander {
                 to.target(from.next_event().await).await;
             }
         });
+        let node = registry.hub().replication();
+        let replication = replicating.zip(node);
         let this = Rc::new(Self {
             handle: handle.clone(),
             scrubs: Scrubs::default(),
@@ -73,6 +83,9 @@ impl Commander {
             levels: RefCell::default(),
             exports: RefCell::default(),
             exporting: Mutex::new(()),
+            replication: replication.map(|(with, node)| Replication::new(with, node)),
+            beginning: Mutex::new(()),
+            serving: Mutex::new(()),
         });
         let (looking, clock) = (Rc::downgrade(&this), handle.clone());
         handle.spawn("levels of pools", async move {
@@ -154,10 +167,11 @@ impl Commander {
     async fn put_export(&self, mut config: ExportConfig) -> Result<(), CommandError> {
         for ns in &mut config.namespaces {
             let id = VolumeId(ns.volume);
-            let volume = match (self.registry.volume(id), self.view_of(id)?.volume(id)) {
-                (Some(volume), _) => volume,
-                (None, found) => {
+            let volume = match self.registry.volume(id) {
+                Some(volume) => volume,
+                None => {
                     // Only what is complete is open.
+                    let found = self.view_of(id)?.volume(id);
                     found.map_or(Ok(Vec::new()), |v| v.places())?;
                     return Err(CommandError::NoVolume(id));
                 }

@@ -4,6 +4,8 @@ use tonic::{Code, Status};
 
 use crate::device::{DeviceError, IoError};
 use crate::nvmf::seam::ExportError;
+use crate::replication::node::BeginError;
+use crate::replication::seam::ReplicaError;
 use crate::store::engine::{OpenError, StoreError};
 use crate::store::pool::PoolError;
 use crate::store::{Name, NameError, VolumeId};
@@ -100,6 +102,47 @@ pub enum CommandError {
     /// There is no such volume.
     #[error("there is no volume {0} here")]
     NoVolume(VolumeId),
+    /// What is here of it is a replica.
+    #[error("what this node has of volume {0} is a replica: that cannot be done with it by itself")]
+    IsReplica(VolumeId),
+    /// It is a replicated volume, or none, and the other is wanted.
+    #[error("volume {0} is open here, and is no replicated one")]
+    NotReplicated(VolumeId),
+    /// The process does not replicate.
+    #[error(
+        "this data path does not replicate: start it with --replication and --identity, and greet it"
+    )]
+    NoReplication,
+    /// It cannot begin to.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// There is another replica of the volume here.
+    #[error("this node has replica {found} of volume {volume}")]
+    OtherReplica {
+        /// Of which volume.
+        volume: VolumeId,
+        /// Which.
+        found: uuid::Uuid,
+    },
+    /// A replica cannot be used.
+    #[error("replica of volume {volume}: {source}")]
+    Replica {
+        /// Of which volume.
+        volume: VolumeId,
+        /// What its store says.
+        source: ReplicaError,
+    },
+    /// It is coordinated here.
+    #[error("volume {0} is coordinated here: stop that first")]
+    Served(VolumeId),
+    /// A higher epoch is.
+    #[error("volume {volume} is coordinated here in epoch {epoch}")]
+    HigherEpoch {
+        /// The volume.
+        volume: VolumeId,
+        /// Its epoch.
+        epoch: u32,
+    },
     /// It is exported.
     #[error("volume {volume} is exported as {nqn}: unexport it first")]
     Exported {
@@ -152,10 +195,22 @@ impl CommandError {
             Self::NoPool(_) | Self::NoVolume(_) | Self::NoDrive(_) | Self::NoScrub(_) => {
                 Code::NotFound
             }
+            Self::OtherReplica { .. } => Code::AlreadyExists,
+            Self::Begin(_) => Code::Internal,
+            Self::Replica { source, .. } => match source {
+                ReplicaError::Full => Code::ResourceExhausted,
+                ReplicaError::Drive(_) => Code::Internal,
+                _ => Code::DataLoss,
+            },
             Self::Twice(_) => Code::InvalidArgument,
             // Nothing is wrong with what was asked for, or with the node: the same again may work.
             Self::Barrier { .. } => Code::Aborted,
             Self::Exported { .. }
+            | Self::IsReplica(_)
+            | Self::NotReplicated(_)
+            | Self::NoReplication
+            | Self::Served(_)
+            | Self::HigherEpoch { .. }
             | Self::Scrubbing { .. }
             | Self::DriveMissing(_)
             | Self::DriveInUse { .. }

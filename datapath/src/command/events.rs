@@ -138,6 +138,19 @@ impl EventSink {
         }));
     }
 
+    /// A coordinator asks for a change of its record; lost, it is asked for again.
+    pub fn set_change(&self, change: Option<proto::SetChange>) {
+        match change {
+            Some(change) => self.report(What::SetChange(change)),
+            None => tracing::error!("a coordinator adds a replica that nobody asked it to add"),
+        }
+    }
+
+    /// Where a coordinator is.
+    pub fn coordinator(&self, status: proto::Coordinator) {
+        self.report(What::Coordinator(status));
+    }
+
     /// A task held its core for too long.
     pub fn task_stalled(&self, reactor: ReactorId, task: &str, held: Duration) {
         self.report(What::TaskStalled(proto::TaskStalled {

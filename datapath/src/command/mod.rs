@@ -2,7 +2,7 @@
 //!
 //! There are two sides. The `service` side runs on the service thread: it checks requests, does what blocks (creating and locking
 //! drives), and sends a job to reactor 0. The `commander` side lives on reactor 0 and knows pools (`pools`, `drives`, `evacuate`), volumes (`provision`),
-//! snapshots (`snapshots`), scrubs (`scrub`) and exports; a job runs there and its answer goes back, waited for with a bound. What drives hold it asks of
+//! snapshots (`snapshots`), replicas and coordinators (`replication`), scrubs (`scrub`) and exports; a job runs there and its answer goes back, waited for with a bound. What drives hold it asks of
 //! their homes each time, and decides by `store::pool`. Changes of that happen one at a time; everything else goes on beside them. Events
 //! of the target and of drives go the other way (`events`). `error` turns what fails into a status.
 
@@ -15,6 +15,7 @@ mod events;
 mod pools;
 mod prepare;
 mod provision;
+mod replication;
 mod scrub;
 mod service;
 mod snapshots;
@@ -29,6 +30,7 @@ pub use commander::Commander;
 pub use error::CommandError;
 pub use events::{EventSink, Events, channel as event_channel, unix_ms};
 pub use prepare::PreparedDrive;
+pub use replication::Replicating;
 pub use service::{Facts, Service};
 pub use volumes::HubVolumes;
 

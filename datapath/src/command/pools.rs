@@ -107,6 +107,7 @@ impl Commander {
         let space = view.space();
         tracing::info!(pool = %id, drives = view.drives.len(), bytes = space.total, "pool open");
         self.open_volumes(&view).await;
+        self.serve_replicas(&view).await;
         self.go_on_evacuating(&view);
         drop(pools);
         Ok(self.pool_to(&view))
@@ -342,7 +343,7 @@ impl Commander {
 
     /// Opens the volumes of a pool that are complete and not open.
     pub(super) async fn open_volumes(&self, view: &PoolView) {
-        for volume in view.volumes().into_values() {
+        for volume in view.volumes().into_values().filter(|v| !v.replica) {
             if let Err(e) = self.open_volume(view, volume.id).await {
                 tracing::warn!(pool = %view.id, "{e}");
             }
@@ -366,6 +367,7 @@ impl Commander {
             size_bytes: volume.size_bytes,
             drives: view.numbers(&places),
             volatile_cache: places.iter().any(volatile),
+            replicated: false,
         };
         self.registry.open(opening).await;
         Ok(())
@@ -440,6 +442,7 @@ impl Commander {
 
     /// Closes every drive: the last thing before the process ends.
     pub async fn close_all(&self) {
+        self.end_replication().await;
         let numbers: Vec<u32> = {
             let drives = self.drives.borrow();
             drives.values().filter_map(|d| d.number).collect()

@@ -34,6 +34,9 @@ impl Commander {
         let names = names.ok_or_else(|| CommandError::NoPool(pool.to_string()))?;
         let view = self.look(&pool, names).await;
         let found = view.volume(id);
+        if found.as_ref().is_some_and(|v| v.replica) {
+            return Err(CommandError::IsReplica(id));
+        }
         if let Some(volume) = &found
             && volume.size_bytes != size_bytes
         {
@@ -187,7 +190,10 @@ impl Commander {
         let names = pools.get(&pool).ok_or(CommandError::NoVolume(id))?;
         let view = self.look(&pool, names).await;
         let volume = view.volume(id).ok_or(CommandError::NoVolume(id))?;
-        Ok((view, volume))
+        match volume.replica {
+            true => Err(CommandError::IsReplica(id)),
+            false => Ok((view, volume)),
+        }
     }
 
     /// All volumes, or one of them.
@@ -197,6 +203,7 @@ impl Commander {
             let volumes = view.volumes();
             let meant = volumes
                 .values()
+                .filter(|v| !v.replica)
                 .filter(|v| only.is_none_or(|id| id == v.id));
             all.extend(meant.map(|v| self.volume_to(view, v)));
         }

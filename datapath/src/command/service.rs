@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{export_of, maybe_snapshot_id, named_volume_id, snapshot_id, volume_id};
 use super::prepare::{join_pool, open_pool, size_of};
+use super::replication::{Epoch, NewReplica, Path, answer_of, record_of, route_of, uuid_bytes};
 use super::snapshots::{RANGES_MAX, SNAPSHOTS_MAX};
 use super::{CommandError, Commander, Events, Job};
 use crate::store::types::SnapshotId;
@@ -115,10 +116,6 @@ where
     }
 }
 
-fn without_replication() -> Status {
-    Status::failed_precondition("this data path was started without replication")
-}
-
 fn ending() -> Status {
     Status::unavailable("the data path is ending")
 }
@@ -158,6 +155,10 @@ impl Datapath for Service {
                 serves.1, serves.0, asked.1, asked.0
             )));
         }
+        let (cluster, node) = asked;
+        let replication =
+            self.ask(move |c| async move { c.begin_replication(cluster, node).await });
+        let replication = replication.await?;
         let facts = &self.facts;
         Ok(Response::new(proto::HelloReply {
             incarnation: uuid::Uuid::from_bytes(facts.incarnation).to_string(),
@@ -168,8 +169,8 @@ impl Datapath for Service {
             memory_bytes: facts.memory_bytes,
             hugepages: facts.hugepages,
             started_unix_ms: facts.started_unix_ms,
-            replication_address: String::new(),
-            public_key: Vec::new(),
+            replication_address: replication.map_or_else(String::new, |(at, _)| at.to_string()),
+            public_key: replication.map_or_else(Vec::new, |(_, key)| key.to_vec()),
         }))
     }
 
@@ -285,6 +286,7 @@ impl Datapath for Service {
         let stream = ReceiverStream::new(self.events.watch());
         let told = self.ask(|c| async move {
             c.tell_levels();
+            c.tell_coordinators();
             Ok(())
         });
         told.await?;
@@ -545,78 +547,136 @@ impl Datapath for Service {
 
     async fn set_nodes(
         &self,
-        _: Request<proto::SetNodesRequest>,
+        request: Request<proto::SetNodesRequest>,
     ) -> Result<Response<proto::SetNodesReply>, Status> {
-        Err(without_replication())
+        let nodes = request.into_inner().nodes;
+        self.ask(move |c| async move { c.set_nodes(nodes).await })
+            .await?;
+        Ok(Response::new(proto::SetNodesReply {}))
     }
 
     async fn create_replica(
         &self,
-        _: Request<proto::CreateReplicaRequest>,
+        request: Request<proto::CreateReplicaRequest>,
     ) -> Result<Response<proto::Replica>, Status> {
-        Err(without_replication())
+        let request = request.into_inner();
+        let pool = Name::new(&request.pool_id).map_err(CommandError::from)?;
+        let new = NewReplica {
+            volume: volume_id(&request.volume_id)?,
+            replica: uuid_bytes("replica_id", &request.replica_id)?,
+            size_bytes: request.size_bytes,
+            lanes: request.lanes,
+        };
+        let made = self.ask(move |c| async move { c.create_replica(pool, new).await });
+        made.await.map(Response::new)
     }
 
     async fn resize_replica(
         &self,
-        _: Request<proto::ResizeReplicaRequest>,
+        request: Request<proto::ResizeReplicaRequest>,
     ) -> Result<Response<proto::Replica>, Status> {
-        Err(without_replication())
+        let request = request.into_inner();
+        let volume = volume_id(&request.volume_id)?;
+        let replica = uuid_bytes("replica_id", &request.replica_id)?;
+        let size = request.size_bytes;
+        let grown = self.ask(move |c| async move { c.resize_replica(volume, replica, size).await });
+        grown.await.map(Response::new)
     }
 
     async fn delete_replica(
         &self,
-        _: Request<proto::DeleteReplicaRequest>,
+        request: Request<proto::DeleteReplicaRequest>,
     ) -> Result<Response<proto::DeleteReplicaReply>, Status> {
-        Err(without_replication())
+        let request = request.into_inner();
+        let volume = volume_id(&request.volume_id)?;
+        let replica = uuid_bytes("replica_id", &request.replica_id)?;
+        self.ask(move |c| async move { c.delete_replica(volume, replica).await })
+            .await?;
+        Ok(Response::new(proto::DeleteReplicaReply {}))
     }
 
     async fn list_replicas(
         &self,
         _: Request<proto::ListReplicasRequest>,
     ) -> Result<Response<proto::ListReplicasReply>, Status> {
-        Err(without_replication())
+        let replicas = self.ask(|c| async move { c.list_replicas().await }).await?;
+        Ok(Response::new(proto::ListReplicasReply { replicas }))
     }
 
     async fn open_path(
         &self,
-        _: Request<proto::OpenPathRequest>,
+        request: Request<proto::OpenPathRequest>,
     ) -> Result<Response<proto::OpenPathReply>, Status> {
-        Err(without_replication())
+        let request = request.into_inner();
+        let path = Path {
+            volume: volume_id(&request.volume_id)?,
+            size_bytes: request.size_bytes,
+            lanes: request.lanes,
+            volatile_cache: request.volatile_cache,
+        };
+        self.ask(move |c| async move { c.open_path_alone(path).await })
+            .await?;
+        Ok(Response::new(proto::OpenPathReply {}))
     }
 
     async fn close_path(
         &self,
-        _: Request<proto::ClosePathRequest>,
+        request: Request<proto::ClosePathRequest>,
     ) -> Result<Response<proto::ClosePathReply>, Status> {
-        Err(without_replication())
+        let volume = volume_id(&request.into_inner().volume_id)?;
+        self.ask(move |c| async move { c.close_path(volume).await })
+            .await?;
+        Ok(Response::new(proto::ClosePathReply {}))
     }
 
     async fn serve(
         &self,
-        _: Request<proto::ServeRequest>,
+        request: Request<proto::ServeRequest>,
     ) -> Result<Response<proto::Coordinator>, Status> {
-        Err(without_replication())
+        let request = request.into_inner();
+        let missing = || CommandError::field("record", "it is not given");
+        let record = request.record.as_ref().ok_or_else(missing)?;
+        let path = Path {
+            volume: volume_id(&request.volume_id)?,
+            size_bytes: request.size_bytes,
+            lanes: request.lanes,
+            volatile_cache: request.volatile_cache,
+        };
+        let epoch = Epoch {
+            record: record_of(record)?,
+            nodes: route_of(record)?,
+            lease_ms: request.lease_ms,
+            command_limit_ms: request.command_limit_ms,
+        };
+        let served = self.ask(move |c| async move { c.serve(path, epoch).await });
+        served.await.map(Response::new)
     }
 
     async fn stop_serving(
         &self,
-        _: Request<proto::StopServingRequest>,
+        request: Request<proto::StopServingRequest>,
     ) -> Result<Response<proto::StopServingReply>, Status> {
-        Err(without_replication())
+        let volume = volume_id(&request.into_inner().volume_id)?;
+        self.ask(move |c| async move { c.stop_serving(volume).await })
+            .await?;
+        Ok(Response::new(proto::StopServingReply {}))
     }
 
     async fn list_coordinators(
         &self,
         _: Request<proto::ListCoordinatorsRequest>,
     ) -> Result<Response<proto::ListCoordinatorsReply>, Status> {
-        Err(without_replication())
+        let coordinators = self.ask(|c| async move { c.list_coordinators() }).await?;
+        Ok(Response::new(proto::ListCoordinatorsReply { coordinators }))
     }
 
     async fn answer_set_change(
         &self,
-        _: Request<proto::AnswerSetChangeRequest>,
+        request: Request<proto::AnswerSetChangeRequest>,
     ) -> Result<Response<proto::AnswerSetChangeReply>, Status> {
-        Err(without_replication())
+        let answer = answer_of(&request.into_inner())?;
+        self.ask(move |c| async move { c.answer_set_change(answer) })
+            .await?;
+        Ok(Response::new(proto::AnswerSetChangeReply {}))
     }
 }

@@ -81,7 +81,8 @@ pub fn of_volume(error: VolumeError) -> StatusField {
         VolumeError::DriveFailed => WRITE_FAULT,
         VolumeError::CapacityExceeded => CAPACITY,
         VolumeError::NotAtomic => ATOMIC_UNIT,
-        VolumeError::Closed => PATH_ERROR,
+        VolumeError::Closed | VolumeError::Stalled => PATH_ERROR,
+        VolumeError::Elsewhere => ANA_INACCESSIBLE,
         VolumeError::Busy => INTERRUPTED,
     }
 }

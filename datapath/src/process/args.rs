@@ -35,6 +35,14 @@ pub struct Args {
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:4420")]
     pub listen: SocketAddr,
 
+    /// Where other nodes' data paths connect for replication; without it there are no replicated volumes here
+    #[arg(long, value_name = "ADDR:PORT", requires = "identity")]
+    pub replication: Option<SocketAddr>,
+
+    /// File of this node's private key; made, for its owner only, if it is not there
+    #[arg(long, value_name = "FILE", requires = "replication")]
+    pub identity: Option<PathBuf>,
+
     /// Reactors, one thread each [default: one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=REACTORS_MAX as i64))]
     pub reactors: Option<u16>,

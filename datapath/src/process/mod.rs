@@ -5,6 +5,7 @@
 //! reactors stopped.
 
 mod args;
+mod identity;
 mod inspect;
 mod start;
 mod stats;
@@ -57,6 +58,9 @@ pub enum ProcessError {
     /// The target cannot listen.
     #[error("--listen: {0}")]
     Listen(#[from] NetError),
+    /// This node's private key.
+    #[error(transparent)]
+    Key(#[from] identity::KeyError),
     /// A reactor's buffers are too few.
     #[error("the DMA memory of a reactor is too little for its scratch buffers: raise --memory")]
     Memory,

@@ -9,11 +9,13 @@ use keelblock_api::stats::{StatsPage, StatsReader, VOLUME_SLOTS_MAX};
 use keelblock_hugepages::PageKind;
 use tokio::sync::mpsc;
 
-use super::{Args, Facts, ProcessError, Reactors};
-use crate::command::{Commander, EventSink, HubVolumes, JOBS_MAX, Job, unix_ms};
+use super::{Args, Facts, ProcessError, Reactors, identity};
+use crate::command::{Commander, EventSink, HubVolumes, JOBS_MAX, Job, Replicating, unix_ms};
 use crate::nvmf::seam::NodeIdentity;
 use crate::nvmf::{self, Target};
 use crate::reactor::{self, Config, Endpoint, Handle, mesh, run::OnStall};
+use crate::replication::node::Node;
+use crate::replication::session::Mail;
 use crate::volume::{self, Hub, Registry};
 
 /// Jobs that run beside each other on reactor 0.
@@ -35,6 +37,8 @@ pub struct Running {
 /// What a reactor begins with.
 struct Seed {
     volumes: Endpoint<volume::Message>,
+    /// Of a process that replicates.
+    replication: Option<Endpoint<Mail>>,
     target: Endpoint<nvmf::Message>,
     identity: NodeIdentity,
     stats: StatsPage,
@@ -47,6 +51,7 @@ struct Seed {
 struct MainSeed {
     jobs: mpsc::Receiver<Job>,
     events: EventSink,
+    replicating: Option<Replicating>,
 }
 
 /// A reactor's word that it is up, and where hosts connect if it is the one that listens.
@@ -71,6 +76,7 @@ pub async fn start(args: &Args, events: EventSink) -> Result<Running, ProcessErr
     let main = MainSeed {
         jobs: jobs_in,
         events: events.clone(),
+        replicating: replicating(args, incarnation)?,
     };
     let seeds = seeds(args, count, &stats, &up, main)?;
     drop(up);
@@ -127,10 +133,16 @@ fn seeds(
         source,
     })?;
     let reader = Arc::new(StatsReader::from_fd(descriptor)?);
+    let mut replication: Vec<Option<Endpoint<Mail>>> = match main.replicating {
+        Some(_) => mesh(count).into_iter().map(Some).collect(),
+        None => (0..count).map(|_| None).collect(),
+    };
     let mut main = Some(main);
     let ends = mesh(count).into_iter().zip(mesh(count));
-    let seeds = ends.map(|(volumes, target)| Seed {
+    let ends = ends.zip(replication.drain(..));
+    let seeds = ends.map(|((volumes, target), replication)| Seed {
         volumes,
+        replication,
         target,
         identity: NodeIdentity {
             firmware: env!("CARGO_PKG_VERSION").to_owned(),
@@ -145,6 +157,19 @@ fn seeds(
     Ok(seeds.collect())
 }
 
+/// What replication is started with, if it is.
+fn replicating(args: &Args, incarnation: [u8; 16]) -> Result<Option<Replicating>, ProcessError> {
+    let (Some(listen), Some(file)) = (args.replication, &args.identity) else {
+        return Ok(None);
+    };
+    Ok(Some(Replicating {
+        listen,
+        key: identity::key(file)?,
+        secret: identity::secret()?,
+        incarnation,
+    }))
+}
+
 /// The first task of a reactor.
 async fn start_one(handle: Handle, seed: Seed) {
     let up = seed.up.clone();
@@ -153,6 +178,9 @@ async fn start_one(handle: Handle, seed: Seed) {
 
 fn bring_up(handle: &Handle, seed: Seed) -> Up {
     let hub = Hub::start(handle, seed.volumes).ok_or(ProcessError::Memory)?;
+    if let Some(mail) = seed.replication {
+        hub.replicate(Node::new(handle, mail));
+    }
     let volumes = Box::new(HubVolumes::new(hub.clone(), seed.reader));
     let target = Target::start(handle, seed.target, volumes, seed.identity)?;
     let Some(main) = seed.main else {
@@ -160,7 +188,7 @@ fn bring_up(handle: &Handle, seed: Seed) -> Up {
     };
     let address = target.address();
     let registry = Registry::start(&hub, seed.stats);
-    let commander = Commander::start(handle, registry, target, main.events);
+    let commander = Commander::start(handle, registry, target, main.events, main.replicating);
     handle.spawn("commands", carry_out(handle.clone(), commander, main.jobs));
     Ok(Some(address))
 }

@@ -85,6 +85,12 @@ pub enum VolumeError {
     /// The volume was closed, or moved away: another path may work.
     #[error("the volume is closed here")]
     Closed,
+    /// It is replicated, and coordinated elsewhere, or by nobody: another path may work.
+    #[error("the volume is coordinated elsewhere")]
+    Elsewhere,
+    /// Too few replicas could be reached for as long as the volume waits: another path, or a later try, may work.
+    #[error("too few replicas are reachable")]
+    Stalled,
     /// More operations are in flight than are admitted: try again.
     #[error("too many operations in flight")]
     Busy,

@@ -18,6 +18,9 @@ impl Volume {
         let Some(hub) = self.0.hub.upgrade().filter(|_| !self.0.closed.get()) else {
             return Err(VolumeError::Closed);
         };
+        if self.0.served.is_some() {
+            return self.flush_replicated(&hub).await;
+        }
         // All drives at once: those of others are asked before this reactor's own are waited for.
         let mut elsewhere: [Option<Slot<'_>>; LANES_MAX] = std::array::from_fn(|_| None);
         // Data of a lane that moves meanwhile is on stable media of its new drive before anybody writes there.
@@ -50,8 +53,23 @@ impl Volume {
         result
     }
 
+    /// Flushes where the volume is coordinated.
+    async fn flush_replicated(&self, hub: &Shared) -> Result<(), VolumeError> {
+        let lane = &self.0.table[0];
+        let (owner, drive) = (lane.owner.get(), lane.drive.get());
+        if owner == hub.here() {
+            return self.flush_here(hub, drive).await;
+        }
+        let (number, op) = (self.0.number, Op::Flush { drive });
+        let done = hub.forward(owner, number, op, NO_RANGE, Buffers::none());
+        done.await.1
+    }
+
     /// Flushes a drive whose home is here.
     pub(super) async fn flush_here(&self, hub: &Shared, drive: u32) -> Result<(), VolumeError> {
+        if let Some(served) = &self.0.served {
+            return served.flush().await;
+        }
         let of_drive = |lane: &super::Lane| self.0.table[lane.index()].drive.get() == drive;
         let Some(store) = hub.store(drive) else {
             // All of it has moved, and the drive was taken out: what was there is stable elsewhere.

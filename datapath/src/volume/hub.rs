@@ -18,6 +18,7 @@ use super::scratch::Scratch;
 use super::{ByteRange, Volume, VolumeError, VolumeSpec};
 use crate::reactor::mesh::CREDITS;
 use crate::reactor::{Endpoint, Handle, ReactorId};
+use crate::replication::node::Node;
 use crate::store::VolumeId;
 use crate::store::engine::{Store, StoreError};
 use crate::store::types::LaneBlock;
@@ -43,6 +44,8 @@ pub(super) struct Shared {
     /// All lanes here of some volumes, held by a barrier.
     barriers: RefCell<BTreeMap<u64, Vec<Hold>>>,
     pub(super) tickets: Tickets,
+    /// Of a process that replicates.
+    replication: RefCell<Option<Node>>,
 }
 
 #[derive(Default)]
@@ -95,6 +98,7 @@ impl Hub {
             by_id: RefCell::default(),
             barriers: RefCell::default(),
             tickets: Tickets::default(),
+            replication: RefCell::default(),
             handle: handle.clone(),
         });
         handle.spawn("volume messages", Rc::clone(&shared).receive());
@@ -104,6 +108,16 @@ impl Hub {
     /// The reactor.
     pub fn handle(&self) -> &Handle {
         &self.0.handle
+    }
+
+    /// This reactor's replication, from now on.
+    pub fn replicate(&self, node: Node) {
+        self.0.replication.replace(Some(node));
+    }
+
+    /// This reactor's replication, if the process replicates.
+    pub fn replication(&self) -> Option<Node> {
+        self.0.replication.borrow().clone()
     }
 
     /// This reactor's handle of an open volume.

@@ -26,8 +26,10 @@ pub struct VolumeSpec {
     pub lanes: Lanes,
     /// The number of each lane's drive in this process.
     pub drives: Arc<[u32]>,
-    /// Whether any of the drives has a volatile cache.
+    /// Whether any of the drives has a volatile cache; of a replicated volume, what its hosts are told.
     pub volatile_cache: bool,
+    /// It is replicated: it has no drives, and its operations go to its coordinator.
+    pub replicated: bool,
     /// Operations that drives could not do, on all reactors.
     pub media_errors: Arc<AtomicU64>,
 }

@@ -7,7 +7,7 @@
 //! [`Volume::write_now`] complete at once, and [`Hub::commit_now`] writes the records of a pass.
 //!
 //! Each reactor keeps its handles in a [`Hub`] (`hub`), which also has the stores of the drives whose home it is (`drive`), and serves what
-//! other reactors forward. Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
+//! other reactors forward. A replicated volume has no drives: its parts go to its coordinator (`replicated`, [`coordinator`]). Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
 //! grows and closes volumes on all of them, and has lanes change their drive (`moving`).
 
 pub mod coordinator;
@@ -23,6 +23,7 @@ mod moving;
 mod op;
 mod range;
 mod registry;
+mod replicated;
 mod scratch;
 mod serve;
 #[cfg(test)]
@@ -44,6 +45,7 @@ pub use lane::{LANES_MAX, Lane, Lanes, SLICE_BYTES};
 pub use map::VolumeSpec;
 pub use moving::DriveHome;
 pub use registry::{Registry, VolumeOpening};
+pub use replicated::{Coordinating, Coordinator};
 
 use crate::device::{BLOCK_BYTES, View};
 use crate::reactor::ReactorId;
@@ -52,6 +54,7 @@ use crate::store::engine::StoreLane;
 use map::Slice;
 use op::{Buffers, Op};
 use range::{Entered, Mode, RangeTable};
+use replicated::Served;
 
 /// A lane as one reactor sees it. Drive, owner and store change together when the lane moves.
 struct LaneState {
@@ -74,6 +77,8 @@ struct Inner {
     size_bytes: Cell<u64>,
     closed: Cell<bool>,
     volatile_cache: bool,
+    /// Of a replicated volume.
+    served: Option<Served>,
     stats: Option<VolumeStats>,
     media_errors: Arc<AtomicU64>,
     /// The hub's: writes were done at once, and their records are not written.
@@ -99,7 +104,7 @@ impl Volume {
         let here = hub.here();
         let table = spec.lanes.all().map(|lane| {
             let drive = spec.drives[lane.index()];
-            let store = hub.store(drive);
+            let store = hub.store(drive).filter(|_| !spec.replicated);
             LaneState {
                 drive: Cell::new(drive),
                 owner: Cell::new(hub.home_of(drive)),
@@ -116,6 +121,7 @@ impl Volume {
             size_bytes: Cell::new(spec.size_bytes),
             closed: Cell::new(false),
             volatile_cache: spec.volatile_cache,
+            served: spec.replicated.then(Served::default),
             stats,
             media_errors: Arc::clone(&spec.media_errors),
             uncommitted: hub.uncommitted(),

@@ -27,6 +27,8 @@ pub struct VolumeOpening {
     pub drives: Vec<u32>,
     /// Whether any of these drives has a volatile cache.
     pub volatile_cache: bool,
+    /// It is replicated: the drives say only which reactor coordinates it, the home of drive 0.
+    pub replicated: bool,
 }
 
 struct Entry {
@@ -151,6 +153,7 @@ impl Registry {
             lanes: lanes.expect("as many drives as a volume has lanes"),
             drives: opening.drives.into(),
             volatile_cache: opening.volatile_cache,
+            replicated: opening.replicated,
             media_errors: Arc::default(),
         };
         let slot = self.0.stats.volume(id.0);
@@ -193,7 +196,8 @@ impl Registry {
         Some(Arc::clone(&state.volumes.get(&id)?.drives))
     }
 
-    pub(super) fn hub(&self) -> &Hub {
+    /// Reactor 0's hub.
+    pub fn hub(&self) -> &Hub {
         &self.0.hub
     }
 

@@ -1,4 +1,4 @@
-//! Doing an operation in the store, by the reactor that owns the lane and while it holds the range.
+//! Doing an operation in the store, or through the coordinator of a replicated volume, by the reactor that owns the lane and while it holds the range.
 //!
 //! Whole blocks are read and written straight away. All else is rare, needs more state than an operation's slot has, and is boxed.
 
@@ -9,6 +9,7 @@ use super::hub::Shared;
 use super::lane::Lane;
 use super::map::{Slice, blocks_in_slices};
 use super::op::{Buffers, Op};
+use super::replicated::Coordinating;
 use super::scratch::{LARGE_BYTES, Scratch};
 use super::{ByteRange, Volume, VolumeError};
 use crate::device::BLOCK_BYTES;
@@ -16,7 +17,7 @@ use crate::store::engine::{StoreError, StoreLane};
 use crate::store::types::LaneBlock;
 use std::sync::atomic::Ordering;
 
-type Done = Result<(), StoreError>;
+type Done = Result<(), Failed>;
 type Compared = Result<(), VolumeError>;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
@@ -31,13 +32,20 @@ impl Volume {
         at: ByteRange,
         buffers: Buffers,
     ) -> (Buffers, Result<(), VolumeError>) {
-        // Its own: the lane may move when this has ended, and what it was is let go then.
-        let store = self.0.table[lane.index()].store.borrow().clone();
-        let Some(store) = store else {
-            return (buffers, Err(VolumeError::Closed));
+        let backing = match &self.0.served {
+            Some(served) => served.backing(lane),
+            // Its own: the lane may move when this has ended, and what it was is let go then.
+            None => {
+                let store = self.0.table[lane.index()].store.borrow().clone();
+                store.map(Backing::Store).ok_or(VolumeError::Closed)
+            }
+        };
+        let backing = match backing {
+            Ok(backing) => backing,
+            Err(e) => return (buffers, Err(e)),
         };
         let serving = Serving {
-            store: &store,
+            store: &backing,
             slice: Slice::of(self.0.lanes, at.start),
             scratch: hub.scratch(),
         };
@@ -64,12 +72,18 @@ impl Volume {
             }
             (Op::Erase(_), ..) => {
                 let blocks = blocks_in_slices(self.0.lanes, lane, at);
-                (Buffers::none(), plain(Box::pin(store.erase(blocks)).await))
+                (
+                    Buffers::none(),
+                    plain(Box::pin(backing.erase(blocks)).await),
+                )
             }
             (op, ..) => unreachable!("{op:?} without its buffers"),
         };
         let first = || serving.slice.blocks(ByteRange::new(at.start, 1)).start;
-        let done = done.unwrap_or_else(|e| Err(self.failed(hub, lane, first(), e)));
+        let done = done.unwrap_or_else(|e| match e {
+            Failed::Store(e) => Err(self.failed(hub, lane, first(), e)),
+            Failed::Volume(e) => Err(self.counted(e)),
+        });
         (buffers, done)
     }
 
@@ -82,21 +96,77 @@ impl Volume {
         first: u64,
         e: StoreError,
     ) -> VolumeError {
-        let error = VolumeError::from(e);
+        let error = self.counted(VolumeError::from(e));
+        let drive = self.0.table[lane.index()].drive.get();
+        hub.report(drive, (self.0.id, lane), LaneBlock(first), e);
+        error
+    }
+
+    fn counted(&self, error: VolumeError) -> VolumeError {
         if matches!(
             error,
             VolumeError::Unreadable | VolumeError::DriveFailed | VolumeError::Damaged
         ) {
             self.0.media_errors.fetch_add(1, Ordering::Relaxed);
         }
-        let drive = self.0.table[lane.index()].drive.get();
-        hub.report(drive, (self.0.id, lane), LaneBlock(first), e);
         error
     }
 }
 
-/// The outer error is the store's, the inner one the comparison's.
-type Ended = Result<Compared, StoreError>;
+/// Why an operation on blocks failed.
+pub(super) enum Failed {
+    /// The store of the lane's drive says so.
+    Store(StoreError),
+    /// Whoever coordinates the volume does.
+    Volume(VolumeError),
+}
+
+/// Where a lane's blocks are.
+pub(super) enum Backing {
+    /// On a drive here.
+    Store(StoreLane),
+    /// On replicas.
+    Replicated(Coordinating, u8),
+}
+
+impl Backing {
+    async fn read(&self, blocks: Range<u64>, into: Buffer) -> (Buffer, Done) {
+        match self {
+            Self::Store(store) => {
+                let (into, read) = store.read(blocks, into).await;
+                (into, read.map_err(Failed::Store))
+            }
+            // Larger than an operation's slot.
+            Self::Replicated(by, lane) => {
+                let (into, read) = Box::pin(by.read(*lane, blocks, into)).await;
+                (into, read.map_err(Failed::Volume))
+            }
+        }
+    }
+
+    async fn write(&self, blocks: Range<u64>, from: Buffer, fua: bool) -> (Buffer, Done) {
+        match self {
+            Self::Store(store) => {
+                let (from, written) = store.write(blocks, from, fua).await;
+                (from, written.map_err(Failed::Store))
+            }
+            Self::Replicated(by, lane) => {
+                let written = Box::pin(by.write(*lane, blocks, &from, fua)).await;
+                (from, written.map_err(Failed::Volume))
+            }
+        }
+    }
+
+    async fn erase(&self, blocks: Range<u64>) -> Done {
+        match self {
+            Self::Store(store) => store.erase(blocks).await.map_err(Failed::Store),
+            Self::Replicated(by, lane) => by.erase(*lane, blocks).await.map_err(Failed::Volume),
+        }
+    }
+}
+
+/// The outer error is of the blocks, the inner one the comparison's.
+type Ended = Result<Compared, Failed>;
 
 fn plain(done: Done) -> Ended {
     done.map(Ok)
@@ -107,7 +177,7 @@ fn one((buffer, done): (Buffer, Done)) -> (Buffers, Ended) {
 }
 
 struct Serving<'a> {
-    store: &'a StoreLane,
+    store: &'a Backing,
     slice: Slice,
     scratch: &'a Scratch,
 }

@@ -216,6 +216,7 @@ impl Setup {
                 size_bytes,
                 drives: vec![drive; lanes],
                 volatile_cache: facts.volatile_cache,
+                replicated: false,
             };
             registry.open(opening).await;
             target.export(config).await.expect("an export");

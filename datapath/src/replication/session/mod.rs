@@ -53,7 +53,7 @@ pub use accept::{Acceptor, Mail};
 pub use channel::{Admitted, Broken, Channel, ChannelNo, Ended, Frame, Handler, NotSent, Service};
 pub use credit::{Amount, Credit, Grants, OverCredit};
 pub use down::{Counts, Down, NoSession};
-pub use identity::{Credentials, Identity, Peer, PrivateKey};
+pub use identity::{BadKey, Credentials, Identity, PUBLIC_KEY_BYTES, Peer, PrivateKey};
 pub use link::{Link, Owner};
 pub use state::Info;
 pub use trunk::{Rider, Trunk, Trunks};

@@ -45,6 +45,8 @@ pub struct LaneInfo {
     pub error: Option<StoreError>,
     /// A page of its map was damaged, and what it led to was lost: reads there fail until it is written or erased.
     pub lossy: bool,
+    /// It is a replica's: its stamps are given by a coordinator.
+    pub replica: bool,
     /// The snapshot that it descends from, if any: of another volume if it is a clone.
     pub origin: Option<(VolumeId, SnapshotId)>,
 }

@@ -59,6 +59,7 @@ use keelblock_hugepages::Buffer;
 use tokio::sync::Mutex;
 
 pub use super::map::{DiffRange, Unique};
+pub use super::superblock::ReplicaState;
 pub use arrive::{Arrival, Settled};
 pub use damage::{Damage, DamageKind, DamageReport};
 pub use error::{OpenError, StoreError};
@@ -300,6 +301,7 @@ impl Store {
                 used_blocks: lane.root.get().child.used,
                 error: None,
                 lossy: record.lossy,
+                replica: lane.replica.is_some(),
                 origin: catalogue.get(record.parent).map(|p| (p.volume, p.snapshot)),
             })
         });

@@ -63,6 +63,7 @@ fn lane(lane: u8, incarnation: u32, size_bytes: u64) -> LaneInfo {
         size_bytes,
         used_blocks: 3,
         error: None,
+        replica: false,
         lossy: false,
         origin: None,
     }

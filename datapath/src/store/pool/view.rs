@@ -68,6 +68,8 @@ pub struct PoolVolume {
     pub used_bytes: u64,
     /// By lane: its place among the pool's drives; `None`: it is on none that is there.
     pub lanes: Vec<Option<usize>>,
+    /// It is this node's replica of a volume.
+    pub replica: bool,
     /// What it was cloned from, if that is still known.
     pub origin: Option<(VolumeId, SnapshotId)>,
 }
@@ -226,6 +228,7 @@ impl PoolView {
                 size_bytes: infos().map(|i| i.size_bytes).min().unwrap_or(0),
                 used_bytes: infos().map(|i| i.used_blocks).sum::<u64>() * BLOCK_BYTES as u64,
                 lanes: (0..count).map(place).collect(),
+                replica: infos().any(|i| i.replica),
                 origin: infos().find_map(|i| i.origin),
             };
             (id, volume)

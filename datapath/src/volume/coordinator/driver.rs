@@ -24,7 +24,7 @@ use super::resync::repair::{self, Repairs};
 use super::resync::{self, Resyncs};
 use super::ring::Limits;
 use super::set::{Request, VolumeRecord};
-use super::state::{Config, Machine, Reading, Standing};
+use super::state::{Config, Machine, Reading, ReplicaStatus, Standing};
 use crate::reactor::{Handle, Nanos, Notify};
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry, Id};
@@ -135,6 +135,12 @@ pub trait SetStore: 'static {
     fn submit(&self, request: Request);
 }
 
+impl SetStore for Box<dyn Fn(Request)> {
+    fn submit(&self, request: Request) {
+        self(request);
+    }
+}
+
 /// A command that waits.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -158,6 +164,8 @@ pub(super) struct Inner<P, K> {
     work: Notify,
     /// Wakes reads, and whoever waits for a standing.
     changed: Notify,
+    /// Wakes whoever tells others: its standing or its set is another.
+    stands: Notify,
     waiting: RefCell<BTreeMap<Token, Waiting>>,
     next: Cell<Token>,
     pub(super) ended: Cell<bool>,
@@ -199,6 +207,7 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
             acting: Cell::new(false),
             work: Notify::new(),
             changed: Notify::new(),
+            stands: Notify::new(),
             waiting: RefCell::default(),
             next: Cell::new(0),
             ended: Cell::new(false),
@@ -308,6 +317,31 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         done
     }
 
+    /// What `work` gives, within the time that the volume's commands may take.
+    ///
+    /// # Errors
+    /// [`Failed::Stalled`].
+    pub async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, Failed> {
+        let inner = &self.0;
+        let done = inner.handle.timeout(inner.limit, work).await;
+        done.map_err(|_| Failed::Stalled)
+    }
+
+    /// The record as it is known.
+    pub fn record(&self) -> VolumeRecord {
+        self.0.machine.borrow().record().clone()
+    }
+
+    /// Waits until its standing or its set may be another.
+    pub async fn stands(&self) {
+        self.0.stands.notified().await;
+    }
+
+    /// What is known of each replica, in the record's order.
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
+        self.0.machine.borrow().replicas()
+    }
+
     /// Makes all that was acknowledged before stable.
     ///
     /// # Errors
@@ -411,6 +445,12 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
     }
 
     fn act_one(&self, action: Action) {
+        if matches!(
+            action,
+            Action::Ended(_) | Action::Serving | Action::Stalled(_) | Action::SetChanged
+        ) {
+            self.stands.notify_all();
+        }
         match action {
             Action::Send(place, message) => {
                 let replica = self.machine.borrow().replica(place);

@@ -3,7 +3,7 @@
 //! All of it but [`driver`] is events in and actions out, with no I/O and no clock but the numbers it is given. [`state`] ties it together: `quorum` (who must
 //! have said yes), `order` (stamps and streams), `ring` (everybody's place in them), `settled`, `lease`, `union` (what a takeover completes), `set` (the
 //! KVDB's record), `slow`, `read` (what reads may show), `flush`. `members` and `message` are the words. [`links`] leads to replicas over sessions, in the words of
-//! [`frames`]. The simulator runs it; no process does yet.
+//! [`frames`]. `volume/replicated` has hosts' operations end up here.
 
 mod asking;
 mod comparing;

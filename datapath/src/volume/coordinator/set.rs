@@ -204,6 +204,8 @@ impl VolumeRecord {
 pub struct Request {
     /// Of the record that it replaces.
     pub expected: u64,
+    /// What it changes there.
+    pub change: Change,
     /// The record that it puts there.
     pub record: VolumeRecord,
 }
@@ -249,10 +251,11 @@ pub struct Pending {
 
 impl Pending {
     /// It is sent now.
-    pub fn new(before: &VolumeRecord, record: VolumeRecord, now: Nanos) -> Self {
+    pub fn new(before: &VolumeRecord, change: Change, record: VolumeRecord, now: Nanos) -> Self {
         Self {
             request: Request {
                 expected: before.version,
+                change,
                 record,
             },
             sent: now,
@@ -362,8 +365,9 @@ mod tests {
 
     fn pending() -> Pending {
         let before = record(true);
-        let asked = before.after(&Change::Exclude(vec![id(2)])).unwrap();
-        Pending::new(&before, asked, Nanos(0))
+        let change = Change::Exclude(vec![id(2)]);
+        let asked = before.after(&change).unwrap();
+        Pending::new(&before, change, asked, Nanos(0))
     }
 
     #[test]

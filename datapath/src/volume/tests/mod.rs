@@ -79,6 +79,7 @@ async fn open_all(registry: &Registry, sources: Vec<DeviceSource>, size: u64, fo
             .map(|lane| drives[lane.index() % drives.len()])
             .collect(),
         volatile_cache,
+        replicated: false,
     };
     registry.open(opening).await;
 }

@@ -54,11 +54,11 @@ impl Transition {
         now: Nanos,
         out: &mut Vec<Action>,
     ) -> Self {
-        let members = record.members().collect();
-        let pending = Pending::new(before, record, now);
+        let change = Change::Serve(record.members().collect());
+        let pending = Pending::new(before, change.clone(), record, now);
         out.push(Action::Submit(pending.request.clone()));
         Self {
-            change: Change::Serve(members),
+            change,
             wish: None,
             step: Step::Sent(pending),
             since: now,
@@ -246,7 +246,7 @@ impl Machine {
             // The record changed since it was asked for.
             return self.give_up(now, out);
         };
-        let pending = Pending::new(&self.record, record, now);
+        let pending = Pending::new(&self.record, transition.change.clone(), record, now);
         let asked = pending.request.record.clone();
         out.push(Action::Submit(pending.request.clone()));
         transition.step = Step::Sent(pending);

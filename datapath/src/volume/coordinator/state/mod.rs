@@ -123,6 +123,17 @@ pub enum Standing {
     Ended(End),
 }
 
+/// What is known of a replica.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplicaStatus {
+    /// Its id.
+    pub id: Id,
+    /// There is a session, and it follows.
+    pub follows: bool,
+    /// What of the streams is not known to be there; `None`: it is not fed.
+    pub behind: Option<Limits>,
+}
+
 /// A coordinator of one epoch of one volume.
 #[derive(Debug)]
 pub struct Machine {
@@ -210,6 +221,16 @@ impl Machine {
     /// The replica at a place.
     pub fn replica(&self, place: Place) -> Option<Id> {
         self.peers.get(place.index()).map(|p| p.id)
+    }
+
+    /// What is known of each replica, in the record's order.
+    pub fn replicas(&self) -> Vec<ReplicaStatus> {
+        let status = |(n, peer): (usize, &Peer)| ReplicaStatus {
+            id: peer.id,
+            follows: peer.opened,
+            behind: Place::new(n).and_then(|place| self.ring.behind(place)),
+        };
+        self.peers.iter().enumerate().map(status).collect()
     }
 
     /// Its sets.
