@@ -76,7 +76,7 @@ fn seeded() -> SmallRng {
 }
 
 #[test]
-fn a_volume_outlives_a_replica() {
+fn a_volume_outlives_a_replica_which_comes_back() {
     let mut random = seeded();
     let mut shadow = vec![0; BLOCKS as usize * 4096];
     let mut nodes = DataPaths::start(3, 64 << 20, SmallRng::from_rng(&mut random));
@@ -89,6 +89,19 @@ fn a_volume_outlives_a_replica() {
     write(&mut host, &mut random, 200, &mut shadow);
     nodes.wait_for_members(&[0, 1]);
     println!("excluded after {:?}", begin.elapsed());
+    verify(&mut host, &shadow);
+
+    write(&mut host, &mut random, 100, &mut shadow);
+    nodes.begin(2);
+    let begin = Instant::now();
+    nodes.wait_for_members(&[0, 1, 2]);
+    println!("back in the set after {:?}", begin.elapsed());
+    // What it was copied counts: it and one other have everything.
+    nodes.kill(0);
+    let mut host = connect(&nodes.attach(2));
+    verify(&mut host, &shadow);
+    nodes.begin(0);
+    nodes.wait_for_members(&[0, 1, 2]);
     verify(&mut host, &shadow);
 }
 

@@ -8,6 +8,7 @@ use super::{Here, Replication};
 use crate::reactor::ReactorId;
 use crate::replication::replica::LEASE_LONGEST;
 use crate::replication::replica::service::{Identity, Replica};
+use crate::replication::replica::state::State;
 use crate::replication::seam::Id;
 use crate::store::engine::{self, Store};
 use crate::store::pool::{PoolError, PoolView, PoolVolume, check_size, place};
@@ -263,6 +264,13 @@ impl Commander {
         Ok(all)
     }
 
+    fn heard_ms(&self, replication: &Replication, id: VolumeId) -> Option<u32> {
+        let replicas = replication.replicas.borrow();
+        let at = replicas.get(&id)?.served.with_state(State::heard)?;
+        let ago = self.handle.now().since(at).as_millis();
+        Some(u32::try_from(ago).unwrap_or(u32::MAX))
+    }
+
     fn replica_to(
         &self,
         replication: &Replication,
@@ -286,6 +294,7 @@ impl Commander {
             promised_epoch: promised.unwrap_or(0),
             resyncing,
             error: error.unwrap_or_default(),
+            heard_ms: self.heard_ms(replication, id),
         })
     }
 }

@@ -13,11 +13,12 @@ use crate::replication::seam::Id;
 use crate::replication::wire::hello::PeerId;
 use crate::store::VolumeId;
 use crate::store::pool::{PoolError, check_size};
+use crate::store::types::SLICE_BLOCKS;
 use crate::volume::coordinator::links::{Links, Route};
 use crate::volume::coordinator::message::Event;
 use crate::volume::coordinator::set::{Outcome, VolumeRecord};
 use crate::volume::coordinator::state::{Config, Standing};
-use crate::volume::{Coordinating, Coordinator, LANES_MAX, Lanes, VolumeOpening};
+use crate::volume::{Coordinating, Coordinator, LANES_MAX, Lanes, SLICE_BYTES, VolumeOpening};
 
 /// How long a coordinator may take to end: what is stamped settles within a part of it.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -107,6 +108,14 @@ impl Commander {
             .into());
         }
         if path.size_bytes > size_bytes {
+            let serving = {
+                let all = self.replication()?.coordinators.borrow();
+                all.get(&path.volume).cloned()
+            };
+            if serving.is_some_and(|s| !s.ended()) {
+                // A coordinator compares replicas as far as the size that it began with.
+                return Err(CommandError::Served(path.volume));
+            }
             self.registry.resize(path.volume, path.size_bytes).await;
             self.export_again(path.volume).await?;
         }
@@ -201,6 +210,8 @@ impl Commander {
         let links = Links::new(&self.handle, ends, routes, tell);
         let mut config = Config::new(lanes);
         config.volatile = path.volatile_cache;
+        let slices = path.size_bytes.div_ceil(SLICE_BYTES);
+        config.lane_blocks = slices.div_ceil(path.lanes.into()) * SLICE_BLOCKS;
         let lease = match epoch.lease_ms {
             0 => LEASE_DEFAULT_MS,
             ms => ms,
@@ -325,14 +336,18 @@ impl Commander {
     fn coordinator_to(&self, serving: &Serving) -> proto::Coordinator {
         let driver = &serving.by.driver;
         let (state, end, alarm) = state_to(driver.standing());
-        let peers = driver.replicas().into_iter().map(|r| proto::Peer {
-            replica_id: uuid::Uuid::from_bytes(r.id).to_string(),
-            node_id: node_of(r.id, &serving.nodes),
-            connected: r.follows,
-            behind_records: r.behind.map_or(0, |b| b.records as u64),
-            resync_done_bytes: 0,
-            resync_total_bytes: 0,
-            resync_copied_bytes: 0,
+        let resync = driver.resync();
+        let peers = driver.replicas().into_iter().map(|r| {
+            let resync = resync.as_ref().filter(|report| report.replica == r.id);
+            proto::Peer {
+                replica_id: uuid::Uuid::from_bytes(r.id).to_string(),
+                node_id: node_of(r.id, &serving.nodes),
+                connected: r.follows,
+                behind_records: r.behind.map_or(0, |b| b.records as u64),
+                resync_done_bytes: resync.map_or(0, |r| r.done_bytes),
+                resync_total_bytes: resync.map_or(0, |r| r.total_bytes),
+                resync_copied_bytes: resync.map_or(0, |r| r.copied_bytes),
+            }
         });
         let open = self.registry.volume(serving.volume);
         proto::Coordinator {

@@ -62,6 +62,8 @@ pub struct State {
     former: Option<Promise>,
     opened: bool,
     lease: Lease,
+    /// When a heartbeat of the holder came last.
+    heard: Option<Nanos>,
 }
 
 impl State {
@@ -77,6 +79,7 @@ impl State {
             standing: None,
             former: kept,
             opened: false,
+            heard: None,
             // Without a promise there was no holder of a lease.
             lease: Lease::after_restart(longest, kept.map(|_| now)),
         }
@@ -173,10 +176,16 @@ impl State {
             return Ok(false);
         }
         self.admits_opened(from)?;
+        self.heard = Some(now);
         if !release {
             self.lease.renew(now);
         }
         Ok(!release)
+    }
+
+    /// When a heartbeat of the coordinator that it follows came last.
+    pub fn heard(&self) -> Option<Nanos> {
+        self.heard
     }
 
     /// Until when a promise of a higher epoch waits, if it were asked for by somebody else.
