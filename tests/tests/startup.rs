@@ -109,7 +109,9 @@ fn what_several_nodes_cannot_do_is_refused_in_words() {
         assert_eq!(code, 2, "{said}");
         assert!(said.contains(why), "{said}");
     };
-    refused(&["--nodes", "3", "--volume", "a:16M:3"], "replication");
+    refused(&["--nodes", "2", "--volume", "a:16M:3"], "there are 2");
+    let memory = ["--nodes", "3", "--device", "memory", "--volume", "a:16M:3"];
+    refused(&memory, "memory");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("drive.img");
     std::fs::write(&file, vec![0; 1 << 20]).unwrap();

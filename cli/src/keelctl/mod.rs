@@ -14,6 +14,8 @@ mod status;
 mod view;
 mod volume;
 
+pub(crate) use view::VolumeView;
+
 use crate::client::Client;
 use crate::failure::Result;
 use crate::render::{Answer, Format};

@@ -13,7 +13,7 @@ pub struct UpArgs {
     /// Where the cluster's files are; made if it is not there.
     #[arg(long, value_name = "DIR", default_value = "keelblock-data")]
     pub data: PathBuf,
-    /// Number of nodes of a new cluster [default: 1]. Each volume is on one of them, until there is replication.
+    /// Number of nodes of a new cluster [default: 1]. A volume is on as many of them as it has replicas.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
     pub nodes: Option<u16>,
     /// What the volumes lie on: a file in the data directory, memory (lost at the end), or the path of a file or block device.
@@ -32,11 +32,12 @@ pub struct UpArgs {
     /// Whether reactors sleep when idle (adaptive) or spin for ever (always).
     #[arg(long, value_enum)]
     pub poll: Option<Poll>,
-    /// First port of the first node: NVMe/TCP on P, SDK on P+1, REST on P+2, KVDB on P+3. 0 takes any free ports. Without it:
-    /// 4420, 9020, 9021, 9019.
+    /// First port of the first node: NVMe/TCP on P, SDK on P+1, REST on P+2, KVDB on P+3, replication on P+4. 0 takes any free ports.
+    /// Without it: 4420, 9020, 9021, 9019, 9022.
     #[arg(long, value_name = "P")]
     pub port_base: Option<u16>,
-    /// A volume to have (repeatable). Without it a new cluster gets `demo:1G`.
+    /// A volume to have (repeatable). Without it a new cluster gets `demo:1G`, with three replicas if it has
+    /// three nodes or more with drives.
     #[arg(long, value_name = "NAME:SIZE[:REPLICAS]")]
     pub volume: Vec<VolumeWish>,
     /// Write what serves where into FILE as JSON once everything serves, and keep it current.

@@ -4,7 +4,7 @@
 //! DIR/lock            held while an `up` runs on it; holds that one's process id
 //! DIR/cluster.json    what the cluster is: made once, read by every later `up`
 //! DIR/up.sock         control socket of the running `up`
-//! DIR/node-N/         drive.img, datapath.sock, datapath.log, control.log, control/ (of a single node: key-value database)
+//! DIR/node-N/         drive.img, datapath.sock, identity.key, datapath.log, control.log, control/ (of a single node: key-value database)
 //! DIR/kvdb/           the key-value database of several nodes, kvdb.log
 //! ```
 use super::args::Device;

@@ -2,6 +2,7 @@
 use super::ready::ReadyVolume;
 use crate::client::{Client, Volume};
 use crate::failure::Result;
+use crate::keelctl::VolumeView;
 use crate::rates::{Interval, show_latency};
 use keelblock_api::admin::{NodeStatusReply, ReactorStatus, VolumeStatusReply};
 use keelblock_api::stats::bucket_upper_ns;
@@ -28,6 +29,8 @@ pub struct Watcher {
     /// NQNs do not change while a volume is attached, so each is asked for once.
     nqns: HashMap<String, String>,
     last: Option<Look>,
+    /// Replicated volumes, in words.
+    replicated: String,
 }
 
 impl Watcher {
@@ -38,6 +41,7 @@ impl Watcher {
             client: None,
             nqns: HashMap::new(),
             last: None,
+            replicated: String::new(),
         }
     }
 
@@ -53,6 +57,7 @@ impl Watcher {
     pub async fn volumes(&mut self) -> Result<Vec<ReadyVolume>> {
         let volumes = self.client().await?.list().await?;
         let mut list = Vec::with_capacity(volumes.len());
+        self.replicated = volumes.iter().filter_map(show_replicated).collect();
         for volume in volumes {
             let nqn = if volume.attached() {
                 self.nqn(&volume).await?
@@ -73,6 +78,11 @@ impl Watcher {
             });
         }
         Ok(list)
+    }
+
+    /// Who coordinates which replicated volume, and with how many replicas, as of the last look.
+    pub fn replicated(&self) -> String {
+        self.replicated.clone()
     }
 
     async fn nqn(&mut self, volume: &Volume) -> Result<String> {
@@ -102,6 +112,18 @@ impl Watcher {
         self.last = Some(look);
         Ok(rates)
     }
+}
+
+/// `  |  db: 2 of 3 replicas, by node-1`; of a volume with one replica nothing.
+fn show_replicated(volume: &Volume) -> Option<String> {
+    let view = VolumeView::new(volume);
+    let (name, replicas) = (&view.name, view.replicas_shown());
+    let by = match view.attached_on.as_str() {
+        "" => "detached".to_owned(),
+        node if view.status == "down" => format!("not served by {node}"),
+        node => format!("by {node}"),
+    };
+    (!view.replication.is_empty()).then(|| format!("  |  {name}: {replicas} replicas, {by}"))
 }
 
 /// What a node did in an interval.

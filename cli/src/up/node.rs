@@ -111,6 +111,7 @@ impl Node {
             sdk,
             rest,
             kvdb,
+            ..
         } = &self.ports;
         ReadyNode {
             id: self.id.clone(),
@@ -130,6 +131,10 @@ fn datapath_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
         "datapath.sock",
         "--listen",
         &spec.ports.nvme.to_string(),
+        "--replication",
+        &spec.ports.replication.to_string(),
+        "--identity",
+        "identity.key",
     ]);
     let cpus = args.cpus.as_ref().or(spec.cpus.as_ref());
     if let Some(reactors) = args.reactors {

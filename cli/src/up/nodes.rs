@@ -184,6 +184,39 @@ impl Member {
     }
 }
 
+impl Member {
+    /// Waits until replicated volumes that are attached are served: after a start their replicas wait for leases that they may have given before.
+    ///
+    /// # Errors
+    /// Which is not, and why.
+    pub async fn wait_until_served(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_LIMIT;
+        let volumes = self.watcher.client().await?.list().await?;
+        for volume in volumes
+            .iter()
+            .filter(|v| v.attached() && v.spec().ha_level > 1)
+        {
+            loop {
+                let found = self.watcher.client().await?.locate(&volume.id).await?;
+                if found.state == "serving" {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    let why = format!(
+                        "it is not served within {} s: {}, {}",
+                        START_LIMIT.as_secs(),
+                        found.state,
+                        found.trouble
+                    );
+                    return Err(Failure::local(format!("volume {}", volume.name), why));
+                }
+                tokio::time::sleep(START_LOOK).await;
+            }
+        }
+        Ok(())
+    }
+}
+
 fn kvdb_program(cluster_id: &str, dir: &Path, at: SocketAddr, binaries: &Binaries) -> Program {
     let at = at.to_string();
     let words = [

@@ -19,6 +19,8 @@ pub struct Ports {
     pub rest: SocketAddr,
     /// Key-value database (etcd v3).
     pub kvdb: SocketAddr,
+    /// Replication, for other nodes' data paths.
+    pub replication: SocketAddr,
 }
 
 impl Ports {
@@ -37,29 +39,37 @@ impl Ports {
                     sdk: any.next()?,
                     rest: any.next()?,
                     kvdb: any.next()?,
+                    replication: any.next()?,
                 });
             }
-            None => [4420, 9020, 9021, 9019].map(|p| p + index * PORTS_PER_NODE),
+            None => [4420, 9020, 9021, 9019, 9022].map(|p| p + index * PORTS_PER_NODE),
             Some(base) => {
                 let first = base
                     .checked_add(index * PORTS_PER_NODE)
-                    .filter(|first| *first <= u16::MAX - 3);
+                    .filter(|first| *first <= u16::MAX - 4);
                 let first = first.ok_or_else(|| {
                     Failure::Usage(format!("--port-base {base} leaves no room for all ports"))
                 })?;
-                [0, 1, 2, 3].map(|i| first + i)
+                [0, 1, 2, 3, 4].map(|i| first + i)
             }
         };
-        let names = ["NVMe/TCP", "the SDK", "REST", "the key-value database"];
+        let names = [
+            "NVMe/TCP",
+            "the SDK",
+            "REST",
+            "the key-value database",
+            "replication",
+        ];
         for (number, name) in numbers.into_iter().zip(names) {
             free(number, name)?;
         }
-        let [nvme, sdk, rest, kvdb] = numbers.map(|p| SocketAddr::from((ADDRESS, p)));
+        let [nvme, sdk, rest, kvdb, replication] = numbers.map(|p| SocketAddr::from((ADDRESS, p)));
         Ok(Ports {
             nvme,
             sdk,
             rest,
             kvdb,
+            replication,
         })
     }
 }
@@ -140,9 +150,11 @@ mod tests {
     #[test]
     fn free_ports_differ() {
         let nodes = Ports::choose(Some(0), 3).unwrap();
-        let all = nodes.iter().flat_map(|p| [p.nvme, p.sdk, p.rest, p.kvdb]);
+        let all = nodes
+            .iter()
+            .flat_map(|p| [p.nvme, p.sdk, p.rest, p.kvdb, p.replication]);
         let set: std::collections::HashSet<_> = all.collect();
-        assert_eq!(set.len(), 12);
+        assert_eq!(set.len(), 15);
     }
 
     #[test]

@@ -26,11 +26,11 @@ const DEFAULT_VOLUME: (&str, u64) = ("demo", 1 << 30);
 
 /// Runs a cluster until it is told to stop, or with `--check` until it has been checked.
 pub async fn run(args: UpArgs) -> Result<()> {
-    refuse_what_needs_replication(&args)?;
     let screen = Screen::new();
     let data = DataDir::open(&args.data)?;
     let binaries = Binaries::find()?;
     let cluster = cluster(&data, &args)?;
+    check_replicas(&args, &cluster)?;
     let mut stop = Stop::new()?;
     let ready = ReadyFile::new(args.ready_file.clone());
     let nodes = Nodes::start(&cluster, &data, &args, &binaries, &screen).await?;
@@ -54,14 +54,25 @@ pub async fn run(args: UpArgs) -> Result<()> {
     outcome
 }
 
-fn refuse_what_needs_replication(args: &UpArgs) -> Result<()> {
-    match args.volume.iter().find(|v| v.replicas > 1) {
-        Some(v) => Err(Failure::Usage(format!(
-            "--volume {}: {} replicas need replication, which is not built yet; a volume is on one node",
-            v.name, v.replicas
-        ))),
-        None => Ok(()),
+/// Replicas need nodes and drives.
+fn check_replicas(args: &UpArgs, cluster: &Cluster) -> Result<()> {
+    let refused = |v: &VolumeWish, why: String| {
+        let (name, replicas) = (&v.name, v.replicas);
+        Err(Failure::Usage(format!(
+            "--volume {name}: {replicas} replicas {why}"
+        )))
+    };
+    for volume in args.volume.iter().filter(|v| v.replicas > 1) {
+        if volume.replicas > cluster.nodes {
+            let nodes = cluster.nodes;
+            return refused(volume, format!("need as many nodes, and there are {nodes}"));
+        }
+        if cluster.device == Device::Memory {
+            let why = "want drives, and --device is memory, which is lost with its process";
+            return refused(volume, why.into());
+        }
     }
+    Ok(())
 }
 
 fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
@@ -116,6 +127,7 @@ impl Up {
     async fn serve(&mut self) -> Result<()> {
         self.nodes.wait_until_all_serve().await?;
         let plans = self.have_volumes().await?;
+        self.nodes.any().wait_until_served().await?;
         let volumes = self.nodes.any().watcher.volumes().await?;
         let mut checked = Vec::new();
         for volume in volumes.iter().filter(|v| !v.nqn.is_empty()) {
@@ -142,7 +154,12 @@ impl Up {
             wishes.push(VolumeWish {
                 name: name.into(),
                 size_bytes,
-                replicas: 1,
+                replicas: match self.cluster.device {
+                    // What lies in memory is no replica.
+                    Device::Memory => 1,
+                    _ if self.cluster.nodes >= 3 => 3,
+                    _ => 1,
+                },
             });
         }
         // What lay in memory is gone with the data path that held it: such a volume is as good as new.
@@ -334,7 +351,9 @@ impl Up {
             };
             nodes.push((member.node.id.clone(), rates));
         }
-        describe(&nodes, volumes.len())
+        let mut line = describe(&nodes, volumes.len());
+        line += &self.nodes.any().watcher.replicated();
+        line
     }
 
     /// Takes the node away or returns it.

@@ -1,0 +1,128 @@
+//! A volume with three replicas on three nodes: one that only holds a replica dies, and the one that coordinates dies. Nothing that was acknowledged is lost.
+use keelblock_tests::cluster::{Cluster, PATIENCE, kill};
+use keelblock_tests::seed;
+use keelblock_tests::workload::{Target, WhenLost, Workload, verify_region, write_region};
+use rustix::process::Signal;
+use std::time::{Duration, Instant};
+
+const LOOK: Duration = Duration::from_millis(50);
+
+fn three() -> Cluster {
+    let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
+    Cluster::builder().arg(&size).volume("r:64M:3").start()
+}
+
+/// What a node says of the volume; `None`: it does not answer.
+fn locate(cluster: &Cluster, node: usize) -> Option<serde_json::Value> {
+    let said = cluster.keelctl_at(node, &["volume", "locate", "r", "--json"]);
+    let text = said.status.success().then_some(said.stdout)?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Waits until a node says that another than `former` serves, and gives its place.
+fn until_served_by_another(cluster: &Cluster, ask: usize, former: &str) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = locate(cluster, ask);
+        if let Some(found) = &found
+            && found["state"] == "serving"
+            && found["coordinator"] != former
+        {
+            let now = found["coordinator"].as_str().expect("a node").to_owned();
+            let mut nodes = cluster.ready().nodes.into_iter();
+            return nodes
+                .position(|n| n.id == now)
+                .expect("a node of the cluster");
+        }
+        assert!(Instant::now() < deadline, "nobody takes it over: {found:?}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn at(cluster: &Cluster, node: usize) -> Target {
+    let ready = cluster.ready();
+    Target {
+        address: ready.nodes[node].nvme,
+        nqn: ready.volume("r").nqn.clone(),
+        nsid: 1,
+    }
+}
+
+fn coordinator(cluster: &Cluster) -> usize {
+    let ready = cluster.ready();
+    let id = &ready.volume("r").coordinator;
+    let place = ready.nodes.iter().position(|n| n.id == *id);
+    place.expect("it is attached")
+}
+
+/// `up` does nothing while this is there: what dies stays dead.
+struct Held(u32);
+
+impl Held {
+    fn new(pid: u32) -> Self {
+        kill(pid, Signal::STOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        kill(self.0, Signal::CONT);
+    }
+}
+
+#[test]
+fn a_node_with_a_replica_dies_and_io_goes_on() {
+    let cluster = three();
+    let first = coordinator(&cluster);
+    let mut io = Workload::start(at(&cluster, first), seed(), WhenLost::Fail);
+    io.wait_for_progress(100);
+    let other = (first + 1) % 3;
+    let node = cluster.ready().nodes[other].clone();
+    kill(node.control_pid.expect("it runs"), Signal::KILL);
+    kill(node.datapath_pid.expect("it runs"), Signal::KILL);
+    io.wait_for_progress(500);
+    io.finish().unwrap();
+    assert_eq!(coordinator(&cluster), first);
+}
+
+#[test]
+fn the_coordinator_dies_and_another_has_everything() {
+    let cluster = three();
+    let first = coordinator(&cluster);
+    let written = write_region(&at(&cluster, first), seed()).unwrap();
+    let held = Held::new(cluster.up_pid());
+    let node = cluster.ready().nodes[first].clone();
+    kill(node.datapath_pid.expect("it runs"), Signal::KILL);
+    kill(node.control_pid.expect("it runs"), Signal::KILL);
+    let began = Instant::now();
+    let now = until_served_by_another(&cluster, (first + 1) % 3, &node.id);
+    eprintln!("taken over after {:?}", began.elapsed());
+    verify_region(&at(&cluster, now), &written).unwrap();
+    let more = write_region(&at(&cluster, now), seed()).unwrap();
+    drop(held);
+    cluster.wait_until("the dead node is there again", |r| {
+        r.nodes[first]
+            .datapath_pid
+            .is_some_and(|pid| Some(pid) != node.datapath_pid)
+    });
+    verify_region(&at(&cluster, now), &more).unwrap();
+}
+
+#[test]
+fn a_volume_is_moved_and_survives_a_stop_of_everything() {
+    let mut cluster = three();
+    let first = coordinator(&cluster);
+    let written = write_region(&at(&cluster, first), seed()).unwrap();
+    let to = cluster.ready().nodes[(first + 1) % 3].id.clone();
+    let moved = cluster.keelctl(&["volume", "attach", "r", "--node", &to]);
+    assert!(moved.status.success(), "{moved:?}");
+    let ready = cluster.wait_until("it is moved", |r| r.volume("r").coordinator == to);
+    verify_region(&at(&cluster, (first + 1) % 3), &written).unwrap();
+    cluster.stop();
+    cluster.start();
+    assert_eq!(cluster.ready().cluster_id, ready.cluster_id);
+    verify_region(&at(&cluster, coordinator(&cluster)), &written).unwrap();
+    let replicas = cluster.keelctl_json(&["volume", "replicas", "r"]);
+    assert_eq!(replicas.as_array().map(Vec::len), Some(3), "{replicas}");
+}
