@@ -128,7 +128,9 @@ impl Node {
             return Ok(None);
         }
         let Some(now) = self.coordination.seen().volume(id) else {
-            if self.coordination.seen().complete {
+            // What was never a path here may be the export of a volume with one replica, which is no business of this.
+            let ours = self.coordination.told().path(id).is_some();
+            if ours && self.coordination.seen().complete {
                 self.nothing_here(id).await?;
                 self.coordination.told().forget(id);
             }

@@ -194,6 +194,10 @@ impl Seen {
                     id,
                     record.map(|r| (r, Instant::now())),
                 );
+                if self.volume(id).is_none() {
+                    // Of a volume with one replica. Should this be one with several, its own record comes, too.
+                    return touched;
+                }
             }
             ("replicas", Some(Ok(replica))) => {
                 let of = self.replicas.entry(id).or_default();
