@@ -118,8 +118,7 @@ pub fn test(args: &TestArgs) -> Outcome {
 
     if args.quick {
         summary.skipped.push(
-            "20,000 crash points, 40 simulated clusters, loom, AddressSanitizer (--quick)"
-                .into(),
+            "20,000 crash points, 40 simulated clusters, loom, AddressSanitizer (--quick)".into(),
         );
     } else {
         failed.extend(crashes(&CRASHES).err());
