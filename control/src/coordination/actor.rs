@@ -128,8 +128,8 @@ impl Node {
             return Ok(None);
         }
         let Some(now) = self.coordination.seen().volume(id) else {
-            // What was never a path here may be the export of a volume with one replica, which is no business of this.
-            let ours = self.coordination.told().path(id).is_some();
+            // What the data path has nothing of may be the export of a volume with one replica, which is no business of this.
+            let ours = self.coordination.told().volume_ids().contains(&id);
             if ours && self.coordination.seen().complete {
                 self.nothing_here(id).await?;
                 self.coordination.told().forget(id);

@@ -103,6 +103,9 @@ impl Node {
     }
 }
 
+/// No process, and no attempt of one: tokens are random.
+const NOBODY: [u8; 16] = [0; 16];
+
 fn token(bytes: &[u8]) -> Result<Token, OpError> {
     let bytes = bytes.try_into();
     bytes
@@ -144,7 +147,13 @@ fn wish(change: &SetChange) -> Result<Change, OpError> {
 
 /// The record as it is; none: one of nobody, by which whoever asks has ended.
 fn conflict(record: Option<&ReplicationRecord>) -> SetRecord {
-    record.map(set_record).unwrap_or_default()
+    let nobody = || SetRecord {
+        incarnation: NOBODY.into(),
+        attempt: NOBODY.into(),
+        minimum: 1,
+        ..SetRecord::default()
+    };
+    record.map_or_else(nobody, set_record)
 }
 
 /// A record, as coordinators know it.
@@ -159,8 +168,8 @@ pub fn set_record(record: &ReplicationRecord) -> SetRecord {
     SetRecord {
         version: record.version,
         epoch: record.epoch.number(),
-        incarnation: holder.map(|h| h.incarnation.0.to_vec()).unwrap_or_default(),
-        attempt: holder.map(|h| h.attempt.0.to_vec()).unwrap_or_default(),
+        incarnation: holder.map_or(NOBODY, |h| h.incarnation.0).to_vec(),
+        attempt: holder.map_or(NOBODY, |h| h.attempt.0).to_vec(),
         serving: record.phase == Phase::Serving,
         minimum: record.minimum.into(),
         replicas: record

@@ -33,6 +33,11 @@ pub enum BeginError {
         /// What the system says.
         why: NetError,
     },
+    /// It began, or could not in the last moment.
+    #[error(
+        "replication could not begin, and does so once in the life of a process: restart this one"
+    )]
+    Spent,
 }
 
 struct Running {
@@ -67,10 +72,7 @@ impl Node {
     /// Listens (the main reactor does, at `at`) and may connect from now on; what peers open is for the replicas of this reactor. Where it listens.
     ///
     /// # Errors
-    /// [`BeginError`]. It can be tried again if the address was the reason.
-    ///
-    /// # Panics
-    /// If it has begun.
+    /// [`BeginError`]. It can be tried again after all but [`BeginError::Spent`].
     pub fn begin(
         &self,
         credentials: &Credentials,
@@ -84,7 +86,7 @@ impl Node {
             drop(tried.map_err(|why| BeginError::Listen { at, why })?);
         }
         let mail = self.0.mail.borrow_mut().take();
-        let mail = mail.expect("it begins once");
+        let mail = mail.ok_or(BeginError::Spent)?;
         let service = self.0.replicas.clone();
         let acceptor = Acceptor::start(handle, identity.clone(), mail, at, service);
         let acceptor = acceptor.map_err(|why| BeginError::Listen { at, why })?;

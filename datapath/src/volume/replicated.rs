@@ -56,6 +56,11 @@ impl Volume {
         self.0.served.is_some()
     }
 
+    /// How many lanes it has.
+    pub fn lanes(&self) -> usize {
+        self.0.lanes.count()
+    }
+
     /// From now on this coordinator serves the volume. On the reactor that owns its lanes; does nothing to one that is not replicated.
     pub fn serve_by(&self, by: Coordinating) {
         if let Some(served) = &self.0.served {
@@ -106,8 +111,13 @@ impl Coordinating {
     ) -> Result<(), VolumeError> {
         let count = (blocks.end - blocks.start) as usize;
         let bytes = count * BLOCK_BYTES as usize;
-        let kept = self.driver.within(self.buffers.take(bytes)).await;
-        let mut kept = kept.map_err(told)?;
+        let mut kept = match self.buffers.try_take(bytes) {
+            Some(buffer) => buffer,
+            None => {
+                let taken = self.driver.within(self.buffers.take(bytes)).await;
+                taken.map_err(told)?
+            }
+        };
         kept[..bytes].copy_from_slice(&from[..bytes]);
         let first = LaneBlock(blocks.start);
         let written = self.driver.write(lane, first, Rc::new(kept), count, fua);

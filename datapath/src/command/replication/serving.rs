@@ -99,6 +99,10 @@ impl Commander {
         if !open.replicated() {
             return Err(CommandError::NotReplicated(path.volume));
         }
+        if open.lanes() != lanes.count() {
+            let why = format!("{}: this volume has {}", path.lanes, open.lanes());
+            return Err(CommandError::field("lanes", why));
+        }
         let size_bytes = open.size_bytes();
         if path.size_bytes < size_bytes {
             return Err(PoolError::Shrink {
