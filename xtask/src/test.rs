@@ -15,7 +15,7 @@ const CRASHES: CrashesArgs = CrashesArgs {
 
 /// And of clusters.
 const SEEDS: SimulateArgs = SimulateArgs {
-    seeds: 40,
+    seeds: 2_000,
     seed: 1,
     seconds: None,
     planted: false,
@@ -118,7 +118,8 @@ pub fn test(args: &TestArgs) -> Outcome {
 
     if args.quick {
         summary.skipped.push(
-            "20,000 crash points, 40 simulated clusters, loom, AddressSanitizer (--quick)".into(),
+            "20,000 crash points, 2,000 simulated clusters, loom, AddressSanitizer (--quick)"
+                .into(),
         );
     } else {
         failed.extend(crashes(&CRASHES).err());

@@ -113,7 +113,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         self.came(chan, &records)?;
         self.settle(batch.settled())?;
         let admitted = Rc::new(admitted);
-        let resyncing = self.state.borrow().resyncing();
+        let outside = self.state.borrow().outside();
         for (head, record) in records {
             let permit = Permit::new(chan, bytes(&record), &admitted);
             let mut lanes = self.lanes.borrow_mut();
@@ -138,7 +138,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
                 }
                 Place::Gap => return Err(Breach::Sequence("a gap in a stream")),
             }
-            let settled = !resyncing && record.last() <= self.store.settled(head.lane);
+            let settled = !outside && record.last() <= self.store.settled(head.lane);
             let how = match record.what {
                 _ if settled => How::Settled,
                 What::Snapshot(_) => How::Alone,
@@ -241,10 +241,11 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         }
     }
 
-    /// What is settled. While it is copied to, the store is not told: what is erased has to stay known (§11, 5), and nothing here waits for that.
+    /// What is settled. Until it is a member the store is not told: what is erased has to stay known while it is copied to (§11, 5), and what the members have
+    /// settled may not have come here (§11, 6).
     pub(super) fn settle(&self, settled: impl Iterator<Item = (u8, Stamp)>) -> Result<(), Breach> {
-        let keeps_erased = self.state.borrow().resyncing();
-        let resyncing = keeps_erased && !planted::is(Bug::ReclaimedInResync);
+        let outside = self.state.borrow().outside();
+        let outside = outside && !planted::is(Bug::ReclaimedInResync);
         for (lane, stamp) in settled {
             let mut lanes = self.lanes.borrow_mut();
             let Some(of) = lanes.get_mut(usize::from(lane)) else {
@@ -255,7 +256,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             let over = |l: &mut Rc<Unsettled>| l.records.last().is_none_or(|r| r.last() <= stamp);
             of.listed.take_if(over);
             drop(lanes);
-            if !resyncing {
+            if !outside {
                 self.store.settle(lane, stamp);
             }
         }

@@ -157,7 +157,8 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
     }
 
     /// What it is by the set is durable. What was settled while it was copied to is told to the store now, and kept with a flush: so that nothing that it had
-    /// from an abandoned epoch is on a list of it ever again.
+    /// from an abandoned epoch is on a list of it ever again. One that is level, and no member yet, tells no more than s0: what is settled above it may not
+    /// have come here, and what the store takes for settled it takes for there.
     pub(super) async fn answer_standing(self: Rc<Self>, chan: Rc<Chan<O>>) {
         let Some((version, purpose)) = chan.set.get() else {
             return;
@@ -186,8 +187,10 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
     fn tell_settled(&self) -> bool {
         let lanes = self.lanes.borrow();
         let mut news = false;
+        let outside = self.state.borrow().outside();
         for (number, lane) in (0_u8..).zip(lanes.iter()) {
-            if let Some(settled) = lane.settled.filter(|s| *s > self.store.settled(number)) {
+            let here = if outside { lane.s0 } else { lane.settled };
+            if let Some(settled) = here.filter(|s| *s > self.store.settled(number)) {
                 self.store.settle(number, settled);
                 news = true;
             }

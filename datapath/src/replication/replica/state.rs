@@ -113,9 +113,15 @@ impl State {
         asked.max(kept).unwrap_or(0)
     }
 
-    /// Whether it is copied to: then a record that is settled elsewhere may be missing here.
+    /// Whether it is copied to.
     pub fn resyncing(&self) -> bool {
         self.kept.is_some_and(|p| p.state == Standing::Resyncing)
+    }
+
+    /// Whether it is no member that anybody told so: then a record that is settled elsewhere may be missing here, as settled waits for members only. That is so
+    /// for one that noted that it is level, too: until it is named, more may be settled than has come to it.
+    pub fn outside(&self) -> bool {
+        self.kept.is_some_and(|p| p.state != Standing::Promised)
     }
 
     /// What it had promised before it was asked for what it promised last; of a restarted one, the same.

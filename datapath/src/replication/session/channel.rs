@@ -187,6 +187,11 @@ impl Channel {
         Ok(())
     }
 
+    /// Whether its first frame has gone: the peer knows of it.
+    pub fn has_begun(&self) -> bool {
+        self.state.number.get() != 0
+    }
+
     /// Closes it: nothing more is sent; what the peer has admitted completes and is answered, then [`Handler::ended`] is called.
     pub fn close(&self, epoch: u32) {
         let state = &self.state;

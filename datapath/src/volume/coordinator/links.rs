@@ -338,7 +338,9 @@ impl Way {
         limit: Duration,
     ) -> Result<A, NotRead> {
         let channel = self.channel.borrow().clone();
-        let channel = channel.ok_or(NotRead::Away)?;
+        // A channel may have ended and another one be there since it was decided whom to ask.
+        let begun = channel.filter(Channel::has_begun);
+        let channel = begun.ok_or(NotRead::Away)?;
         let asked = asking.begin(key);
         self.send(&channel, frame);
         asked.answered(&self.handle, limit).await
