@@ -251,7 +251,9 @@ impl Rider for Way {
 
 impl Way {
     fn open(&self) {
-        if self.stopped.get() || self.channel.borrow().is_some() {
+        // One that had not begun is told nothing when its session ends.
+        let lives = |c: &Channel| !c.has_ended();
+        if self.stopped.get() || self.channel.borrow().as_ref().is_some_and(lives) {
             return;
         }
         let Some(way) = self.this.upgrade() else {
