@@ -339,6 +339,10 @@ impl ReplicaStore for Replica {
 
     async fn flush(&self) -> Result<(), ReplicaError> {
         for store in &self.stores {
+            let here = self.lanes.iter().filter(|(s, _)| Rc::ptr_eq(s, &store.0));
+            let lanes = here.map(|(_, lane)| lane);
+            let written = store.0.write_settled(lanes).await;
+            written.map_err(|e| told(e, 0, 0))?;
             store.flush().await.map_err(|e| told(e, 0, 0))?;
         }
         Ok(())

@@ -15,8 +15,8 @@ use super::super::VolumeId;
 use super::super::journal::{Given, Record, without};
 use super::super::superblock::ReplicaState;
 use super::super::types::{CatalogueHandle, PhysicalBlock, Stamp};
-use super::Inner;
 use super::lane::LaneState;
+use super::{Inner, StoreError};
 use crate::reactor::Nanos;
 
 /// Most records of a lane's list.
@@ -103,6 +103,9 @@ pub struct ReplicaLane {
     /// Stamps of records that are being applied.
     pub entering: RefCell<BTreeSet<Stamp>>,
     settled: Cell<Stamp>,
+    /// What the journal, or the lane's record, says of it; in the journal it may wait for its block still.
+    said: Cell<Stamp>,
+    /// When it was said to the journal last.
     told: Cell<Option<Nanos>>,
     /// While it is copied to: what was erased and is settled, with the highest stamp of it. Copies that were read before do not bring it back.
     erased: RefCell<BTreeMap<u64, (u64, Stamp)>>,
@@ -115,6 +118,7 @@ impl ReplicaLane {
             list: RefCell::default(),
             entering: RefCell::default(),
             settled: Cell::new(settled),
+            said: Cell::new(settled),
             told: Cell::new(None),
             erased: RefCell::default(),
         }
@@ -128,6 +132,7 @@ impl ReplicaLane {
     /// Opening: the journal says more.
     pub fn raise_settled(&self, stamp: Stamp) {
         self.settled.set(self.settled.get().max(stamp));
+        self.said.set(self.said.get().max(stamp));
     }
 
     /// A record of the list.
@@ -353,11 +358,55 @@ impl Inner {
         let now = self.handle.now();
         let due = replica.told.get().is_none_or(|at| at + TELL_AFTER <= now);
         if due && self.journal_has_room(1) && !self.closed.get() {
-            replica.told.set(Some(now));
-            self.journal.append_settled(lane.handle, stamp);
-            let mut told = self.kept.told.borrow_mut();
-            told.push_back((self.journal.records(), lane.clone(), stamp));
+            self.say_settled(lane, replica);
         }
+    }
+
+    /// Puts what is settled of a lane into the journal, where there is room for it.
+    fn say_settled(&self, lane: &Rc<LaneState>, replica: &ReplicaLane) {
+        let stamp = replica.settled.get();
+        replica.told.set(Some(self.handle.now()));
+        replica.said.set(stamp);
+        self.journal.append_settled(lane.handle, stamp);
+        let mut told = self.kept.told.borrow_mut();
+        told.push_back((self.journal.records(), lane.clone(), stamp));
+    }
+
+    /// Writes to the journal what is settled of these lanes, as far as it does not say so yet: a flush that is issued afterwards makes it durable.
+    pub(super) async fn write_settled(
+        self: &Rc<Self>,
+        lanes: impl Iterator<Item = &Rc<LaneState>>,
+    ) -> Result<(), StoreError> {
+        for lane in lanes {
+            let Some(replica) = &lane.replica else {
+                continue;
+            };
+            #[cfg(planted)]
+            if super::super::planted::is(super::super::planted::Bug::SettledNotWritten) {
+                continue;
+            }
+            // Looked at again after each wait: a checkpoint, which makes the room, says it too.
+            while replica.said.get() < replica.settled.get() && !lane.void.get() {
+                if self.closed.get() {
+                    return Err(StoreError::Closed);
+                }
+                if self.journal_has_room(1) {
+                    self.say_settled(lane, replica);
+                    break;
+                }
+                if self.failed() {
+                    return Err(self.failure());
+                }
+                self.ask_for_checkpoint();
+                self.room.notified().await;
+            }
+        }
+        if self.kept.told.borrow().is_empty() {
+            return Ok(());
+        }
+        let ticket = self.writer.meta_tickets.issue();
+        self.commit_records(ticket.number());
+        ticket.wait().await
     }
 
     /// Records of the journal are written: of those that say what is settled, the lists lose what they no longer need.
@@ -462,7 +511,7 @@ impl Inner {
     pub(super) async fn copy_unsettled(
         self: &Rc<Self>,
         frozen: &[FrozenReplica],
-    ) -> Result<(), super::StoreError> {
+    ) -> Result<(), StoreError> {
         let mut some = false;
         for listed in frozen.iter().flat_map(|f| &f.list) {
             #[cfg(planted)]
@@ -490,6 +539,9 @@ impl Inner {
     pub(super) fn settled_committed(&self, frozen: &[FrozenReplica]) -> Vec<PhysicalBlock> {
         let mut freed = Vec::new();
         for f in frozen {
+            if let Some(replica) = &f.lane.replica {
+                replica.said.set(replica.said.get().max(f.settled));
+            }
             self.unlist(&f.lane, f.settled, &mut freed);
         }
         freed

@@ -414,3 +414,27 @@ fn summaries_are_those_of_what_is_read() {
     rig.replica = rig.cut().expect("it is complete");
     check(&rig);
 }
+
+#[test]
+fn a_flush_makes_durable_what_was_settled_before_it() {
+    let mut rig = Rig::new();
+    rig.apply(Does::Write, 1, 0..4);
+    rig.flush();
+    rig.replica.settle(0, stamp(1));
+    // Right behind the one before: it would wait for a while.
+    rig.replica.settle(0, stamp(2));
+    rig.flush();
+    rig.replica.settle(0, stamp(3));
+    rig.replica = rig.cut().expect("it is complete");
+    assert_eq!(rig.replica.settled(0), stamp(2));
+    // Said by the drive's opening already: nothing is written for it.
+    let before = rig.store.counters().journal_blocks;
+    rig.flush();
+    rig.flush();
+    assert_eq!(rig.store.counters().journal_blocks, before);
+    rig.replica.settle(0, stamp(4));
+    rig.checkpoint();
+    rig.flush();
+    rig.replica = rig.cut().expect("it is complete");
+    assert_eq!(rig.replica.settled(0), stamp(4));
+}
