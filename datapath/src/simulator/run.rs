@@ -150,7 +150,11 @@ async fn write(
     fua: bool,
 ) {
     let blocks = (range.end - range.start) as usize;
-    let mut buffer = handle.buffers().take(blocks * BLOCK_BYTES).await;
+    // What waits for a buffer holds a coordinator, and a dead one's buffers may all be there: so not for ever.
+    let take = handle.buffers().take(blocks * BLOCK_BYTES);
+    let Ok(mut buffer) = handle.timeout(PATIENCE, take).await else {
+        return;
+    };
     hosts.values.set(hosts.values.get() + 1);
     let value = hosts.values.get();
     pattern(value, &mut buffer[..blocks * BLOCK_BYTES]);
@@ -205,7 +209,10 @@ async fn read(
     range: std::ops::Range<u64>,
 ) {
     let blocks = (range.end - range.start) as usize;
-    let buffer = handle.buffers().take(blocks * BLOCK_BYTES).await;
+    let take = handle.buffers().take(blocks * BLOCK_BYTES);
+    let Ok(buffer) = handle.timeout(PATIENCE, take).await else {
+        return;
+    };
     let from = hosts.moment();
     let answer = handle
         .timeout(PATIENCE, door.read(lane, range.clone(), buffer))
