@@ -1,13 +1,15 @@
 //! `cargo xtask bench`: the table of `docs/performance.md`, measured now: a volume on memory, one reactor pinned to core 0, and
 //! `keelblock-perf` on core 1. Figures of one machine move by a tenth and more from minute to minute, so what is compared is
 //! measured in turns, round after round, and medians count.
-use crate::cluster::{build_release, builder, release_dir};
+use crate::cluster::{build_release, builder};
 use crate::run::Outcome;
 use clap::{Args, Subcommand};
-use serde_json::Value;
-use std::fs;
-use std::process::Command;
-use std::time::Duration;
+use perf::{Figure, Job, figure, median, perf};
+
+mod idle;
+mod perf;
+mod process;
+mod replicas;
 
 #[derive(Args)]
 pub struct BenchArgs {
@@ -40,7 +42,12 @@ enum What {
         /// Seconds to watch.
         #[arg(long, default_value = "30")]
         seconds: u64,
+        /// Nodes; three or more have a volume with three replicas.
+        #[arg(long, default_value = "1", value_parser = clap::value_parser!(u16).range(1..=5))]
+        nodes: u16,
     },
+    /// Three nodes: a volume with three replicas in turns with one that has one, and what each write costs in processor time.
+    Replicas,
 }
 
 /// A row of the table.
@@ -116,17 +123,10 @@ const ROWS: [Row; 8] = [
 pub fn bench(args: &BenchArgs) -> Outcome {
     build_release()?;
     match &args.what {
-        Some(What::Idle { seconds }) => idle(*seconds),
+        Some(What::Idle { seconds, nodes }) => idle::idle(*seconds, *nodes),
+        Some(What::Replicas) => replicas::replicas(args.seconds, args.rounds),
         None => table(args),
     }
-}
-
-/// One measurement.
-#[derive(Clone, Copy, Default)]
-struct Figure {
-    iops: f64,
-    mb_per_s: f64,
-    mean_us: f64,
 }
 
 fn table(args: &BenchArgs) -> Outcome {
@@ -150,21 +150,7 @@ fn table(args: &BenchArgs) -> Outcome {
     );
     // Memory that is touched for the first time costs a page fault, which is not what the table is about.
     let (address, nqn) = (ours.0.as_str(), ours.1.as_str());
-    perf(&[
-        "run",
-        "--target",
-        address,
-        "--nqn",
-        nqn,
-        "--rw",
-        "write",
-        "--bs",
-        "128k",
-        "--fill",
-        "--seconds",
-        "0.1",
-        "--json",
-    ])?;
+    perf::fill(address, nqn)?;
     println!(
         "\n{:20} {:>22} {:>22} {:>14} {:>22} {:>8}",
         "", "keelblock", "loopback limit", "of the limit", "peer", "to peer"
@@ -218,40 +204,15 @@ fn show(figure: Figure, row: &Row) -> String {
     }
 }
 
-/// The round in the middle by rate.
-fn median(rounds: &[Figure]) -> Figure {
-    let mut sorted = rounds.to_vec();
-    sorted.sort_by(|a, b| a.iops.total_cmp(&b.iops));
-    sorted[sorted.len() / 2]
-}
-
 fn measure(args: &BenchArgs, row: &Row, target: &str, nqn: &str) -> Outcome<Figure> {
-    let (depth, seconds) = (row.depth.to_string(), args.seconds.to_string());
-    let report = perf(&[
-        "run",
-        "--target",
-        target,
-        "--nqn",
-        nqn,
-        "--rw",
-        row.rw,
-        "--bs",
-        row.bs,
-        "--depth",
-        &depth,
-        "--seconds",
-        &seconds,
-        "--warmup",
-        "0.5",
-        "--cpu",
-        "1",
-        "--json",
-    ])?;
-    let total = &report["total"];
-    if total["errors"].as_u64() != Some(0) {
-        return Err(format!("{}: I/O failed: {report}", row.name));
-    }
-    figure(total)
+    let job = Job {
+        rw: row.rw,
+        bs: row.bs,
+        depth: row.depth,
+        seconds: args.seconds,
+        cpu: Some(1),
+    };
+    job.measure(target, nqn)
 }
 
 fn limit(args: &BenchArgs, row: &Row) -> Outcome<Figure> {
@@ -270,127 +231,4 @@ fn limit(args: &BenchArgs, row: &Row) -> Outcome<Figure> {
         "--json",
     ])?;
     figure(&report)
-}
-
-fn figure(report: &Value) -> Outcome<Figure> {
-    let field = |name: &str| {
-        report[name]
-            .as_f64()
-            .ok_or_else(|| format!("keelblock-perf did not report {name}: {report}"))
-    };
-    Ok(Figure {
-        iops: field("iops")?,
-        mb_per_s: field("mb_per_s")?,
-        mean_us: field("mean_us")?,
-    })
-}
-
-fn perf(words: &[&str]) -> Outcome<Value> {
-    let output = Command::new(release_dir().join("keelblock-perf"))
-        .args(words)
-        .output();
-    let output = output.map_err(|e| format!("cannot start keelblock-perf: {e}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("keelblock-perf {} failed: {said}", words.join(" ")));
-    }
-    serde_json::from_slice(&output.stdout)
-        .map_err(|e| format!("keelblock-perf printed no JSON: {e}"))
-}
-
-/// Share of a core that an idle cluster may use, all processes together.
-const IDLE_CPU_MAX: f64 = 0.01;
-/// Memory that a data path with default pools may hold.
-const DATAPATH_RSS_MAX: u64 = 200 << 20;
-
-fn idle(seconds: u64) -> Outcome {
-    let cluster = builder().volume("idle:1G").start();
-    let node = cluster.ready().nodes[0].clone();
-    let pid = |pid: Option<u32>| pid.ok_or("a process is not running");
-    let processes = [
-        ("up", cluster.up_pid()),
-        ("datapath", pid(node.datapath_pid)?),
-        ("control", pid(node.control_pid)?),
-    ];
-    // What starting up left to do is not idling.
-    std::thread::sleep(Duration::from_secs(3));
-    let before = processes.map(|(_, pid)| cpu_seconds(pid));
-    std::thread::sleep(Duration::from_secs(seconds));
-    let mut sum = 0.0;
-    for ((name, pid), before) in processes.into_iter().zip(before) {
-        let share = (cpu_seconds(pid)? - before?) / seconds as f64;
-        println!(
-            "{name:10} {:6.2} % of a core  {:4} MiB resident",
-            share * 100.0,
-            rss(pid)? >> 20
-        );
-        sum += share;
-    }
-    println!("{:10} {:6.2} % of a core", "together", sum * 100.0);
-    let memory = rss(processes[1].1)?;
-    if sum > IDLE_CPU_MAX {
-        return Err(format!(
-            "an idle cluster uses {:.2} % of a core",
-            sum * 100.0
-        ));
-    }
-    if memory > DATAPATH_RSS_MAX {
-        return Err(format!("the data path holds {} MiB", memory >> 20));
-    }
-    Ok(())
-}
-
-/// User and system time of a process so far. `/proc/PID/stat` counts in hundredths of a second.
-fn cpu_seconds(pid: u32) -> Outcome<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
-        .map_err(|e| format!("process {pid}: {e}"))?;
-    // The name, in parentheses, may hold anything.
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .map_or("", |(_, rest)| rest)
-        .split_whitespace()
-        .collect();
-    let ticks = |at: usize| {
-        fields
-            .get(at)
-            .and_then(|f| f.parse::<f64>().ok())
-            .ok_or(format!("/proc/{pid}/stat is odd"))
-    };
-    Ok((ticks(11)? + ticks(12)?) / 100.0)
-}
-
-fn rss(pid: u32) -> Outcome<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))
-        .map_err(|e| format!("process {pid}: {e}"))?;
-    let kib = status.lines().find_map(|l| {
-        l.strip_prefix("VmRSS:")?
-            .trim()
-            .strip_suffix(" kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()
-    });
-    kib.map(|k| k << 10)
-        .ok_or_else(|| format!("/proc/{pid}/status is odd"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_knows_its_own_costs() {
-        let pid = std::process::id();
-        assert!(cpu_seconds(pid).unwrap() >= 0.0);
-        assert!(rss(pid).unwrap() > 1 << 20);
-    }
-
-    #[test]
-    fn the_median_is_a_round() {
-        let rounds = [3.0, 1.0, 2.0].map(|iops| Figure {
-            iops,
-            ..Figure::default()
-        });
-        assert_eq!(median(&rounds).iops, 2.0);
-    }
 }
