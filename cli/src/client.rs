@@ -210,6 +210,27 @@ impl Client {
         Ok(())
     }
 
+    /// Detaches a volume, whoever uses it.
+    pub async fn detach(&mut self, volume: &Volume) -> Result<()> {
+        let request = sdk::SdkVolumeDetachRequest {
+            volume_id: volume.id.clone(),
+            ..Default::default()
+        };
+        let reply = self.attach.detach(request).await;
+        reply.map_err(|s| Failure::from_status(format!("detach volume {}", volume.name), &s))?;
+        Ok(())
+    }
+
+    /// Deletes a volume that is detached, and its data.
+    pub async fn delete(&mut self, volume: &Volume) -> Result<()> {
+        let request = sdk::SdkVolumeDeleteRequest {
+            volume_id: volume.id.clone(),
+        };
+        let reply = self.volumes.delete(request).await;
+        reply.map_err(|s| Failure::from_status(format!("delete volume {}", volume.name), &s))?;
+        Ok(())
+    }
+
     /// How hosts connect to a volume, and which may.
     pub async fn connection(&mut self, volume: &str) -> Result<admin::ConnectionInfoReply> {
         let request = admin::ConnectionInfoRequest {

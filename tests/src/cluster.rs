@@ -157,9 +157,8 @@ impl Builder {
 
     /// Runs `up` to its end (with `--check`, or where it must fail) and gives its exit code and all it said.
     pub fn run(&self, words: &[&str]) -> (i32, String) {
-        let mut command = self.command();
+        let mut command = self.command(words);
         let output = command
-            .args(words)
             .stdin(Stdio::null())
             .output()
             .expect("keelblock starts");
@@ -176,7 +175,8 @@ impl Builder {
             .map_or_else(|| program(name), |dir| dir.join(name))
     }
 
-    fn command(&self) -> Command {
+    /// `up` with these arguments, too; with one node unless it is told otherwise.
+    fn command(&self, more: &[&str]) -> Command {
         let built = || program("keelblock");
         let keelblock = self
             .programs
@@ -190,8 +190,17 @@ impl Builder {
         if !self.args.iter().any(|a| a == "--port-base") {
             command.args(["--port-base", "0"]);
         }
+        let given = self
+            .args
+            .iter()
+            .map(String::as_str)
+            .chain(more.iter().copied());
+        if !given.into_iter().any(|a| a == "--nodes") {
+            command.args(["--nodes", "1"]);
+        }
         command
             .args(&self.args)
+            .args(more)
             .args(self.volumes.iter().flat_map(|v| ["--volume", v]));
         // Under cargo, `up` would have cargo build its programs; the tests have seen to that.
         command.env_remove("CARGO").current_dir(self.dir.path());
@@ -238,7 +247,7 @@ impl Cluster {
             .expect("a log");
         let ready = self.path("ready.json");
         let _ = fs::remove_file(&ready);
-        let mut command = self.builder.command();
+        let mut command = self.builder.command(&[]);
         if !self.builder.args.iter().any(|a| a == "--size") {
             command.args(["--size", DRIVE_SIZE]);
         }

@@ -20,6 +20,18 @@ fn check_passes_twice_and_finds_its_data() {
     assert!(said.contains("of an earlier run verified"), "{said}");
 }
 
+/// A node of three is killed under load, both times; the second time data of the first are there.
+#[test]
+fn three_nodes_are_checked_with_a_death() {
+    let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
+    let builder = Cluster::builder().arg(&size).volume("v:64M:3");
+    for _ in 0..2 {
+        let (code, said) = builder.run(&["--check"]);
+        assert_eq!(code, 0, "{said}");
+        assert!(said.contains("was killed under load"), "{said}");
+    }
+}
+
 #[test]
 fn one_reactor_and_two_on_file_and_memory() {
     for reactors in ["1", "2"] {

@@ -1,11 +1,10 @@
 //! `keelctl host …`: attach and detach volumes.
 use super::view::VolumeView;
 use super::volume::connect_lines;
-use crate::client::{Client, Volume};
-use crate::failure::{Failure, Result};
+use crate::client::Client;
+use crate::failure::Result;
 use crate::render::Answer;
 use clap::Subcommand;
-use keelblock_api::openstorage as sdk;
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -45,21 +44,10 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         }
         Command::Detach { volume } => {
             let volume = client.volume(&volume).await?;
-            detach_volume(client, &volume).await?;
+            client.detach(&volume).await?;
             let view = VolumeView::new(&client.volume(&volume.id).await?);
             let text = format!("Volume {} is detached.", view.name);
             Ok(Answer::new(view, text))
         }
     }
-}
-
-/// Detaches a volume, whoever uses it.
-pub async fn detach_volume(client: &mut Client, volume: &Volume) -> Result<()> {
-    let request = sdk::SdkVolumeDetachRequest {
-        volume_id: volume.id.clone(),
-        ..Default::default()
-    };
-    let reply = client.attach.detach(request).await;
-    reply.map_err(|s| Failure::from_status(format!("detach volume {}", volume.name), &s))?;
-    Ok(())
 }

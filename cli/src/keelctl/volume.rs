@@ -424,13 +424,9 @@ async fn delete(client: &mut Client, name: &str, force: bool) -> Result<Answer> 
                 ),
             ));
         }
-        super::host::detach_volume(client, &volume).await?;
+        client.detach(&volume).await?;
     }
-    let request = sdk::SdkVolumeDeleteRequest {
-        volume_id: volume.id.clone(),
-    };
-    let reply = client.volumes.delete(request).await;
-    reply.map_err(|s| Failure::from_status(format!("delete volume {}", volume.name), &s))?;
+    client.delete(&volume).await?;
     Ok(Answer::new(
         json!({ "id": volume.id, "deleted": true }),
         format!("Volume {} deleted.", volume.name),

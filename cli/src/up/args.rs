@@ -13,7 +13,7 @@ pub struct UpArgs {
     /// Where the cluster's files are; made if it is not there.
     #[arg(long, value_name = "DIR", default_value = "keelblock-data")]
     pub data: PathBuf,
-    /// Number of nodes of a new cluster [default: 1]. A volume is on as many of them as it has replicas.
+    /// Number of nodes of a new cluster [default: 3; 1 in memory or on a device of yours]. A volume is on as many of them as it has replicas.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=NODES_MAX))]
     pub nodes: Option<u16>,
     /// What the volumes lie on: a file in the data directory, memory (lost at the end), or the path of a file or block device.
@@ -43,7 +43,7 @@ pub struct UpArgs {
     /// Write what serves where into FILE as JSON once everything serves, and keep it current.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
-    /// Start, check with real data, stop, and exit with 0 or 1.
+    /// Start, check with real data, stop, and exit with 0 or 1. Of three nodes or more, one is killed meanwhile.
     #[arg(long)]
     pub check: bool,
 }

@@ -24,7 +24,14 @@ pub fn check(subject: &Subject, plan: Plan) -> Result<String> {
     Ok(found)
 }
 
-fn connect(subject: &Subject) -> std::result::Result<(Controller, Disk), Error> {
+/// A connection, and the namespace behind it.
+pub type Path = (Controller, Disk);
+
+/// Connects to a volume.
+///
+/// # Errors
+/// The initiator's.
+pub fn connect(subject: &Subject) -> std::result::Result<Path, Error> {
     // Host NQN and identifier go together: both are the cluster's id.
     let hostid = uuid::Uuid::try_parse(&subject.cluster_id)
         .unwrap_or_default()
@@ -43,7 +50,7 @@ fn connect(subject: &Subject) -> std::result::Result<(Controller, Disk), Error> 
 }
 
 /// A namespace as bytes.
-struct Disk {
+pub struct Disk {
     queue: IoQueue,
     namespace: Namespace,
 }

@@ -82,6 +82,12 @@ impl Node {
         }
     }
 
+    /// Ends both programs at once, as if the node's machine had lost power.
+    pub async fn kill(&mut self) {
+        self.stopped = true;
+        tokio::join!(self.datapath.kill(), self.control.kill());
+    }
+
     /// An error with the last words of a program that died, if one did.
     pub fn death(&self) -> Option<Failure> {
         let dead = [

@@ -44,11 +44,22 @@ pub struct State {
     pub deaths: u32,
 }
 
+/// What shall be of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wanted {
+    /// It runs.
+    Running,
+    /// It was asked to end.
+    Stopped,
+    /// It was ended without being asked, as by a power cut of its machine.
+    Killed,
+}
+
 /// A program that is kept running. Dropping it kills the program.
 #[derive(Debug)]
 pub struct Service {
     program: Program,
-    wanted: watch::Sender<bool>,
+    wanted: watch::Sender<Wanted>,
     state: watch::Receiver<State>,
     task: JoinHandle<()>,
 }
@@ -58,7 +69,7 @@ impl Service {
     pub fn start(program: Program, screen: Screen) -> Result<Service> {
         rotate(&program.log);
         let child = spawn(&program)?;
-        let (wanted, on) = watch::channel(true);
+        let (wanted, on) = watch::channel(Wanted::Running);
         let (tell, state) = watch::channel(State {
             pid: child.id(),
             deaths: 0,
@@ -79,7 +90,22 @@ impl Service {
 
     /// Stops it (kindly, then not), or lets it run again; comes back when that is so.
     pub async fn set_running(&mut self, run: bool) {
-        self.wanted.send_replace(run);
+        let wanted = if run {
+            Wanted::Running
+        } else {
+            Wanted::Stopped
+        };
+        self.bring_to(wanted).await;
+    }
+
+    /// Ends it at once, and lets it lie.
+    pub async fn kill(&mut self) {
+        self.bring_to(Wanted::Killed).await;
+    }
+
+    async fn bring_to(&mut self, wanted: Wanted) {
+        self.wanted.send_replace(wanted);
+        let run = wanted == Wanted::Running;
         // Fails only if the task is gone, and then the program is as well.
         let _ = self.state.wait_for(|s| s.pid.is_some() == run).await;
     }
@@ -110,7 +136,7 @@ impl Drop for Service {
 async fn keep(
     program: Program,
     first: Child,
-    mut wanted: watch::Receiver<bool>,
+    mut wanted: watch::Receiver<Wanted>,
     tell: watch::Sender<State>,
     screen: Screen,
 ) {
@@ -118,7 +144,8 @@ async fn keep(
     let mut backoff = BACKOFF_FIRST;
     loop {
         let Some(mut running) = child.take() else {
-            if wanted.wait_for(|run| *run).await.is_err() {
+            let run = wanted.wait_for(|wanted| *wanted == Wanted::Running);
+            if run.await.is_err() {
                 return;
             }
             match spawn(&program) {
@@ -138,7 +165,7 @@ async fn keep(
         let started = Instant::now();
         let ended = tokio::select! {
             status = running.wait() => Some(status),
-            _ = wanted.wait_for(|run| !run) => None,
+            _ = wanted.wait_for(|wanted| *wanted != Wanted::Running) => None,
         };
         if let Some(status) = ended {
             if started.elapsed() > SOUND_AFTER {
@@ -158,7 +185,12 @@ async fn keep(
             ));
             pause(&mut backoff, &mut wanted).await;
         } else {
-            stop(&mut running).await;
+            // `Running` again already: whoever wanted it stopped waits until it is.
+            let how = *wanted.borrow_and_update();
+            match how {
+                Wanted::Killed => _ = running.kill().await,
+                Wanted::Running | Wanted::Stopped => stop(&mut running).await,
+            }
             backoff = BACKOFF_FIRST;
             tell.send_modify(|s| s.pid = None);
         }
@@ -166,9 +198,10 @@ async fn keep(
 }
 
 /// Waits before the next start, or until it is not wanted any more.
-async fn pause(backoff: &mut Duration, wanted: &mut watch::Receiver<bool>) {
+async fn pause(backoff: &mut Duration, wanted: &mut watch::Receiver<Wanted>) {
     let wait = std::mem::replace(backoff, (*backoff * 2).min(BACKOFF_LONGEST));
-    let _ = tokio::time::timeout(wait, wanted.wait_for(|run| !run)).await;
+    let other = wanted.wait_for(|wanted| *wanted != Wanted::Running);
+    let _ = tokio::time::timeout(wait, other).await;
 }
 
 /// Asks a program to stop, and kills it if it takes too long.
@@ -268,6 +301,25 @@ mod tests {
         assert_ne!(now.pid, Some(first));
         service.set_running(false).await;
         assert_eq!(service.state().pid, None);
+        service.set_running(true).await;
+        assert!(service.state().pid.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_killed_on_purpose_is_not_asked_and_stays_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "trap 'echo asked' TERM; echo runs; while :; do sleep 0.01; done";
+        let mut service = Service::start(shell(dir.path(), script), Screen::silent()).unwrap();
+        while !service.last_words().contains("runs") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        service.kill().await;
+        let gone = State {
+            pid: None,
+            deaths: 0,
+        };
+        assert_eq!(service.state(), gone);
+        assert!(!service.last_words().contains("asked"));
         service.set_running(true).await;
         assert!(service.state().pid.is_some());
     }

@@ -9,7 +9,7 @@ use super::nodes::{Member, Nodes};
 use super::ports::Ports;
 use super::ready::{Ready, ReadyFile, ReadyVolume};
 use super::screen::Screen;
-use super::{device, host};
+use super::{device, drill, host};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::size::show_size;
@@ -79,7 +79,12 @@ fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
     let Some(cluster) = data.load()? else {
         let (device, size) =
             device::settle(args.device.clone().unwrap_or(Device::File), args.size)?;
-        let cluster = Cluster::new(device, size, args.nodes.unwrap_or(1));
+        let nodes = args.nodes.unwrap_or(match device {
+            Device::File => 3,
+            // There is one device, and what lies in memory is no replica.
+            Device::Memory | Device::Path(_) => 1,
+        });
+        let cluster = Cluster::new(device, size, nodes);
         data.save(&cluster)?;
         return Ok(cluster);
     };
@@ -138,6 +143,11 @@ impl Up {
         self.introduce(&volumes, &checked).await?;
         self.ready.update(self.current(volumes.clone()))?;
         if self.args.check {
+            // What lies in memory is no replica.
+            if self.cluster.nodes >= drill::REPLICAS && self.cluster.device != Device::Memory {
+                let said = drill::drill(&mut self.nodes, &self.cluster.cluster_id).await?;
+                self.screen.note(&format!("  {said}"));
+            }
             self.screen.note("Check passed.");
             return Ok(());
         }
@@ -395,7 +405,8 @@ impl Up {
     }
 }
 
-async fn create(client: &mut Client, wish: &VolumeWish) -> Result<Volume> {
+/// Makes a volume and attaches it.
+pub async fn create(client: &mut Client, wish: &VolumeWish) -> Result<Volume> {
     let spec = sdk::VolumeSpec {
         size: wish.size_bytes,
         block_size: 4096,
