@@ -54,6 +54,16 @@ pub struct Held {
     pub what: What,
 }
 
+impl What {
+    /// Blocks of data that it writes, on whichever replica: what it takes of a drive's space.
+    pub fn written_blocks(&self) -> u64 {
+        match self {
+            What::Write { crcs, .. } => (crcs.len() / 4) as u64,
+            _ => 0,
+        }
+    }
+}
+
 impl Held {
     /// A write; checksums are computed here.
     ///

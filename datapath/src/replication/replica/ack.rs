@@ -37,13 +37,14 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             flushed: chan.flushed.get(),
             records,
             bytes,
-            space: self.store.space(),
+            space: self.space_of(chan),
         };
         body.clear();
         ack::encode(body, &head, &lanes, &early);
         match chan.out.send(Kind::Ack, chan.sender.epoch, body, &[]) {
             Ok(()) => {
                 chan.ack_due.set(false);
+                chan.space_said.set(head.space);
                 for lane in lanes {
                     self.lanes.borrow_mut()[usize::from(lane.lane)].moved = false;
                 }
@@ -64,6 +65,12 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             }
             Err(NotSent::Ended) => self.gone(chan),
         }
+    }
+
+    /// Blocks that it grants, counted from the channel's beginning as the coordinator counts what it sends: what has completed, and what there is room for
+    /// now. What is under way may have taken its room already, so there is rather less.
+    pub(super) fn space_of(&self, chan: &Chan<O>) -> u64 {
+        chan.taken.get().saturating_add(self.store.space())
     }
 
     /// Where the lanes of a channel are, as far as it is news; and whether there are more early ones than an Ack takes.

@@ -41,6 +41,8 @@ pub enum How {
 pub struct Permit<O: Outgoing> {
     busy: Busy<O>,
     bytes: u64,
+    /// Blocks of a record of a stream.
+    blocks: u64,
     _admitted: Rc<O::Admitted>,
 }
 
@@ -53,10 +55,11 @@ impl<O: Outgoing> std::fmt::Debug for Permit<O> {
 }
 
 impl<O: Outgoing> Permit<O> {
-    fn new(chan: &Rc<Chan<O>>, bytes: u64, admitted: &Rc<O::Admitted>) -> Self {
+    fn new(chan: &Rc<Chan<O>>, (bytes, blocks): (u64, u64), admitted: &Rc<O::Admitted>) -> Self {
         Self {
             busy: chan.busy(),
             bytes,
+            blocks,
             _admitted: admitted.clone(),
         }
     }
@@ -66,6 +69,7 @@ impl<O: Outgoing> Drop for Permit<O> {
     fn drop(&mut self) {
         let chan = &self.busy.0;
         chan.out.done(1, self.bytes);
+        chan.taken.set(chan.taken.get() + self.blocks);
         // What is granted by that goes out with the next Ack.
         chan.ack_due.set(true);
     }
@@ -115,7 +119,8 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         let admitted = Rc::new(admitted);
         let outside = self.state.borrow().outside();
         for (head, record) in records {
-            let permit = Permit::new(chan, bytes(&record), &admitted);
+            let came = (bytes(&record), record.what.written_blocks());
+            let permit = Permit::new(chan, came, &admitted);
             let mut lanes = self.lanes.borrow_mut();
             let lane = &mut lanes[usize::from(head.lane)];
             if lane.by != Some(chan.key) {
@@ -195,7 +200,8 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         self.came(chan, &records)?;
         let admitted = Rc::new(admitted);
         let copies = records.into_iter().map(|(head, record)| Copying {
-            _permit: Permit::new(chan, bytes(&record), &admitted),
+            // Copies are beside what the coordinator counts.
+            _permit: Permit::new(chan, (bytes(&record), 0), &admitted),
             s0: (head.flags & flag::REPAIR == 0).then_some(Stamp {
                 epoch: chan.sender.epoch,
                 seq: head.position,

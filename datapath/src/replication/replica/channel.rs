@@ -48,6 +48,10 @@ pub(super) struct Chan<O: Outgoing> {
     pub flushed: Cell<u64>,
     /// An Ack is due, whatever moved: for what it grants.
     pub ack_due: Cell<bool>,
+    /// Blocks of the records that came by it and have completed.
+    pub taken: Cell<u64>,
+    /// The space that the last Ack granted.
+    pub space_said: Cell<u64>,
     /// A task waits for room to send the next Ack.
     pub acks_wait: Cell<bool>,
     /// An answer that found no room; only the last one counts.
@@ -75,6 +79,8 @@ impl<O: Outgoing> Chan<O> {
             copies: Cell::new(0),
             flushed: Cell::new(0),
             ack_due: Cell::new(false),
+            taken: Cell::new(0),
+            space_said: Cell::new(0),
             acks_wait: Cell::new(false),
             heard: Cell::new(None),
             questions: RefCell::default(),
@@ -299,6 +305,11 @@ impl<S: ReplicaStore, O: Outgoing> Channel<S, O> {
             lease,
         }));
         inner.say_heard(chan);
+        // Space comes back by itself, and who was refused for want of it sends nothing that is acknowledged.
+        if inner.space_of(chan) != chan.space_said.get() {
+            chan.ack_due.set(true);
+            inner.ack.notify();
+        }
         Ok(())
     }
 

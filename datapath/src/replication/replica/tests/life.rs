@@ -15,7 +15,7 @@ use crate::replication::replica::memory::Disk;
 use crate::replication::seam::{Kind as BlockKind, Standing};
 use crate::replication::wire::ack::{Ack, AckHead};
 use crate::replication::wire::frame::Kind;
-use crate::replication::wire::heart::Flush;
+use crate::replication::wire::heart::{Beat, Flush, encode_heartbeat};
 use crate::replication::wire::list::{Fetch, Fetched, Found};
 use crate::replication::wire::promise::{Purpose, encode_set};
 use crate::replication::wire::read::{Read, ReadDone, ReadResult};
@@ -80,7 +80,7 @@ fn written_then_stable() {
         peer.frame(Kind::Flush, &body).unwrap();
         // The flush waits for what came before it.
         let head = ack(&peer, |h, _, _| h.flushed == 7).await;
-        assert_eq!(head.space, 98);
+        assert_eq!(head.space, 2 + 98, "what was taken, and what is left");
         // Without being asked, too.
         let three = write(&handle, 0, stamp(3, 0, 4), 0, 1);
         let began = handle.now();
@@ -89,6 +89,34 @@ fn written_then_stable() {
         let took = handle.now().since(began);
         assert!(took < 2 * super::super::FLUSH_AFTER, "{took:?}");
         assert!(peer.frame(Kind::Flush, &body).is_err(), "an old number");
+    });
+}
+
+/// A coordinator counts the blocks that it has sent: what is granted must rise with them, or a session ends when a drive's worth was written. And it must be
+/// said without a record that is acknowledged: there is none while everything is refused for want of space.
+#[test]
+fn space_that_comes_back_is_granted() {
+    with(4, true, |handle, _node, peer, disk| async move {
+        for n in 0..30_u64 {
+            let record = write(&handle, 0, stamp(3, 0, 1 + 10 * n), 0, 10);
+            peer.batch(&[], &[(&record, n + 1, 0)]).unwrap();
+            ack(&peer, |_, written, _| written == n + 1).await;
+            // A checkpoint gave back what was superseded.
+            disk.borrow_mut().space = 90;
+            handle.sleep(Duration::from_millis(1)).await;
+            peer.take();
+            let beat = Beat {
+                number: n + 1,
+                sent_ns: 0,
+                version: 1,
+                release: false,
+            };
+            let mut body = Vec::new();
+            encode_heartbeat(&mut body, &beat, &[]);
+            peer.frame(Kind::Heartbeat, &body).unwrap();
+            let head = ack(&peer, |_, _, _| true).await;
+            assert_eq!(head.space, 10 * (n + 1) + 90);
+        }
     });
 }
 

@@ -31,13 +31,6 @@ pub(super) struct Queued {
     pub since: Nanos,
 }
 
-fn blocks_of(what: &What) -> u64 {
-    match what {
-        What::Write { crcs, .. } => (crcs.len() / 4) as u64,
-        _ => 0,
-    }
-}
-
 impl Machine {
     pub(super) fn write(&mut self, queued: Queued, out: &mut Vec<Action>) {
         // What comes while nothing is served yet waits for it.
@@ -53,7 +46,7 @@ impl Machine {
     /// Stamps what waits, in the order of its arrival, as far as there is room.
     pub(super) fn stamp_queued(&mut self, now: Nanos, out: &mut Vec<Action>) {
         while let Some(first) = self.queue.front() {
-            let blocks = blocks_of(&first.what);
+            let blocks = first.what.written_blocks();
             if !self.ring.room(blocks * BLOCK_BYTES as u64) {
                 self.make_room(now, out);
                 if !self.ring.room(blocks * BLOCK_BYTES as u64) {
@@ -84,7 +77,7 @@ impl Machine {
             fua,
             since,
         } = queued;
-        let blocks = blocks_of(&what);
+        let blocks = what.written_blocks();
         let Ok(stamp) = self.orderer.stamp(lane, stamps_of(&what)) else {
             // A new epoch has new ones.
             out.push(Action::Done(token, Err(Failed::Stalled)));
@@ -356,7 +349,11 @@ impl Machine {
                 }
                 let bytes = records.iter().map(|o| {
                     let listed = o.flags & crate::replication::wire::record::flag::LISTED != 0;
-                    if listed { 0 } else { blocks_of(&o.held.what) }
+                    if listed {
+                        0
+                    } else {
+                        o.held.what.written_blocks()
+                    }
                 });
                 let more = Limits {
                     records: records.len(),
