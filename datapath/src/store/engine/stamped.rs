@@ -66,8 +66,13 @@ struct Entering<'a> {
 }
 
 impl Entering<'_> {
-    /// A record that came late may have lost to some that are not there yet: until they are, its blocks show something older than both.
+    /// A record that came late may have lost to some that are not there yet: until they are, its blocks show something older than both. One that was
+    /// the newest when it was admitted lost to nothing.
     async fn wait_for_higher(&self, blocks: &Range<u64>) {
+        let listed = self.replica.get(self.stamp);
+        if listed.is_some_and(|listed| listed.was_newest()) {
+            return;
+        }
         for higher in self.replica.entering_above(self.stamp, blocks) {
             while self.replica.entering.borrow().contains(&higher) {
                 self.of.completed.notified().await;

@@ -90,6 +90,16 @@ impl Listed {
         blocks.map(PhysicalBlock)
     }
 
+    /// When it was admitted, the list had nothing with a higher stamp.
+    pub fn was_newest(&self) -> bool {
+        let given = match &self.record {
+            Record::Write(w) => w.given,
+            Record::Tombstone(t) => t.given,
+            _ => unreachable!("only records of blocks are listed"),
+        };
+        given == Given::Newest
+    }
+
     fn is_tombstone(&self) -> bool {
         matches!(self.record, Record::Tombstone(_))
     }
