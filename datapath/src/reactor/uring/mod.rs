@@ -3,6 +3,7 @@
 //! With `DEFER_TASKRUN` completions appear only in an `enter`; `TASKRUN_FLAG` tells when one is due, so an empty pass costs no system
 //! call (RULES S12).
 
+mod crowd;
 pub(crate) mod disk;
 mod fixed;
 pub(crate) mod kernel;
@@ -32,7 +33,7 @@ pub(crate) struct IdleRule {
     pub(crate) sleep: bool,
     /// Spin this long without work before sleeping; a socket quiet for this long is waited for instead of polled.
     pub(crate) after: Duration,
-    /// Give the core away in an empty pass, because reactors share cores.
+    /// Give the core away in each empty pass, because reactors of this process share cores. Else only while others want it.
     pub(crate) yield_core: bool,
 }
 
@@ -42,6 +43,7 @@ pub(crate) struct Uring {
     table: RefCell<Table>,
     sockets: RefCell<Sockets>,
     rule: IdleRule,
+    crowd: crowd::Crowd,
     fixed: fixed::FixedBuffers,
     /// A read of the bell is with the kernel.
     bell_armed: Cell<bool>,
@@ -71,6 +73,7 @@ impl Uring {
             table: RefCell::new(Table::new()),
             sockets: RefCell::new(Sockets::default()),
             rule,
+            crowd: crowd::Crowd::default(),
             fixed: fixed::FixedBuffers::default(),
             bell_armed: Cell::new(false),
             bell_count: Box::new(Cell::new(0)),

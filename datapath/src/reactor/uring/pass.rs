@@ -64,7 +64,7 @@ pub(crate) fn run(core: &Core) {
                 core.stats.asleep_ns.add(woke - now);
                 core.stats.cpu_ns.set(thread::cpu_ns());
                 (pass_began, last_work, cpu_read) = (woke, woke, woke);
-            } else if uring.rule.yield_core {
+            } else if uring.rule.yield_core || uring.crowd.shared(now) {
                 std::thread::yield_now();
             }
         }
