@@ -200,6 +200,7 @@ impl CommandError {
             Self::Replica { source, .. } => match source {
                 ReplicaError::Full => Code::ResourceExhausted,
                 ReplicaError::Drive(_) => Code::Internal,
+                ReplicaError::NotBuilt(_) => Code::Unimplemented,
                 _ => Code::DataLoss,
             },
             Self::Twice(_) => Code::InvalidArgument,

@@ -29,6 +29,11 @@ pub enum ReplicaError {
     /// It lost a lane, or its promise: it is never this replica again (rule 9).
     #[error("this replica is not complete: {0}")]
     Incomplete(String),
+    /// The store cannot do it, and nothing of the replica was lost or changed by asking.
+    #[error(
+        "this version's store has no {0}: nothing was changed, and only a later version can do it"
+    )]
+    NotBuilt(&'static str),
 }
 
 /// 16 bytes: a replica id, an incarnation, an attempt.

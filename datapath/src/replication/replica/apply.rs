@@ -228,6 +228,8 @@ pub(super) fn why(error: &ReplicaError) -> Reason {
     match error {
         ReplicaError::Full => Reason::Full,
         ReplicaError::Incomplete(_) => Reason::Lost,
-        ReplicaError::Damaged { .. } | ReplicaError::Drive(_) => Reason::Failed,
+        ReplicaError::Damaged { .. } | ReplicaError::Drive(_) | ReplicaError::NotBuilt(_) => {
+            Reason::Failed
+        }
     }
 }

@@ -148,7 +148,9 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
     async fn answer_fetch(&self, asked: Fetch, body: &mut Vec<u8>) -> Result<Data, ReplicaError> {
         let found = match self.store.fetch(asked.lane, asked.stamp).await {
             Err(ReplicaError::Damaged { .. }) => self.poisoned(asked).await,
-            Err(ReplicaError::Drive(_) | ReplicaError::Full) => Err(Found::Failed),
+            Err(ReplicaError::Drive(_) | ReplicaError::Full | ReplicaError::NotBuilt(_)) => {
+                Err(Found::Failed)
+            }
             Err(error) => return Err(error),
             Ok(None) => Err(Found::Unknown),
             Ok(Some(record)) => Ok(record),
@@ -253,7 +255,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
                 Ok(Data::new())
             }
             Err(error @ ReplicaError::Incomplete(_)) => Err(error),
-            Err(ReplicaError::Drive(_) | ReplicaError::Full) => {
+            Err(ReplicaError::Drive(_) | ReplicaError::Full | ReplicaError::NotBuilt(_)) => {
                 encode_failed(body, ask.request);
                 Ok(Data::new())
             }

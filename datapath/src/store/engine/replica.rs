@@ -175,8 +175,9 @@ impl Replica {
             }
             What::Poison { .. } => Content::Poison(&crcs),
             What::Tombstone { .. } => Content::Nothing,
-            What::Write { data: None, .. } | What::Snapshot(_) => {
-                return Err(incomplete("this is no record to be copied"));
+            What::Snapshot(_) => return Err(ReplicaError::NotBuilt("snapshots of replicas")),
+            What::Write { data: None, .. } => {
+                return Err(incomplete("a write without its data is not copied"));
             }
         };
         let place = (record.stamp, blocks.clone());
@@ -206,7 +207,7 @@ fn not_sealed(record: &Held) -> Result<(), ReplicaError> {
         What::Tombstone { .. } | What::Snapshot(_) => false,
     };
     match tags || record.key != 0 {
-        true => Err(incomplete("sealed lanes are not built yet")),
+        true => Err(ReplicaError::NotBuilt("sealed lanes")),
         false => Ok(()),
     }
 }
@@ -303,7 +304,7 @@ impl ReplicaStore for Replica {
                     .await
             }
             What::Snapshot(_) => {
-                return Err(incomplete("snapshots of replicas are not built yet"));
+                return Err(ReplicaError::NotBuilt("snapshots of replicas"));
             }
         };
         applied.map_err(|e| told(e, record.lane, blocks.start))
@@ -523,5 +524,9 @@ impl ReplicaStore for Replica {
         each.map(|s| s.free.saturating_sub(s.reserve))
             .min()
             .unwrap_or(0)
+    }
+
+    fn volatile(&self) -> bool {
+        self.stores.iter().any(|store| store.0.volatile)
     }
 }
