@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use keelblock_datapath::device::{Device, DeviceSource, DeviceSpec, Latch};
 use keelblock_datapath::reactor::{Config, Handle, Nanos, run};
-use keelblock_datapath::store::engine::{Store, StoreConfig, StoreLane};
+use keelblock_datapath::store::engine::{CacheBudget, Store, StoreConfig, StoreLane};
 use keelblock_datapath::store::types::SnapshotId;
 use keelblock_datapath::store::{Name, VolumeId};
 
@@ -27,7 +27,7 @@ const EVENTS: u64 = 12;
 const WINDOW: Duration = Duration::from_millis(100);
 /// Writes right after it that are looked at by themselves.
 const FIRST: usize = 256;
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: u64 = 64 << 20;
 
 const A: VolumeId = VolumeId([1; 16]);
 const B: VolumeId = VolumeId([2; 16]);
@@ -249,7 +249,7 @@ async fn go(handle: Handle, (source, seconds): (DeviceSource, f64)) {
     let formatted = Store::format(&handle, &device, &name, &name).await;
     formatted.expect("format");
     let config = StoreConfig {
-        cache_bytes: CACHE_BYTES,
+        cache: CacheBudget::new(CACHE_BYTES),
     };
     let store = Store::open(&handle, &device, &config).await.expect("open");
     println!(

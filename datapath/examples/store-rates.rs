@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use keelblock_datapath::device::{Device, DeviceSource, DeviceSpec, Latch};
 use keelblock_datapath::reactor::{Config, Handle, run};
-use keelblock_datapath::store::engine::{Store, StoreConfig, StoreLane};
+use keelblock_datapath::store::engine::{CacheBudget, Store, StoreConfig, StoreLane};
 use keelblock_datapath::store::{Name, VolumeId};
 
 const BLOCK: u64 = 4096;
@@ -198,7 +198,7 @@ async fn fill(handle: &Handle, side: &Side, blocks: u64) {
 /// The raw drive, and the one that the store is on.
 type Drives = [DeviceSource; 2];
 
-async fn go(handle: Handle, (drives, seconds, cache, only): (Drives, u64, usize, String)) {
+async fn go(handle: Handle, (drives, seconds, cache, only): (Drives, u64, u64, String)) {
     let [plain, device] = {
         let mut open = Vec::new();
         for source in &drives {
@@ -226,7 +226,9 @@ async fn go(handle: Handle, (drives, seconds, cache, only): (Drives, u64, usize,
     Store::format(&handle, &device, &name, &name)
         .await
         .expect("format");
-    let config = StoreConfig { cache_bytes: cache };
+    let config = StoreConfig {
+        cache: CacheBudget::new(cache),
+    };
     let store = Store::open(&handle, &device, &config).await.expect("open");
     let volume = VolumeId([1; 16]);
     store
@@ -239,6 +241,7 @@ async fn go(handle: Handle, (drives, seconds, cache, only): (Drives, u64, usize,
     let time = Duration::from_secs(seconds);
     for case in CASES.into_iter().filter(|c| c.name.contains(&only)) {
         let (mut raws, mut rates, mut amplified) = (Vec::new(), Vec::new(), Vec::new());
+        let before = store.counters();
         for _ in 0..ROUNDS {
             raws.push(measure(&handle, &raw, case, blocks, time).await.0);
             let (rate, times) = measure(&handle, &side, case, blocks, time).await;
@@ -256,8 +259,20 @@ async fn go(handle: Handle, (drives, seconds, cache, only): (Drives, u64, usize,
             case.name,
             rate / raw_rate
         );
+        if case.op == Op::Write {
+            let after = store.counters();
+            let per_second =
+                |now: u64, then: u64| (now - then) as f64 / (ROUNDS as u64 * seconds) as f64;
+            println!(
+                "{:36} a second: {:.1} checkpoints, {:.1} flushes, {:.0} journal blocks, {:.0} pages",
+                "",
+                per_second(after.checkpoints, before.checkpoints),
+                per_second(after.flushes, before.flushes),
+                per_second(after.journal_blocks, before.journal_blocks),
+                per_second(after.pages, before.pages),
+            );
+        }
     }
-    println!("{:?}", store.counters());
     store.close().await.expect("close");
 }
 

@@ -20,6 +20,7 @@ use super::scrub::Scrubs;
 use crate::nvmf::Target;
 use crate::nvmf::seam::ExportConfig;
 use crate::reactor::Handle;
+use crate::store::engine::CacheBudget;
 use crate::store::pool::PoolView;
 use crate::store::{Name, VolumeId};
 use crate::volume::Registry;
@@ -36,6 +37,8 @@ pub struct Commander {
     /// Held through every change of what drives hold, so that there is one at a time.
     pub(super) pools: Mutex<Pools>,
     pub(super) drives: RefCell<BTreeMap<Name, OpenDrive>>,
+    /// Of all drives together.
+    pub(super) cache: CacheBudget,
     /// Each pool as it was when it was last looked at: what lists show while a change is under way.
     pub(super) seen: RefCell<BTreeMap<Name, PoolView>>,
     pub(super) scrubs: Scrubs,
@@ -60,6 +63,7 @@ impl Commander {
         registry: Registry,
         target: Target,
         events: EventSink,
+        cache: CacheBudget,
         replicating: Option<Replicating>,
     ) -> Rc<Self> {
         let (from, to) = (target.clone(), events.clone());
@@ -79,6 +83,7 @@ impl Commander {
             events,
             pools: Mutex::default(),
             drives: RefCell::default(),
+            cache,
             seen: RefCell::default(),
             levels: RefCell::default(),
             exports: RefCell::default(),

@@ -16,9 +16,6 @@ use crate::store::pool::{DriveFacts, DriveState, PoolDrive, PoolView};
 use crate::store::{Name, VolumeId};
 use crate::volume::{DriveOpening, VolumeOpening};
 
-/// Memory for cached pages and blocks of one drive.
-const CACHE_BYTES: usize = 64 << 20;
-
 /// A drive of a pool, open or not.
 #[derive(Clone, Debug)]
 pub(super) struct OpenDrive {
@@ -155,7 +152,7 @@ impl Commander {
             pool: pool.clone(),
             format,
             config: StoreConfig {
-                cache_bytes: CACHE_BYTES,
+                cache: self.cache.clone(),
             },
         };
         let (number, _) = self.registry.open_drive(opening).await?;

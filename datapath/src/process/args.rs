@@ -11,6 +11,8 @@ use crate::reactor::{Poll, run::REACTORS_MAX};
 
 /// DMA memory of a process unless told otherwise.
 const MEMORY_DEFAULT: &str = "128MiB";
+/// Cached blocks of a process unless told otherwise; the same as [`crate::store::engine::CacheBudget::BYTES_DEFAULT`].
+const CACHE_DEFAULT: &str = "128MiB";
 /// The least that a reactor can work with: its scratch buffers, a few large transfers, and some for each connection.
 const MEMORY_PER_REACTOR_MIN: u64 = 16 << 20;
 
@@ -62,6 +64,10 @@ pub struct Args {
     /// DMA memory of all reactors together, from hugepages if the machine has them
     #[arg(long, value_name = "SIZE", default_value = MEMORY_DEFAULT, value_parser = parse_size)]
     pub memory: u64,
+
+    /// Memory for cached data and metadata of all drives together
+    #[arg(long, value_name = "SIZE", default_value = CACHE_DEFAULT, value_parser = parse_size)]
+    pub cache: u64,
 
     /// What to log: error, warn, info, debug, trace, or directives as RUST_LOG has them
     #[arg(
@@ -200,6 +206,7 @@ impl Args {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::engine::CacheBudget;
     use clap::CommandFactory;
 
     fn parse(more: &[&str]) -> Result<Args, String> {
@@ -210,6 +217,12 @@ mod tests {
     #[test]
     fn the_command_is_well_formed() {
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_cache_has_a_budget() {
+        assert_eq!(parse(&[]).unwrap().cache, CacheBudget::BYTES_DEFAULT);
+        assert_eq!(parse(&["--cache", "1G"]).unwrap().cache, 1 << 30);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::nvmf::{self, Target};
 use crate::reactor::{self, Config, Endpoint, Handle, mesh, run::OnStall};
 use crate::replication::node::Node;
 use crate::replication::session::Mail;
+use crate::store::engine::CacheBudget;
 use crate::volume::{self, Hub, Registry};
 
 /// Jobs that run beside each other on reactor 0.
@@ -51,6 +52,7 @@ struct Seed {
 struct MainSeed {
     jobs: mpsc::Receiver<Job>,
     events: EventSink,
+    cache: CacheBudget,
     replicating: Option<Replicating>,
 }
 
@@ -76,6 +78,7 @@ pub async fn start(args: &Args, events: EventSink) -> Result<Running, ProcessErr
     let main = MainSeed {
         jobs: jobs_in,
         events: events.clone(),
+        cache: CacheBudget::new(args.cache),
         replicating: replicating(args, incarnation)?,
     };
     let seeds = seeds(args, count, &stats, &up, main)?;
@@ -188,7 +191,14 @@ fn bring_up(handle: &Handle, seed: Seed) -> Up {
     };
     let address = target.address();
     let registry = Registry::start(&hub, seed.stats);
-    let commander = Commander::start(handle, registry, target, main.events, main.replicating);
+    let commander = Commander::start(
+        handle,
+        registry,
+        target,
+        main.events,
+        main.cache,
+        main.replicating,
+    );
     handle.spawn("commands", carry_out(handle.clone(), commander, main.jobs));
     Ok(Some(address))
 }

@@ -17,14 +17,14 @@ use crate::replication::seam::{
     Entry, Id, KeptSet, Promise, ReplicaError, ReplicaStore, Unsettled,
 };
 use crate::store::check::{BlockReader, CheckOptions, check};
-use crate::store::engine::{OpenError, Replica, Store, StoreConfig};
+use crate::store::engine::{CacheBudget, OpenError, Replica, Store, StoreConfig};
 use crate::store::types::Stamp;
 use crate::store::{Name, VolumeId};
 
 /// Bytes of a drive: small, so that its journal comes around and its blocks are used again.
 const DRIVE_BYTES: u64 = 16 << 20;
-/// Bytes that a store caches.
-const CACHE_BYTES: usize = 256 << 10;
+/// Bytes that a node caches.
+const CACHE_BYTES: u64 = 256 << 10;
 /// Bytes of the volume.
 const VOLUME_BYTES: u64 = 1 << 30;
 /// Formatting takes no longer.
@@ -59,7 +59,7 @@ async fn open(handle: &Handle, drive: &str, format: bool) -> Result<Store, OpenE
         Store::format(handle, &device, &name(drive), &name("pool")).await?;
     }
     let config = StoreConfig {
-        cache_bytes: CACHE_BYTES,
+        cache: CacheBudget::new(CACHE_BYTES),
     };
     Store::open(handle, &device, &config).await
 }

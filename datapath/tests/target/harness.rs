@@ -11,7 +11,7 @@ use keelblock_datapath::nvmf::seam::{
 };
 use keelblock_datapath::nvmf::{Target, Volumes};
 use keelblock_datapath::reactor::{self, Config, Endpoint, Handle, Reactors, mesh};
-use keelblock_datapath::store::engine::StoreConfig;
+use keelblock_datapath::store::engine::{CacheBudget, StoreConfig};
 use keelblock_datapath::store::{Name, VolumeId};
 use keelblock_datapath::volume::{self, DriveOpening, Hub, Lanes, Registry, Volume, VolumeOpening};
 use keelblock_datapath::{nvmf, reactor::Notify};
@@ -193,7 +193,7 @@ impl Setup {
             pool: Name::new("pool").expect("a name"),
             format: true,
             config: StoreConfig {
-                cache_bytes: 32 << 20,
+                cache: CacheBudget::new(32 << 20),
             },
         };
         let opened = registry.open_drive(opening).await;

@@ -1,4 +1,5 @@
-//! Blocks of the drive in memory, data and pages under one budget (`DESIGN.md` §9).
+//! Blocks of the drive in memory, data and pages, and in front of them the leaves that were looked at last: all under the drive's share of the
+//! process's budget (`DESIGN.md` §9).
 //!
 //! The key is the physical block. Since a block is never overwritten in place, what is here is what is there, as long as whoever uses a block
 //! again puts the new content here, or removes the old.
@@ -11,6 +12,8 @@ use quick_cache::UnitWeighter;
 use quick_cache::unsync::{Cache, DefaultLifecycle};
 
 use super::super::types::{BLOCK_BYTES, PhysicalBlock};
+use super::budget::{LEAST, Share};
+use super::front::Front;
 
 /// Content of a block.
 pub type Content = Rc<[u8; BLOCK_BYTES]>;
@@ -49,15 +52,19 @@ const ONCE_FACTOR: usize = 4;
 
 /// See the module's text.
 pub struct BlockCache {
+    share: Share,
+    /// Leaves, each found in one step.
+    pub front: Front,
     held: RefCell<Cache<u64, Content, UnitWeighter, BlockHasher>>,
     /// Blocks that were read and not kept, each in a place of its own; the low half of their numbers, 0 for none.
     once: RefCell<Box<[u32]>>,
 }
 
 impl BlockCache {
-    /// Of so many bytes of blocks.
-    pub fn new(bytes: usize) -> Self {
-        let blocks = (bytes / BLOCK_BYTES).max(16);
+    /// An empty one, which grows as its share of a budget does.
+    pub fn new(share: Share) -> Self {
+        let (front, blocks) = Self::divide(share.blocks());
+        let once = (share.blocks_of_all() * ONCE_FACTOR).next_power_of_two();
         let cache = Cache::with(
             blocks,
             blocks as u64,
@@ -66,19 +73,58 @@ impl BlockCache {
             DefaultLifecycle::default(),
         );
         Self {
+            share,
+            front: Front::new(front),
             held: RefCell::new(cache),
-            once: RefCell::new(vec![0; (blocks * ONCE_FACTOR).next_power_of_two()].into()),
+            once: RefCell::new(vec![0; once].into()),
         }
+    }
+
+    /// Leaves in front, and blocks behind, of so many in all.
+    fn divide(blocks: usize) -> (usize, usize) {
+        let front = Front::leaves_of(blocks);
+        (front, (blocks - front).max(LEAST / 2))
+    }
+
+    fn fit(&self, all: usize) {
+        let (front, blocks) = Self::divide(all);
+        self.front.resize(front);
+        self.held.borrow_mut().set_capacity(blocks as u64);
+    }
+
+    fn is_full(&self) -> bool {
+        let held = self.held.borrow();
+        held.weight() >= held.capacity()
+    }
+
+    /// Whether there is room for another block, or could be made.
+    fn has_room(&self) -> bool {
+        if !self.is_full() {
+            return true;
+        }
+        let grown = self.share.grow();
+        if grown {
+            self.fit(self.share.blocks());
+        }
+        grown
+    }
+
+    /// Gives other drives what they have a right to, until it is closed.
+    pub async fn give_when_asked(&self) {
+        while self.share.asked().await {
+            self.share.give(|blocks| self.fit(blocks));
+        }
+    }
+
+    /// Its drive is closed.
+    pub fn close(&self) {
+        self.share.close();
     }
 
     /// Whether a block that was just read from the drive is worth its copy: while there is room, and if it was read not long ago. So whoever
     /// reads more than there is room for neither pays for copies nor pushes the map's pages out.
     pub fn wants(&self, at: PhysicalBlock) -> bool {
-        let full = {
-            let held = self.held.borrow();
-            held.weight() >= held.capacity()
-        };
-        if !full {
+        if self.has_room() {
             return true;
         }
         let mut once = self.once.borrow_mut();
@@ -94,6 +140,7 @@ impl BlockCache {
 
     /// Puts what is there now, or will be.
     pub fn put(&self, at: PhysicalBlock, content: Content) {
+        self.has_room();
         self.held.borrow_mut().insert(at.0, content);
     }
 
@@ -114,11 +161,41 @@ impl std::fmt::Debug for BlockCache {
 
 #[cfg(test)]
 mod tests {
+    use super::super::budget::CacheBudget;
     use super::*;
+
+    fn blocks(n: usize) -> CacheBudget {
+        CacheBudget::new((n * BLOCK_BYTES) as u64)
+    }
+
+    #[test]
+    fn leaves_and_blocks_together_have_no_more_than_their_share() {
+        let budget = blocks(1024);
+        let cache = BlockCache::new(budget.share());
+        let content: Content = Rc::new([1; BLOCK_BYTES]);
+        for at in 1..=5000 {
+            cache.put(PhysicalBlock(at), content.clone());
+        }
+        let all = cache.held.borrow().len() + cache.front.bytes() / BLOCK_BYTES;
+        assert!((1000..=1024).contains(&all), "{all}");
+        let other = BlockCache::new(budget.share());
+        for at in 1..=5000 {
+            other.put(PhysicalBlock(at), content.clone());
+        }
+        assert!(other.held.borrow().len() <= LEAST, "there is no more yet");
+        cache.share.give(|blocks| cache.fit(blocks));
+        for at in 1..=5000 {
+            other.put(PhysicalBlock(at), content.clone());
+        }
+        for cache in [&cache, &other] {
+            let all = cache.held.borrow().len() + cache.front.bytes() / BLOCK_BYTES;
+            assert!((500..=512).contains(&all), "{all}");
+        }
+    }
 
     #[test]
     fn a_scan_is_not_kept_and_what_is_read_again_is() {
-        let cache = BlockCache::new(64 * BLOCK_BYTES);
+        let cache = BlockCache::new(blocks(64).share());
         let content: Content = Rc::new([1; BLOCK_BYTES]);
         let kept = (1..=4096u64).map(PhysicalBlock).filter(|&at| {
             let wants = cache.wants(at);

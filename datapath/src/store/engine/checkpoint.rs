@@ -96,16 +96,30 @@ impl Inner {
         if c.wanted.get() > c.begun.get() {
             return;
         }
-        // On a disk a checkpoint takes as long as writes take to fill the other half; in memory a quarter is enough.
-        let enough = if self.in_memory() {
-            self.delta_max / 4 * 3
-        } else {
-            self.delta_max / 2
-        };
-        let much = self.delta_entries.get() as u64 >= enough || self.scatter.enough();
+        let much = self.delta_new() >= self.delta_enough() || self.scatter.enough();
         if much || self.journal.wants_checkpoint() || self.deepest.get() >= LAYERS_MAX {
             self.ask_for_checkpoint();
         }
+    }
+
+    /// Entries that came since the last freeze.
+    fn delta_new(&self) -> u64 {
+        let entries = self.delta_entries.get();
+        entries.saturating_sub(self.delta_frozen.get()) as u64
+    }
+
+    /// How many of them a checkpoint is worth. Nobody should wait for it: what came while the last one ran, and half as much again, must find
+    /// room besides. Beyond that, the more it merges at once the fewer pages are written for each.
+    fn delta_enough(&self) -> u64 {
+        // In memory it takes no time to speak of.
+        if self.in_memory() {
+            return self.delta_max / 4 * 3;
+        }
+        let meanwhile = self.delta_meanwhile.get() as u64 * 3 / 2;
+        let most = self.delta_max / 8 * 7;
+        self.delta_max
+            .saturating_sub(meanwhile)
+            .clamp(self.delta_max / 2, most)
     }
 
     /// Does checkpoints as they are asked for.
@@ -148,6 +162,7 @@ impl Inner {
         let number = CheckpointNumber(self.superblock.borrow().checkpoint.0 + 1);
         // 1: from here on, records go to new layers and to journal blocks from `cut` on.
         let cut = self.journal.next_sequence();
+        self.delta_frozen.set(self.delta_entries.get());
         let mut frozen = self.freeze();
         let replicas = self.freeze_replicas();
         self.scatter.freeze();
@@ -159,9 +174,11 @@ impl Inner {
         };
         self.journal.froze(number);
         self.wait_for_frozen(&frozen).await;
-        // 2
-        self.flush().await?;
-        self.copy_unsettled(&replicas).await?;
+        // 2: what is copied must be durable then. Data needs no flush of its own: that of step 5 is as good before the superblock.
+        if !replicas.iter().all(FrozenReplica::is_settled) {
+            self.flush().await?;
+            self.copy_unsettled(&replicas).await?;
+        }
         self.pages.begin(number);
         // 3
         for lane in &mut frozen {
@@ -514,6 +531,8 @@ impl Inner {
             self.delta_grew(-(f.entries as isize));
             f.lane.merged(f.layers.len(), f.root);
         }
+        self.delta_frozen.set(0);
+        self.delta_meanwhile.set(self.delta_entries.get());
         self.scatter.merged();
         let deepest = lanes.values().map(|l| l.depth()).max();
         self.deepest.set(deepest.unwrap_or(1));

@@ -5,11 +5,11 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::super::journal::{Given, without};
-use super::super::map::{EntryKind, LeafEntry, Page, leaf, leaf_cached, leaf_of};
+use super::super::map::EntryKind;
 use super::super::types::{BLOCK_BYTES, Crc, PhysicalBlock, Stamp};
 use super::lane::LaneState;
-use super::layer::Found;
-use super::read::{Place, entry_at};
+use super::lookup::Known;
+use super::read::Place;
 use super::stamped::{Mark, Stamps};
 use super::{Inner, StoreError};
 use crate::replication::seam::{Entry, Kind};
@@ -46,18 +46,21 @@ impl BlockEntry {
         }
     }
 
-    fn of_leaf(entry: LeafEntry) -> Self {
-        match entry.kind {
-            EntryKind::Absent => Self::ABSENT,
-            EntryKind::Data | EntryKind::Poison => Self::new(entry.block(), entry.stamp, entry.crc),
-        }
-    }
-
     /// Where a read finds it; what is no data is zeroes.
     pub fn place(&self) -> Place {
         match self.at {
             Some(at) => Place::Data(at, self.entry.crc),
             None => Place::Zeroes,
+        }
+    }
+}
+
+impl From<Known> for BlockEntry {
+    fn from(known: Known) -> Self {
+        match known {
+            Known::Entry(e) => Self::new((!e.is_poison()).then_some(e.block), e.stamp, e.crc),
+            Known::Leaf(e) if e.kind != EntryKind::Absent => Self::new(e.block(), e.stamp, e.crc),
+            Known::Leaf(_) | Known::Erased | Known::Nothing => Self::ABSENT,
         }
     }
 }
@@ -93,50 +96,21 @@ impl Inner {
         lane: &LaneState,
         blocks: &Range<u64>,
     ) -> Result<Vec<BlockEntry>, StoreError> {
-        let mut held: Vec<(u64, Option<Rc<Page>>)> = Vec::new();
-        let mut root = lane.root.get();
-        'again: loop {
-            if lane.root.get() != root {
-                root = lane.root.get();
-                held.clear();
-            }
-            let mut entries = Vec::with_capacity((blocks.end - blocks.start) as usize);
-            for block in blocks.clone().map(super::super::types::LaneBlock) {
-                entries.push(match lane.delta(block) {
-                    Some(Found::Entry(e)) => {
-                        let at = (!e.is_poison()).then_some(e.block);
-                        BlockEntry::new(at, e.stamp, e.crc)
-                    }
-                    Some(Found::Erased) => BlockEntry::ABSENT,
-                    None => {
-                        let (number, slot) = leaf_of(block);
-                        let Some((_, page)) = held.iter().rev().find(|(n, _)| *n == number) else {
-                            let page = match leaf_cached(&self.pages, &root, number) {
-                                Some(page) => page,
-                                None => leaf(&self.pages, &root, number).await?,
-                            };
-                            held.push((number, page));
-                            continue 'again;
-                        };
-                        let entry = page.as_ref().map(|page| entry_at(page, slot));
-                        entry.map_or(BlockEntry::ABSENT, BlockEntry::of_leaf)
-                    }
-                });
-            }
-            if let Some(replica) = &lane.replica {
-                for (range, stamp) in replica.erasures(blocks) {
-                    let from = range.start.max(blocks.start);
-                    for block in from..range.end.min(blocks.end) {
-                        let entry = &mut entries[(block - blocks.start) as usize].entry;
-                        if matches!(entry.kind, Kind::Absent | Kind::Erased) && entry.stamp < stamp
-                        {
-                            (entry.kind, entry.stamp) = (Kind::Erased, stamp);
-                        }
+        let mut entries = self
+            .known_of_each(lane, blocks, |_, known| Ok(BlockEntry::from(known)))
+            .await?;
+        if let Some(replica) = &lane.replica {
+            for (range, stamp) in replica.erasures(blocks) {
+                let from = range.start.max(blocks.start);
+                for block in from..range.end.min(blocks.end) {
+                    let entry = &mut entries[(block - blocks.start) as usize].entry;
+                    if matches!(entry.kind, Kind::Absent | Kind::Erased) && entry.stamp < stamp {
+                        (entry.kind, entry.stamp) = (Kind::Erased, stamp);
                     }
                 }
             }
-            return Ok(entries);
         }
+        Ok(entries)
     }
 
     /// Parts of blocks that a copy as of `s0` replaces: what is there is at or below it, and nothing above it is on its way.

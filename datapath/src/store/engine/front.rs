@@ -1,13 +1,15 @@
 //! The leaves that were looked at last, each found in one step: in front of the cache, which wants a step for every level of the map.
 //!
 //! A leaf is known by its lane, the version of the lane's root, and its number: a checkpoint gives lanes new roots, so what was known of the old
-//! ones is of no use any more and is replaced in time. Pages that are held here count as cached: the store's budget has them.
+//! ones is of no use any more and is replaced in time. Pages that are held here count as cached: the cache's share of the budget has them.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::super::map::{LeafEntry, LeafShape, Page};
-use super::super::types::{BLOCK_BYTES, CatalogueHandle};
+#[cfg(test)]
+use super::super::types::BLOCK_BYTES;
+use super::super::types::CatalogueHandle;
 
 /// Most leaves that are held.
 const LEAVES_MAX: usize = 4096;
@@ -36,17 +38,31 @@ pub struct Front {
 }
 
 impl Front {
-    /// With room for a quarter of the pages that a budget has; at least one.
-    pub fn new(cache_bytes: usize) -> Self {
-        let leaves = (cache_bytes / 4 / BLOCK_BYTES).clamp(1, LEAVES_MAX);
-        let leaves = 1 << leaves.ilog2();
-        let slots = (0..leaves).map(|_| None).collect();
-        Self {
-            slots: RefCell::new(slots),
+    /// How many leaves are held of so many cached blocks: a quarter, a power of two, at least one.
+    pub fn leaves_of(blocks: usize) -> usize {
+        1 << (blocks / 4).clamp(1, LEAVES_MAX).ilog2()
+    }
+
+    /// With room for so many, a power of two.
+    pub fn new(leaves: usize) -> Self {
+        let front = Self {
+            slots: RefCell::default(),
+        };
+        front.resize(leaves);
+        front
+    }
+
+    /// Room for so many; if that is another number than before, nothing is held.
+    pub fn resize(&self, leaves: usize) {
+        assert!(leaves.is_power_of_two(), "places are masked");
+        let mut slots = self.slots.borrow_mut();
+        if slots.len() != leaves {
+            *slots = (0..leaves).map(|_| None).collect();
         }
     }
 
     /// Bytes of pages that it may hold.
+    #[cfg(test)]
     pub fn bytes(&self) -> usize {
         self.slots.borrow().len() * BLOCK_BYTES
     }
@@ -95,7 +111,7 @@ mod tests {
 
     #[test]
     fn only_the_leaf_that_is_meant_is_found() {
-        let front = Front::new(32 << 10);
+        let front = Front::new(Front::leaves_of(8));
         assert_eq!(front.bytes(), 2 * BLOCK_BYTES);
         let mut page = [0; BLOCK_BYTES];
         let stamp = Stamp { epoch: 1, seq: 1 };

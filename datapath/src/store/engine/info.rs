@@ -3,12 +3,13 @@
 use super::super::types::{DriveId, SnapshotId};
 use super::super::{Name, VolumeId};
 use super::StoreError;
+use super::budget::CacheBudget;
 
 /// What a store may use.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct StoreConfig {
-    /// Bytes for cached pages and blocks.
-    pub cache_bytes: usize,
+    /// Memory for cached pages and blocks; shared with the other drives that are given the same.
+    pub cache: CacheBudget,
 }
 
 /// What a drive says of itself.

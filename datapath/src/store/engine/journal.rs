@@ -2,22 +2,19 @@
 //! time (`docs/store-format.md` §4).
 
 use std::cell::{Cell, RefCell};
-use std::ops::Range;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::super::journal::{
     Given, Packer, Put, RECORDS_BYTES, RUN_BLOCKS_MAX, RUNS_IN_FLIGHT_MAX, Record, Ring, SealedRun,
-    Settled, Snapshot, Tombstone, WriteFields,
+    Settled, Snapshot, WriteFields,
 };
 use super::super::map::CatalogueRecord;
 use super::super::superblock::{Layout, Superblock};
 use super::super::types::{
-    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneBlock, LaneSequence,
-    SnapshotId, Stamp,
+    BLOCK_BYTES, CatalogueHandle, CheckpointNumber, Generation, LaneSequence, SnapshotId, Stamp,
 };
 use super::buffers::{Borrowed, BufferSet};
-use super::lane::Admitted;
 use super::{Inner, StoreError};
 use crate::device::IoError;
 use crate::reactor::{Handle, Notify};
@@ -243,25 +240,6 @@ impl Journal {
         let blocks = self.waiting_blocks.get() + fields.crcs.len() as u64;
         self.waiting_blocks.set(blocks);
         self.packer.borrow_mut().append_write(fields);
-    }
-
-    /// An erasure.
-    pub fn append_tombstone(
-        &self,
-        handle: CatalogueHandle,
-        admitted: &Admitted,
-        blocks: &Range<u64>,
-    ) {
-        self.packer.borrow_mut().append_tombstone(&Tombstone {
-            handle,
-            lane_sequence: admitted.sequence,
-            generation: admitted.generation,
-            stamp: admitted.stamp,
-            first: LaneBlock(blocks.start),
-            blocks: blocks.end - blocks.start,
-            given: Given::No,
-            again: false,
-        });
     }
 
     /// A snapshot of a lane.

@@ -3,7 +3,7 @@
 //! A [`Store`] lives on the reactor that owns the drive. Its lanes are [`StoreLane`]s.
 
 //!
-//! A write enters by the `writer` (space, data, record), or on a drive in memory by `now`, and its entries the `lane`'s delta (`layer`); a `read` asks delta and map; `flush`
+//! A write enters by the `writer` (space, data, record), or on a drive in memory by `now`, and its entries the `lane`'s delta (`layer`); a `read` asks delta and map (`lookup`); `flush`
 //! makes durable, `reclaim` says when a block may be used again, `checkpoint` brings the delta into the map, `open` finds everything
 //! again, and `roots` has lanes, snapshots and clones. `journal`, `pages` and `cache` are their ways to the drive.
 //!
@@ -11,6 +11,7 @@
 //! `copy` is for resync and repair, `promise` keeps what was promised.
 
 mod arrive;
+mod budget;
 mod buffers;
 mod cache;
 mod catalogue;
@@ -27,6 +28,7 @@ mod journal;
 mod lane;
 mod layer;
 mod leave;
+mod lookup;
 mod moving;
 mod now;
 mod open;
@@ -61,6 +63,7 @@ use tokio::sync::Mutex;
 pub use super::map::{DiffRange, Unique};
 pub use super::superblock::ReplicaState;
 pub use arrive::{Arrival, Settled};
+pub use budget::CacheBudget;
 pub use damage::{Damage, DamageKind, DamageReport};
 pub use error::{OpenError, StoreError};
 pub use info::{Counters, Identity, LaneInfo, RootOf, SnapshotInfo, Space, StoreConfig};
@@ -81,13 +84,12 @@ use cache::BlockCache;
 use catalogue::Catalogue;
 use checkpoint::Checkpointer;
 use flush::Flusher;
-use front::Front;
 use journal::Journal;
 use lane::LaneState;
 use now::Now;
 use pages::DrivePages;
 use promise::Promises;
-use read::NowRead;
+use read::{NowRead, Summed};
 use reclaim::Reclaim;
 use scatter::Scatter;
 use stamped::Stamps;
@@ -122,8 +124,8 @@ struct Inner {
     read_buffers: BufferSet,
     space: Rc<RefCell<Groups>>,
     cache: Rc<BlockCache>,
-    front: Front,
     now_read: RefCell<NowRead>,
+    summed: Summed,
     pages: Rc<DrivePages>,
     reclaim: Rc<Reclaim>,
     journal: Journal,
@@ -146,6 +148,10 @@ struct Inner {
     /// Entries of all deltas, and how many there may be.
     delta_entries: Cell<usize>,
     delta_max: u64,
+    /// Of the entries, those that the checkpoint under way has frozen.
+    delta_frozen: Cell<usize>,
+    /// Entries that came while the last checkpoint ran: as many must find room during the next one.
+    delta_meanwhile: Cell<usize>,
     /// Leaves that they lead to.
     scatter: Scatter,
     /// Layers of the lane that has most.

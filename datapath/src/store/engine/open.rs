@@ -21,7 +21,6 @@ use super::cache::BlockCache;
 use super::catalogue::Catalogue;
 use super::checkpoint::Checkpointer;
 use super::flush::Flusher;
-use super::front::Front;
 use super::gather::{GATHER_BYTES, GATHERS_MAX};
 use super::join::join_all;
 use super::journal::Journal;
@@ -215,19 +214,17 @@ impl Inner {
         let set =
             |bytes, count| BufferSet::new(handle.buffers(), bytes, count).ok_or(OpenError::Memory);
         let layout = superblock.layout;
-        let front = Front::new(config.cache_bytes);
-        let cache = config.cache_bytes - front.bytes().min(config.cache_bytes);
-        let cache = Rc::new(BlockCache::new(cache));
+        let cache = Rc::new(BlockCache::new(config.cache.share()));
         let space = read_space(device, &superblock, &set(BLOCK_BYTES, 1)?).await?;
         let space = Rc::new(RefCell::new(space));
         let pages = DrivePages::new(handle, device, superblock.drive_id, &space, &cache);
         let pages = Rc::new(pages.ok_or(OpenError::Memory)?);
-        let delta_max = delta_max(layout.blocks(), layout.journal_blocks());
+        let in_memory = matches!(device, Device::Memory(_));
+        let delta_max = delta_max(layout.blocks(), layout.journal_blocks(), in_memory);
         space
             .borrow_mut()
             .set_reserve(reserve(layout.blocks(), delta_max));
         let volatile = device.volatile_cache();
-        let in_memory = matches!(device, Device::Memory(_));
         let journal =
             Journal::new(handle, &superblock, in_memory, volatile).ok_or(OpenError::Memory)?;
         Ok(Self {
@@ -241,8 +238,8 @@ impl Inner {
             cache,
             pages,
             space,
-            front,
             now_read: RefCell::default(),
+            summed: super::read::Summed::default(),
             reclaim: Rc::new(Reclaim::new()),
             journal,
             kept: Kept::default(),
@@ -262,6 +259,8 @@ impl Inner {
             changing: Mutex::new(()),
             delta_entries: Cell::new(0),
             delta_max,
+            delta_frozen: Cell::new(0),
+            delta_meanwhile: Cell::new(0),
             scatter: Scatter::new(delta_max),
             deepest: Cell::new(1),
             completed: Notify::new(),
@@ -325,6 +324,8 @@ impl Inner {
         handle.spawn("store flusher", self.clone().run_flusher());
         handle.spawn("store checkpoints", self.clone().run_checkpointer());
         handle.spawn("store groups", self.clone().run_loader());
+        let cache = self.cache.clone();
+        handle.spawn("store cache", async move { cache.give_when_asked().await });
         if !self.in_memory() {
             handle.spawn("store journal", self.run_journal());
         }

@@ -1,23 +1,37 @@
 //! Reads: the delta first, then the map, then the drive; and every block is compared with its checksum.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
 
-use super::super::map::{EntryKind, LeafEntry, LeafShape, Page, leaf, leaf_cached, leaf_of};
+use super::super::map::{EntryKind, leaf_of};
 use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock};
 use super::join::join_all;
 use super::lane::LaneState;
-use super::layer::{Entry, Found};
+use super::lookup::Known;
 use super::{Inner, StoreError};
 use crate::device::View;
+use crate::reactor::Nanos;
 
 /// Pieces of one read that are under way at a time.
 const PIECES_MAX: usize = 32;
 
 /// Blocks between the one that is summed and the one that is fetched.
 const BLOCKS_AHEAD: usize = 2;
+
+/// What one pass sums, in blocks' worth of time: four reads of 128 KiB, or some twenty of a block.
+const SUMMED_OF_PASS: u64 = 128;
+/// What a read costs besides its blocks, in blocks' worth.
+const SUMMED_OF_READ: u64 = 6;
+
+/// How much was summed in this pass of the reactor.
+#[derive(Debug, Default)]
+pub struct Summed {
+    pass: Cell<Nanos>,
+    worth: Cell<u64>,
+}
 
 /// What a read of a memory drive works with; kept for its memory.
 #[derive(Debug, Default)]
@@ -39,28 +53,18 @@ pub enum Place {
     Poisoned,
 }
 
-/// An entry of a leaf.
-#[inline]
-pub(super) fn entry_at(page: &Page, slot: u8) -> LeafEntry {
-    LeafShape::Plain.entry(page, slot)
-}
-
-impl From<Entry> for Place {
+impl From<Known> for Place {
     #[inline]
-    fn from(entry: Entry) -> Self {
-        match entry.is_poison() {
-            true => Self::Poisoned,
-            false => Self::Data(entry.block, entry.crc),
-        }
-    }
-}
-
-impl From<LeafEntry> for Place {
-    fn from(entry: LeafEntry) -> Self {
-        match (entry.kind, entry.block()) {
-            (EntryKind::Data, Some(block)) => Self::Data(block, entry.crc),
-            (EntryKind::Absent, _) => Self::Zeroes,
-            _ => Self::Poisoned,
+    fn from(known: Known) -> Self {
+        match known {
+            Known::Entry(entry) if entry.is_poison() => Self::Poisoned,
+            Known::Entry(entry) => Self::Data(entry.block, entry.crc),
+            Known::Erased | Known::Nothing => Self::Zeroes,
+            Known::Leaf(entry) => match (entry.kind, entry.block()) {
+                (EntryKind::Data, Some(block)) => Self::Data(block, entry.crc),
+                (EntryKind::Absent, _) => Self::Zeroes,
+                _ => Self::Poisoned,
+            },
         }
     }
 }
@@ -69,34 +73,7 @@ impl Inner {
     /// Where a block is, if that is in memory.
     #[inline]
     fn place_now(&self, lane: &LaneState, block: LaneBlock) -> Option<Place> {
-        match lane.delta(block) {
-            Some(Found::Entry(e)) => return Some(e.into()),
-            Some(Found::Erased) => return Some(Place::Zeroes),
-            None => {}
-        }
-        let (number, slot) = leaf_of(block);
-        let key = lane.leaf_key(number);
-        if let Some(entry) = self.front.entry(key, slot) {
-            return Some(entry.into());
-        }
-        let Some(page) = leaf_cached(&self.pages, &lane.root.get(), number)? else {
-            return Some(Place::Zeroes);
-        };
-        let place = entry_at(&page, slot).into();
-        self.front.put(key, page);
-        Some(place)
-    }
-
-    /// Where a block is.
-    async fn find(&self, lane: &LaneState, block: LaneBlock) -> Result<Place, StoreError> {
-        if let Some(place) = self.place_now(lane, block) {
-            return Ok(place);
-        }
-        let (number, slot) = leaf_of(block);
-        // The delta is asked first and without a pause before the root is taken: a checkpoint cannot move an entry past both.
-        let root = lane.root.get();
-        let page = leaf(&self.pages, &root, number).await?;
-        Ok(page.map_or(Place::Zeroes, |page| entry_at(&page, slot).into()))
+        Some(self.known_now(lane, block)?.into())
     }
 
     /// Whether every block is mapped, and nobody else refers to it: writing it again takes no space in the end.
@@ -111,18 +88,10 @@ impl Inner {
                 let (number, _) = leaf_of(block);
                 self.catalogue.borrow().bound(lane.handle, number)
             };
-            let own = match lane.delta(block) {
-                Some(Found::Entry(e)) => !e.is_poison(),
-                Some(Found::Erased) => false,
-                None => {
-                    let (number, slot) = leaf_of(block);
-                    let root = lane.root.get();
-                    let page = leaf(&self.pages, &root, number).await?;
-                    page.is_some_and(|page| {
-                        let entry = entry_at(&page, slot);
-                        entry.kind == EntryKind::Data && entry.generation > bound
-                    })
-                }
+            let own = match self.known(lane, block).await? {
+                Known::Entry(e) => !e.is_poison(),
+                Known::Leaf(e) => e.kind == EntryKind::Data && e.generation > bound,
+                Known::Erased | Known::Nothing => false,
             };
             if !own {
                 return Ok(false);
@@ -185,6 +154,24 @@ impl Inner {
         }
     }
 
+    /// Reads that come back together are summed in two passes if they are many: whoever waits for the first sends the next while the others are
+    /// summed, so that the drive is not without work.
+    async fn turn_to_sum(&self, blocks: u64) {
+        let summed = &self.summed;
+        if self.in_memory() {
+            return;
+        }
+        if summed.pass.get() == self.handle.now() && summed.worth.get() >= SUMMED_OF_PASS {
+            self.handle.yield_now().await;
+        }
+        if summed.pass.replace(self.handle.now()) != self.handle.now() {
+            summed.worth.set(0);
+        }
+        summed
+            .worth
+            .set(summed.worth.get() + blocks + SUMMED_OF_READ);
+    }
+
     fn compares(&self) -> bool {
         #[cfg(planted)]
         if super::super::planted::is(super::super::planted::Bug::ChecksumNotCompared) {
@@ -217,7 +204,7 @@ impl Inner {
         block: LaneBlock,
         mut into: Buffer,
     ) -> (Buffer, Result<(), StoreError>) {
-        let (at, crc) = match self.find(lane, block).await {
+        let (at, crc) = match self.known(lane, block).await.map(Place::from) {
             Ok(Place::Data(at, crc)) => (at, crc),
             Ok(Place::Zeroes) => {
                 into[..BLOCK_BYTES].fill(0);
@@ -238,6 +225,7 @@ impl Inner {
         if let Err(e) = read {
             return (into, Err(StoreError::Io(e)));
         }
+        self.turn_to_sum(1).await;
         let result = self.compare(lane, block, at, crc, &into[..BLOCK_BYTES]);
         if result.is_ok() && !self.in_memory() && self.cache.wants(at) {
             let content: &[u8; BLOCK_BYTES] = into[..BLOCK_BYTES].try_into().expect("a block");
@@ -246,55 +234,17 @@ impl Inner {
         (into, result)
     }
 
-    /// Where all blocks are at one moment: a read shows a write whole or not at all. Leaves that are not in memory are read first.
-    async fn places(
-        &self,
-        lane: &LaneState,
-        blocks: &Range<u64>,
-    ) -> Result<Vec<Place>, StoreError> {
-        let mut places = Vec::with_capacity((blocks.end - blocks.start) as usize);
-        let mut held: Vec<(u64, Option<Rc<Page>>)> = Vec::new();
-        let mut root = lane.root.get();
-        'again: loop {
-            if lane.root.get() != root {
-                root = lane.root.get();
-                held.clear();
-            }
-            places.clear();
-            for block in blocks.clone().map(LaneBlock) {
-                let place = match lane.delta(block) {
-                    Some(Found::Entry(e)) => e.into(),
-                    Some(Found::Erased) => Place::Zeroes,
-                    None => {
-                        let (number, slot) = leaf_of(block);
-                        let Some((_, page)) = held.iter().rev().find(|(n, _)| *n == number) else {
-                            let page = match leaf_cached(&self.pages, &root, number) {
-                                Some(page) => page,
-                                None => leaf(&self.pages, &root, number).await?,
-                            };
-                            held.push((number, page));
-                            continue 'again;
-                        };
-                        let entry = page.as_ref().map(|page| entry_at(page, slot));
-                        entry.map_or(Place::Zeroes, Place::from)
-                    }
-                };
-                if place == Place::Poisoned {
-                    return Err(StoreError::Poisoned { block });
-                }
-                places.push(place);
-            }
-            return Ok(places);
-        }
-    }
-
     async fn read_many(
         &self,
         lane: &LaneState,
         blocks: Range<u64>,
         into: Buffer,
     ) -> (Buffer, Result<(), StoreError>) {
-        match self.places(lane, &blocks).await {
+        let place = |block, known| match Place::from(known) {
+            Place::Poisoned => Err(StoreError::Poisoned { block }),
+            place => Ok(place),
+        };
+        match self.known_of_each(lane, &blocks, place).await {
             Ok(places) => self.read_places(lane, blocks.start, &places, into).await,
             Err(e) => (into, Err(e)),
         }
@@ -348,6 +298,7 @@ impl Inner {
                 }
             }
         }
+        self.turn_to_sum(places.len() as u64).await;
         for (n, place) in places.iter().enumerate() {
             if let Place::Data(at, crc) = *place {
                 let block = LaneBlock(first + n as u64);

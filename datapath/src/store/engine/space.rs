@@ -4,15 +4,18 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::super::group::Run;
+use super::super::journal::Given;
 use super::super::superblock::GroupId;
+use super::super::types::PhysicalBlock;
 use super::lane::LaneState;
+use super::stamped::Mark;
 use super::writer::WRITE_BLOCKS_MAX;
 use super::{Inner, Space, StoreError};
 
 /// Entries of the largest delta (S4).
 const DELTA_MAX: u64 = 500_000;
-/// And of one of a smaller drive whose journal has room for them.
-const DELTA_USUAL: u64 = 250_000;
+/// And of a smaller drive in memory whose journal has room for them: its checkpoints cost little, and what is looked up stays in the caches.
+const DELTA_IN_MEMORY: u64 = 250_000;
 /// No drive has less.
 const DELTA_MIN: u64 = 1024;
 /// Live records that a block of the journal holds densely.
@@ -23,9 +26,11 @@ pub const RUNS_MAX: usize = 255;
 const TRIES: u32 = 4;
 
 /// Entries that the delta of a drive may have: bounded by memory, by the journal that must hold their records, and by the drive.
-pub fn delta_max(blocks: u64, journal_blocks: u32) -> u64 {
-    let in_proportion = blocks / 2048;
-    let usual = in_proportion.clamp(DELTA_USUAL, DELTA_MAX);
+pub fn delta_max(blocks: u64, journal_blocks: u32, in_memory: bool) -> u64 {
+    let usual = match in_memory {
+        true => (blocks / 2048).clamp(DELTA_IN_MEMORY, DELTA_MAX),
+        false => DELTA_MAX,
+    };
     let journal = u64::from(journal_blocks) * RECORDS_OF_BLOCK / 2;
     usual.min(journal).min(blocks / 16).max(DELTA_MIN)
 }
@@ -61,6 +66,56 @@ impl Inner {
                     self.room.notify_all();
                 }
                 None => self.low_on_groups.notified().await,
+            }
+        }
+    }
+
+    /// Space for a write, out of a run for all that are queued. False: there is none, and nothing was taken.
+    pub(super) fn place(
+        &self,
+        blocks: u64,
+        wanted: u64,
+        spare: &mut Vec<Run>,
+        runs: &mut Vec<Run>,
+    ) -> bool {
+        let mut left = blocks;
+        while left > 0 {
+            if spare.is_empty() {
+                let ask = wanted.max(left).min(4 * WRITE_BLOCKS_MAX) as u32;
+                let mut space = self.space.borrow_mut();
+                let run = space.allocate(ask).or_else(|_| space.allocate(left as u32));
+                let Ok(run) = run else {
+                    drop(space);
+                    self.give_back(std::mem::take(runs));
+                    return false;
+                };
+                spare.push(run);
+            }
+            let run = spare.last_mut().expect("not empty");
+            let take = u64::from(run.blocks).min(left);
+            runs.push(Run {
+                first: run.first,
+                blocks: take as u32,
+            });
+            run.first.0 += take;
+            run.blocks -= take as u32;
+            if run.blocks == 0 {
+                spare.pop();
+            }
+            left -= take;
+        }
+        if runs.len() > RUNS_MAX {
+            self.give_back(std::mem::take(runs));
+            return false;
+        }
+        true
+    }
+
+    pub(super) fn give_back(&self, runs: impl IntoIterator<Item = Run>) {
+        let mut space = self.space.borrow_mut();
+        for run in runs {
+            for n in 0..u64::from(run.blocks) {
+                space.release(PhysicalBlock(run.first.0 + n));
             }
         }
     }
@@ -165,54 +220,15 @@ impl Inner {
         if blocks.is_empty() {
             return Ok(());
         }
-        while !self.has_room(WRITE_BLOCKS_MAX.min(8)) {
-            if self.failed() {
-                return Err(self
-                    .checkpointer
-                    .failed
-                    .get()
-                    .unwrap_or(StoreError::Io(crate::device::IoError::Failed)));
-            }
-            self.ask_for_checkpoint();
-            self.room.notified().await;
-        }
+        self.room_for_mark(1).await?;
         if lane.void.get() {
             return Err(StoreError::Unknown);
         }
+        let whole = std::slice::from_ref(&blocks);
+        let how = (Given::No, whole);
         let admitted = lane.admit(1);
-        self.scatter
-            .erased(lane.handle, admitted.generation, &blocks);
-        #[cfg(planted)]
-        let journaled =
-            !super::super::planted::is(super::super::planted::Bug::TombstoneNotJournaled);
-        #[cfg(not(planted))]
-        let journaled = true;
-        if journaled {
-            self.journal
-                .append_tombstone(lane.handle, &admitted, &blocks);
-        }
-        let ticket = self.writer.meta_tickets.issue();
-        // Counted in flight until it is applied, so a freeze waits for it.
-        self.commit_records(ticket.number());
-        let result = ticket.wait().await;
-        let mut freed = Vec::new();
-        {
-            let mut layer = admitted.layer.borrow_mut();
-            let before = layer.len();
-            layer.in_flight -= 1;
-            if result.is_ok() {
-                layer.erase(blocks, admitted.sequence.0, &mut freed);
-            }
-            self.delta_grew(layer.len() as isize - before as isize);
-        }
-        self.kept.park(&mut freed);
-        self.reclaim.superseded(&mut freed);
-        if !self.volatile {
-            self.reclaim_flushed();
-        }
-        self.completed.notify_all();
-        self.look_at_limits();
-        result
+        self.mark_as(lane, admitted, blocks.clone(), &Mark::Erase, how)
+            .await
     }
 
     /// Blocks of the drive now.
@@ -252,6 +268,7 @@ impl Inner {
     pub(super) fn stop(&self) {
         self.stopped.set(true);
         self.closed.set(true);
+        self.cache.close();
         self.wake_flushers();
         self.wake_checkpointers();
         self.low_on_groups.notify();

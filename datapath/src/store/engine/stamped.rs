@@ -10,7 +10,7 @@ use keelblock_hugepages::Buffer;
 
 use super::super::journal::{Given, Record, Tombstone, Write, WriteFields};
 use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, Stamp};
-use super::lane::LaneState;
+use super::lane::{Admitted, LaneState};
 use super::layer::Entry;
 use super::unsettled::{Listed, ReplicaLane};
 use super::writer::{Data, WRITE_BLOCKS_MAX};
@@ -224,16 +224,29 @@ impl Inner {
         Ok(())
     }
 
-    /// Journals and applies an erasure or damage. No await before it is admitted.
+    /// Journals and applies an erasure or damage under a stamp that is given. No await before it is admitted.
     pub(super) async fn mark(
         self: &Rc<Self>,
         lane: &Rc<LaneState>,
         stamp: Stamp,
         blocks: Range<u64>,
         mark: &Mark,
-        (given, parts): (Given, &[Range<u64>]),
+        how: (Given, &[Range<u64>]),
     ) -> Result<(), StoreError> {
         let admitted = lane.admit_as(stamp);
+        self.mark_as(lane, admitted, blocks, mark, how).await
+    }
+
+    /// Journals and applies an erasure or damage that is admitted: in the parts of its blocks that it is for.
+    pub(super) async fn mark_as(
+        self: &Rc<Self>,
+        lane: &Rc<LaneState>,
+        admitted: Admitted,
+        blocks: Range<u64>,
+        mark: &Mark,
+        (given, parts): (Given, &[Range<u64>]),
+    ) -> Result<(), StoreError> {
+        let stamp = admitted.stamp;
         self.scatter
             .erased(lane.handle, admitted.generation, &blocks);
         let first = LaneBlock(blocks.start);
@@ -261,7 +274,14 @@ impl Inner {
                 again: false,
             }),
         };
-        self.journal.append_record(&record);
+        #[cfg(planted)]
+        let journaled = lane.replica.is_some()
+            || !super::super::planted::is(super::super::planted::Bug::TombstoneNotJournaled);
+        #[cfg(not(planted))]
+        let journaled = true;
+        if journaled {
+            self.journal.append_record(&record);
+        }
         let listed = match &lane.replica {
             Some(replica) if given != Given::No => {
                 let listed = Rc::new(Listed::new(record));

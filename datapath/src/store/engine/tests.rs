@@ -31,7 +31,7 @@ async fn open(handle: Handle, format: bool) -> Store {
         formatted.unwrap();
     }
     let config = StoreConfig {
-        cache_bytes: 1 << 20,
+        cache: CacheBudget::new(1 << 20),
     };
     Store::open(&handle, &device, &config).await.unwrap()
 }

@@ -16,7 +16,6 @@ use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock, Stamp};
 use super::buffers::BufferSet;
 use super::lane::{Admitted, LaneState};
 use super::layer::Entry;
-use super::space::RUNS_MAX;
 use super::stamped::{Stamps, owned};
 use super::ticket::{TicketNumber, Tickets};
 use super::unsettled::Listed;
@@ -27,6 +26,10 @@ use crate::reactor::Notify;
 pub const WRITE_BLOCKS_MAX: u64 = 256;
 /// A write of so many bytes is not copied to be gathered.
 const ALONE_BYTES: usize = 64 << 10;
+/// So many blocks that find the drive idle go to it in two halves.
+const HALVED_BLOCKS: u64 = 32;
+/// Passes of the reactor until a batch and its records are with the drive: data, the journal's task, its write.
+const PASSES_TO_SEND: usize = 3;
 /// Small writes are likely to be read again: they stay in the cache.
 const CACHED_BLOCKS_MAX: u64 = 16;
 
@@ -235,16 +238,10 @@ impl Inner {
     /// Places what is queued, as far as there is room, and begins to write it.
     async fn write_queue(self: &Rc<Self>) {
         let mut placed = Vec::new();
-        let mut wanted: u64 = {
-            let queue = self.writer.queue.borrow();
-            queue
-                .iter()
-                .filter(|w| w.runs.is_empty())
-                .map(|w| w.blocks)
-                .sum()
-        };
+        let (mut writes, mut wanted, halved) = self.part_of_queue();
         let mut spare: Vec<Run> = Vec::new();
-        loop {
+        while writes > 0 {
+            writes -= 1;
             let Some(blocks) = self.writer.queue.borrow().front().map(|w| w.blocks) else {
                 break;
             };
@@ -274,6 +271,9 @@ impl Inner {
             placed.push(self.admit(write));
         }
         self.give_back(spare);
+        if self.space.borrow_mut().wants().is_some() {
+            self.low_on_groups.notify();
+        }
         if placed.is_empty() {
             return;
         }
@@ -283,50 +283,34 @@ impl Inner {
             self.send_batch(placed).await;
         }
         self.look_at_limits();
+        for _ in 0..if halved { PASSES_TO_SEND } else { 0 } {
+            self.handle.yield_now().await;
+        }
     }
 
-    /// Space for a write, out of a run for all that are queued. False: there is none, and nothing was taken.
-    fn place(&self, blocks: u64, wanted: u64, spare: &mut Vec<Run>, runs: &mut Vec<Run>) -> bool {
-        let mut left = blocks;
-        while left > 0 {
-            if spare.is_empty() {
-                let ask = wanted.max(left).min(4 * WRITE_BLOCKS_MAX) as u32;
-                let mut space = self.space.borrow_mut();
-                let run = space.allocate(ask).or_else(|_| space.allocate(left as u32));
-                let Ok(run) = run else {
-                    drop(space);
-                    self.give_back(std::mem::take(runs));
-                    return false;
-                };
-                spare.push(run);
+    /// How many writes of the queue go out together, of how many blocks space is to be found for, and whether that is half of what waits. Who
+    /// waits for a drive sends as many as came back together, and so they come back together again, and meanwhile the drive, or the reactor, has
+    /// nothing to do. In two halves the drive works on one while the checksums of the other are taken.
+    fn part_of_queue(&self) -> (usize, u64, bool) {
+        let queue = self.writer.queue.borrow();
+        let idle = self.writer.batches.borrow().is_empty() && !self.in_memory();
+        let all: u64 = queue.iter().map(|w| w.blocks).sum();
+        let halved = idle && all >= HALVED_BLOCKS && queue.len() > 1;
+        let most = if halved { all / 2 } else { all };
+        let (mut writes, mut blocks, mut wanted) = (0, 0, 0);
+        for write in queue.iter() {
+            if halved && blocks >= most {
+                break;
             }
-            let run = spare.last_mut().expect("not empty");
-            let take = u64::from(run.blocks).min(left);
-            runs.push(Run {
-                first: run.first,
-                blocks: take as u32,
-            });
-            run.first.0 += take;
-            run.blocks -= take as u32;
-            if run.blocks == 0 {
-                spare.pop();
-            }
-            left -= take;
+            writes += 1;
+            blocks += write.blocks;
+            wanted += if write.runs.is_empty() {
+                write.blocks
+            } else {
+                0
+            };
         }
-        if runs.len() > RUNS_MAX {
-            self.give_back(std::mem::take(runs));
-            return false;
-        }
-        true
-    }
-
-    pub(super) fn give_back(&self, runs: impl IntoIterator<Item = Run>) {
-        let mut space = self.space.borrow_mut();
-        for run in runs {
-            for n in 0..u64::from(run.blocks) {
-                space.release(PhysicalBlock(run.first.0 + n));
-            }
-        }
+        (writes, wanted, halved && writes < queue.len())
     }
 
     /// No space, or only the reserve: found out beside, so that others go on.

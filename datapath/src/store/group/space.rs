@@ -1,14 +1,14 @@
 //! The allocator: which free blocks are handed out, and what a checkpoint writes.
 //!
-//! *Next fit*: allocation goes through one group from its start to its end, then takes the loaded group with most free blocks. So writes that
-//! follow one another get blocks that do, and long runs are found where they are likely. Pages of a checkpoint come from chunks of
+//! *Next fit*: allocation goes through one group from its start to its end, then takes the one with most free blocks, which was loaded ahead of
+//! need. So writes that follow one another get blocks that do, and long runs are found where they are likely. Pages of a checkpoint come from chunks of
 //! [`CHUNK_BLOCKS`], so that they can be written together though data is allocated between them.
 
 use std::collections::BTreeMap;
 
 use super::super::superblock::TableEntry;
 use super::super::types::{CheckpointNumber, Crc, DriveId, PhysicalBlock};
-use super::groups::{CLASSES, Groups};
+use super::groups::Groups;
 use super::table;
 use super::{
     BitmapError, FreeError, GROUPS_OF_PAGE, GroupId, HoldError, LOADED_GROUPS, Layout, NoSpace,
@@ -16,8 +16,6 @@ use super::{
 
 /// Blocks that are set aside at once for a checkpoint's pages.
 const CHUNK_BLOCKS: u32 = 64;
-/// A loaded group of this class or above, a quarter free, is room enough.
-const CLASS_ENOUGH: usize = 1 + (CLASSES - 1) / 4;
 /// With fewer free blocks than this in loaded groups, any other group is wanted.
 const FREE_LOADED_MIN: u64 = 2048;
 
@@ -137,7 +135,8 @@ impl Space {
         let best = self.groups.best_unloaded_class();
         let loaded = self.groups.best_loaded_class();
         let dry = self.groups.free_loaded() < FREE_LOADED_MIN;
-        if loaded >= CLASS_ENOUGH || best == 0 || best <= loaded && !dry {
+        // In one that is clearly emptier than those here runs are longer.
+        if best == 0 || best <= loaded && !dry {
             return None;
         }
         self.unloaded(best)
@@ -290,10 +289,16 @@ impl Space {
 
     /// The group to go on in: loaded, with free blocks.
     fn next_group(&mut self) -> Result<GroupId, NoSpace> {
+        let best = self.groups.best_unloaded_class();
         if let Some(group) = self.groups.roomiest_loaded() {
+            if best > self.groups.best_loaded_class()
+                && let Some(unused) = self.unloaded(best)
+                && self.load_unused(unused)
+            {
+                return Ok(unused);
+            }
             return Ok(group);
         }
-        let best = self.groups.best_unloaded_class();
         if best == 0 {
             return Err(NoSpace::Full);
         }

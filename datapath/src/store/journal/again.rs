@@ -25,8 +25,8 @@ struct Copied {
     copies_in: u64,
 }
 
-/// Most bytes that are kept: of a full-sized journal that is half full, 1 KiB for each block.
-pub const LIVE_BYTES_MAX: usize = 16 << 20;
+/// Most bytes that are kept: single writes of a full delta, 52 bytes each, and as much as a checkpoint takes to move the tail.
+pub const LIVE_BYTES_MAX: usize = 32 << 20;
 
 /// See the module's text.
 pub struct LiveRecords {

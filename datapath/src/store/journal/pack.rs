@@ -5,9 +5,7 @@
 
 use super::super::types::{BLOCK_BYTES, DriveId, MountGeneration};
 use super::block::{BlockHeader, HEADER_BYTES, RECORDS_BYTES};
-use super::record::{
-    BYTES, FLAG_AGAIN, FLAGS, Given, Put, Record, Settled, Snapshot, Tombstone, WriteFields,
-};
+use super::record::{BYTES, FLAG_AGAIN, FLAGS, Given, Put, Record, Settled, Snapshot, WriteFields};
 
 /// Most blocks of one journal write.
 pub const RUN_BLOCKS_MAX: u64 = 16;
@@ -107,12 +105,6 @@ impl Packer {
         let at = self.pending.len();
         record.encode(&mut self.pending);
         self.pending[at + FLAGS] |= FLAG_AGAIN;
-        self.appended += 1;
-    }
-
-    /// A tombstone.
-    pub fn append_tombstone(&mut self, tombstone: &Tombstone) {
-        tombstone.encode(&mut self.pending);
         self.appended += 1;
     }
 

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::Name;
 use super::super::check::{BlockReader, CheckOptions, Report, check};
-use super::super::engine::{OpenError, Store, StoreConfig};
+use super::super::engine::{CacheBudget, OpenError, Store, StoreConfig};
 use super::oracle::Changes;
 use super::work::{Admin, BALLAST, Ctx, Mix, Model, volume_id};
 use crate::device::{Device, DeviceSource, Latch};
@@ -97,7 +97,7 @@ pub async fn open(handle: Handle, format: bool) -> Result<Store, OpenError> {
         Store::format(&handle, &device, &d, &p).await?;
     }
     let config = StoreConfig {
-        cache_bytes: 256 << 10,
+        cache: CacheBudget::new(256 << 10),
     };
     Store::open(&handle, &device, &config).await
 }

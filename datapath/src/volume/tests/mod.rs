@@ -16,7 +16,7 @@ use super::*;
 use crate::device::{DeviceSource, DeviceSpec, Latch};
 use crate::reactor::{Config, Endpoint, Handle, mesh, run};
 use crate::store::Name;
-use crate::store::engine::StoreConfig;
+use crate::store::engine::{CacheBudget, StoreConfig};
 use workload::Workload;
 
 const MIB: u64 = 1 << 20;
@@ -51,7 +51,7 @@ async fn open_all(registry: &Registry, sources: Vec<DeviceSource>, size: u64, fo
             pool: Name::new("p").unwrap(),
             format,
             config: StoreConfig {
-                cache_bytes: 1 << 20,
+                cache: CacheBudget::new(1 << 20),
             },
         };
         let (number, facts) = registry.open_drive(opening).await.unwrap();

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::super::Name;
 use super::super::super::check::{BlockReader, CheckOptions, Report, check};
-use super::super::super::engine::{Store, StoreConfig};
+use super::super::super::engine::{CacheBudget, Store, StoreConfig};
 use super::shared::{Model, Shared};
 use super::{DISKS, VOLUME};
 use crate::device::{Device, DeviceSource, Latch};
@@ -51,7 +51,7 @@ pub async fn open(handle: Handle, format: bool) -> Vec<Store> {
             formatted.expect("it is formatted");
         }
         let config = StoreConfig {
-            cache_bytes: 256 << 10,
+            cache: CacheBudget::new(256 << 10),
         };
         let opened = Store::open(&handle, &device, &config).await;
         stores.push(opened.expect("it opens"));
