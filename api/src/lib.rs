@@ -6,6 +6,7 @@
 pub mod channel;
 pub mod json;
 pub mod openapi;
+mod redacted;
 pub mod stats;
 
 /// All generated code, a module per protobuf package.

@@ -3,6 +3,8 @@
 //! Under `cfg(loom)` only the reactor's lock-free parts are compiled, for the model checker.
 
 #[cfg(not(loom))]
+pub mod cipher;
+#[cfg(not(loom))]
 pub mod command;
 #[cfg(not(loom))]
 pub mod device;

@@ -15,7 +15,9 @@ use tonic::{Request, Response, Status};
 
 use super::convert::{export_of, maybe_snapshot_id, named_volume_id, snapshot_id, volume_id};
 use super::prepare::{join_pool, open_pool, size_of};
-use super::replication::{Epoch, NewReplica, Path, answer_of, record_of, route_of, uuid_bytes};
+use super::replication::{
+    Epoch, NewReplica, Path, answer_of, keys_of, record_of, route_of, uuid_bytes,
+};
 use super::snapshots::{RANGES_MAX, SNAPSHOTS_MAX};
 use super::{CommandError, Commander, Events, Job};
 use crate::store::types::SnapshotId;
@@ -566,6 +568,7 @@ impl Datapath for Service {
             replica: uuid_bytes("replica_id", &request.replica_id)?,
             size_bytes: request.size_bytes,
             lanes: request.lanes,
+            encrypted: request.encrypted,
         };
         let made = self.ask(move |c| async move { c.create_replica(pool, new).await });
         made.await.map(Response::new)
@@ -647,6 +650,7 @@ impl Datapath for Service {
             nodes: route_of(record)?,
             lease_ms: request.lease_ms,
             command_limit_ms: request.command_limit_ms,
+            keys: request.keys.map(keys_of).transpose()?,
         };
         let served = self.ask(move |c| async move { c.serve(path, epoch).await });
         served.await.map(Response::new)

@@ -77,7 +77,7 @@ pub fn of_volume(error: VolumeError) -> StatusField {
     match error {
         VolumeError::OutOfRange => LBA_RANGE,
         VolumeError::Miscompare => COMPARE_FAILURE,
-        VolumeError::Unreadable | VolumeError::Damaged => READ_ERROR,
+        VolumeError::Unreadable | VolumeError::Damaged | VolumeError::NotOpened => READ_ERROR,
         VolumeError::DriveFailed => WRITE_FAULT,
         VolumeError::CapacityExceeded => CAPACITY,
         VolumeError::NotAtomic => ATOMIC_UNIT,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use keelblock_hugepages::Buffer;
 
 use super::wire::record::{Blocks, Content, Head, Record};
+use crate::cipher::{Seal, TAG_BYTES};
 use crate::store::types::{BLOCK_BYTES, Crc, LaneBlock, SnapshotId, Stamp};
 
 /// What a record does, with what it needs for that.
@@ -81,6 +82,37 @@ impl Held {
             .chunks_exact(BLOCK_BYTES)
             .flat_map(|b| Crc::of(b).0.to_le_bytes());
         let crcs: Box<[u8]> = crcs.collect();
+        assert!(
+            Blocks::new(first, &crcs, &[]).is_some(),
+            "{blocks} blocks at {first:?}"
+        );
+        let what = What::Write {
+            first,
+            crcs,
+            tags: Box::default(),
+            data: Some(data),
+        };
+        Self {
+            lane,
+            stamp,
+            key: 0,
+            what,
+        }
+    }
+
+    /// A write that is encrypted when it has its stamp: it has room for checksums, and none yet.
+    ///
+    /// # Panics
+    /// As [`Held::write`].
+    pub fn to_seal(
+        lane: u8,
+        stamp: Stamp,
+        first: LaneBlock,
+        blocks: usize,
+        data: Rc<Buffer>,
+    ) -> Self {
+        assert!(data.len() >= blocks * BLOCK_BYTES, "{blocks} blocks");
+        let crcs: Box<[u8]> = vec![0; 4 * blocks].into();
         assert!(
             Blocks::new(first, &crcs, &[]).is_some(),
             "{blocks} blocks at {first:?}"
@@ -185,6 +217,20 @@ impl Held {
         }
     }
 
+    /// With which key a block of it was sealed, and its tag.
+    pub fn seal_of(&self, block: u64) -> Seal {
+        let (What::Write { first, tags, .. } | What::Poison { first, tags, .. }) = &self.what
+        else {
+            return Seal::NONE;
+        };
+        let tags = tags.as_chunks::<TAG_BYTES>().0;
+        let tag = tags.get((block - first.0) as usize);
+        tag.map_or(Seal::NONE, |tag| Seal {
+            key: self.key,
+            tag: *tag,
+        })
+    }
+
     /// The highest stamp that it uses.
     pub fn last(&self) -> Stamp {
         let blocks = self.blocks();
@@ -195,15 +241,25 @@ impl Held {
         }
     }
 
-    /// Whether two with one stamp say the same: kind, blocks, checksums. If not, invariant 3 is broken.
+    /// Whether two with one stamp say the same: kind, blocks, checksums, tags. If not, invariant 3 is broken.
     pub fn same(&self, other: &Held) -> bool {
         let key = |h: &Held| (h.lane, h.stamp, h.key, h.blocks());
         key(self) == key(other)
             && match (&self.what, &other.what) {
                 (
-                    What::Write { crcs: a, .. } | What::Poison { crcs: a, .. },
-                    What::Write { crcs: b, .. } | What::Poison { crcs: b, .. },
-                ) => a == b,
+                    What::Write {
+                        crcs: a, tags: s, ..
+                    }
+                    | What::Poison {
+                        crcs: a, tags: s, ..
+                    },
+                    What::Write {
+                        crcs: b, tags: t, ..
+                    }
+                    | What::Poison {
+                        crcs: b, tags: t, ..
+                    },
+                ) => a == b && s == t,
                 (What::Tombstone { .. }, What::Tombstone { .. }) => true,
                 (What::Snapshot(a), What::Snapshot(b)) => a == b,
                 _ => false,

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use keelblock_hugepages::Buffer;
 
 use super::held::Held;
+use crate::cipher::Seal;
 use crate::store::types::{Crc, Stamp};
 
 /// Why a replica could not do what it was asked.
@@ -96,8 +97,10 @@ pub struct Entry {
     pub kind: Kind,
     /// Its stamp.
     pub stamp: Stamp,
-    /// Of its data.
+    /// Of its data, as they are stored.
     pub crc: Crc,
+    /// With which key it was sealed, and its tag: of data, and of damage where it is known.
+    pub seal: Seal,
 }
 
 impl Entry {
@@ -106,7 +109,13 @@ impl Entry {
         kind: Kind::Absent,
         stamp: Stamp { epoch: 0, seq: 0 },
         crc: Crc(0),
+        seal: Seal::NONE,
     };
+
+    /// Whether two say the same of a block: in summaries and leaves nothing else takes part.
+    pub fn same(&self, other: &Self) -> bool {
+        (self.kind, self.stamp, self.crc) == (other.kind, other.stamp, other.crc)
+    }
 }
 
 /// A lane's unsettled records (rule 14), in stamp order.
@@ -126,6 +135,9 @@ pub struct Unsettled {
 pub trait ReplicaStore: 'static {
     /// How many lanes.
     fn lanes(&self) -> u8;
+
+    /// Whether its blocks are encrypted: then their entries have seals, and its leaves another number of blocks.
+    fn sealed(&self) -> bool;
 
     /// Applies a record: each block of it is replaced if the record's stamp for it is higher than what is there.
     ///

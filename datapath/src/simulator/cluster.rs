@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::drives::{Drive, Opened};
 use super::faults::FAST;
 use super::kvdb::{Kvdb, Way};
+use super::ledger::Ledger;
 use crate::reactor::sim::NodeId;
 use crate::reactor::{Handle, mesh};
 use crate::replication::replica::door::{Out, Replicas};
@@ -16,7 +17,7 @@ use crate::replication::replica::service::{Identity, Replica};
 use crate::replication::seam::{Entry, Id, Kind, ReplicaStore};
 use crate::replication::session::rig::{Rig, address, name};
 use crate::replication::session::{Acceptor, Trunks};
-use crate::store::types::{BLOCK_BYTES, Crc, Stamp};
+use crate::store::types::BLOCK_BYTES;
 use crate::volume::coordinator::driver::Driver;
 use crate::volume::coordinator::links::{Links, Route};
 use crate::volume::coordinator::members::Place;
@@ -70,6 +71,8 @@ pub struct Shape {
     pub real: bool,
     /// Clocks of nodes run at different rates, as far apart as they may.
     pub drift: bool,
+    /// The volume is encrypted.
+    pub sealed: bool,
 }
 
 /// A cluster.
@@ -80,6 +83,8 @@ pub struct Cluster {
     pub kvdb: Rc<Kvdb>,
     /// What it is like.
     pub shape: Shape,
+    /// What was sealed, if the volume is encrypted.
+    pub ledger: Option<Rc<Ledger>>,
     drives: Vec<Drive>,
     processes: Vec<Option<Process>>,
     /// A node that never fails: hosts and the database.
@@ -89,10 +94,18 @@ pub struct Cluster {
 /// The drive of a node, with an empty replica on it.
 fn drive(rig: &Rig, node: usize, shape: Shape) -> Drive {
     if !shape.real {
-        return Drive::Memory(Disk::new(LANES, 1 << 20));
+        let disk = Disk::new(LANES, 1 << 20);
+        disk.borrow_mut().sealed = shape.sealed;
+        return Drive::Memory(disk);
     }
     let (name, of) = (format!("d{node}"), (VOLUME, replica(node), LANES));
-    Drive::format(&rig.sim, &rig.handle(node, 0), name, of, shape.lossy)
+    Drive::format(
+        &rig.sim,
+        &rig.handle(node, 0),
+        name,
+        of,
+        (shape.lossy, shape.sealed),
+    )
 }
 
 /// A replica's id.
@@ -124,6 +137,7 @@ impl Cluster {
         };
         let mut cluster = Self {
             kvdb: Kvdb::new(&handles[0], record),
+            ledger: shape.sealed.then(|| Rc::new(Ledger::new(seed))),
             drives: (0..shape.nodes)
                 .map(|node| drive(&rig, node, shape))
                 .collect(),
@@ -266,6 +280,9 @@ impl Cluster {
         config.lease = LEASE;
         config.lane_blocks = 1 << 20;
         config.command_limit = Duration::from_secs(4);
+        if let Some(ledger) = &self.ledger {
+            config.cipher = Some(ledger.clone());
+        }
         let kvdb = self.kvdb.clone();
         let way = Way {
             kvdb,
@@ -353,11 +370,7 @@ impl Cluster {
         let mut entries = read?.ok()?;
         for entry in &mut entries {
             if entry.kind == Kind::Erased {
-                *entry = Entry {
-                    kind: Kind::Absent,
-                    stamp: Stamp { epoch: 0, seq: 0 },
-                    crc: Crc(0),
-                };
+                *entry = Entry::ABSENT;
             }
         }
         Some(entries)

@@ -71,7 +71,7 @@ impl Drive {
         handle: &Handle,
         drive: String,
         (volume, id, lanes): (Id, Id, u8),
-        volatile: bool,
+        (volatile, sealed): (bool, bool),
     ) -> Self {
         sim.add_disk(&drive, DRIVE_BYTES);
         sim.disk(&drive, |d| d.volatile_cache = volatile);
@@ -79,7 +79,8 @@ impl Drive {
         let formatted = sim.run(handle, FORMATTED_WITHIN, async move {
             let store = open(&on, &of, true).await.expect("it is formatted");
             let all = [(store.clone(), (0..lanes).collect())];
-            let made = Replica::create(&all, VolumeId(volume), id, lanes, VOLUME_BYTES).await;
+            let made =
+                Replica::create(&all, VolumeId(volume), id, lanes, (VOLUME_BYTES, sealed)).await;
             made.expect("there is room");
             store.close().await.expect("it closes");
         });
@@ -162,6 +163,10 @@ macro_rules! either {
 impl ReplicaStore for Opened {
     fn lanes(&self) -> u8 {
         either!(self, s => s.lanes())
+    }
+
+    fn sealed(&self) -> bool {
+        either!(self, s => s.sealed())
     }
 
     async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError> {

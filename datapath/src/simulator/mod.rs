@@ -1,9 +1,11 @@
 //! Clusters in one process, on the simulated reactor: what hosts see is checked against one copy ([`history`]). [`cluster`] is nodes with replicas and
-//! coordinators, [`drives`] what is under them, [`kvdb`] what keeps the set, [`faults`] what goes wrong, [`run`] hosts and faults by a seed, `resync` what a resync costs.
+//! coordinators, [`drives`] what is under them, [`kvdb`] what keeps the set, [`ledger`] its keys, [`faults`] what goes wrong, [`run`] hosts and faults by a seed, `resync` what a resync costs, `sealed` encryption.
 pub mod cluster;
 pub mod drives;
 pub mod faults;
 pub mod history;
 pub mod kvdb;
+pub mod ledger;
 mod resync;
 pub mod run;
+mod sealed;

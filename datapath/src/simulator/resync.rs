@@ -1,7 +1,6 @@
 //! Resync by itself: what it moves, what it is spared, and what a member has damaged.
 
 use std::ops::Range;
-use std::rc::Rc;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Coordinator, LANES, Shape};
@@ -19,6 +18,7 @@ fn cluster(nodes: usize) -> Cluster {
         lossy: true,
         real: false,
         drift: false,
+        sealed: false,
     };
     Cluster::new(7, shape)
 }
@@ -48,7 +48,7 @@ fn write(cluster: &Cluster, driver: &Coordinator, lane: u8, blocks: Range<u64>, 
             let count = (blocks.end - first).min(128) as usize;
             let mut buffer = on.buffers().take(count * BLOCK_BYTES).await;
             buffer[..count * BLOCK_BYTES].fill(value);
-            let written = driver.write(lane, LaneBlock(first), Rc::new(buffer), count, false);
+            let written = driver.write(lane, LaneBlock(first), buffer, count, false);
             assert_eq!(written.await, Ok(()));
         }
     };
@@ -104,7 +104,7 @@ fn after_the_coordinator_died_with_writes_in_flight_nobody_needs_a_full_copy() {
         handle.spawn("write", async move {
             let buffer = on.buffers().take(BLOCK_BYTES).await;
             // It is acknowledged, or its coordinator dies.
-            let written = driver.write(1, LaneBlock(first), Rc::new(buffer), 1, false);
+            let written = driver.write(1, LaneBlock(first), buffer, 1, false);
             let _ = on.timeout(LONG, written).await;
         });
     }

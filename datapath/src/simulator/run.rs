@@ -8,6 +8,7 @@ use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
 use super::history::{Did, History, Seen};
 use crate::reactor::Handle;
+use crate::replication::seam::Kind;
 use crate::store::types::{BLOCK_BYTES, LaneBlock};
 use crate::volume::coordinator::state::Standing;
 
@@ -17,6 +18,10 @@ const BLOCKS: u64 = 6;
 const BLOCKS_AT_ONCE: u64 = 4;
 /// One run in so many has the real store.
 const REAL_SHARE: u64 = 4;
+/// One run in so many has an encrypted volume.
+const SEALED_SHARE: u64 = 3;
+/// What tells the dice for that from a run's others.
+const SEALED_STREAM: u64 = 0x5ea1_ed00_0000_0000;
 /// Hosts, each with one operation at a time.
 const HOSTS: usize = 5;
 /// How long a host waits for an answer.
@@ -55,6 +60,8 @@ pub struct Counts {
     pub attaches: u64,
     /// Members that were to leave.
     pub exclusions: u64,
+    /// Blocks that were encrypted.
+    pub sealed: u64,
 }
 
 impl Counts {
@@ -68,6 +75,7 @@ impl Counts {
         self.cuts += other.cuts;
         self.attaches += other.attaches;
         self.exclusions += other.exclusions;
+        self.sealed += other.sealed;
     }
 }
 
@@ -161,10 +169,7 @@ async fn write(
     let from = hosts.moment();
     let first = LaneBlock(range.start);
     let written = handle
-        .timeout(
-            PATIENCE,
-            door.write(lane, first, Rc::new(buffer), blocks, fua),
-        )
+        .timeout(PATIENCE, door.write(lane, first, buffer, blocks, fua))
         .await;
     done(hosts, lane, range, value, from, written == Ok(Ok(())));
 }
@@ -234,6 +239,8 @@ async fn read(
 /// If something does not hold; the message names the seed.
 pub fn run(seed: u64, steps: usize) -> Counts {
     let mut dice = Dice::new(seed);
+    // Of its own, so that runs of other seeds stay what they were.
+    let mut sealed = Dice::new(seed ^ SEALED_STREAM);
     let nodes = 1 + dice.below(3) as usize * 2;
     let nodes = if nodes == 1 { 2 } else { nodes };
     let shape = Shape {
@@ -247,6 +254,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         lossy: dice.once_in(2),
         real: dice.once_in(REAL_SHARE),
         drift: dice.once_in(2),
+        sealed: sealed.once_in(SEALED_SHARE),
     };
     let mut cluster = Cluster::new(seed, shape);
     let hosts = Rc::new(Hosts {
@@ -277,6 +285,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         hosts.doors.borrow_mut().sort_by_key(Coordinator::epoch);
     }
     settle(seed, &mut cluster, &hosts);
+    wrong.sealed += cluster.ledger.as_ref().map_or(0, |l| l.len() as u64);
     let world = cluster.rig.sim.world();
     drop((cluster, outside));
     hosts.doors.take();
@@ -342,6 +351,11 @@ fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>) {
     let members = cluster.member_nodes();
     for lane in 0..LANES {
         let first = cluster.entries(members[0], lane, BLOCKS);
+        let all = first.iter().flatten().filter(|e| e.kind == Kind::Data);
+        for entry in all {
+            let sealed = entry.seal.key != 0;
+            assert_eq!(sealed, cluster.shape.sealed, "seed {seed}: {entry:?}");
+        }
         for member in &members[1..] {
             assert_eq!(
                 first,

@@ -84,10 +84,12 @@ pub enum Bug {
     SettledNotWritten = 38,
     /// Rule 5 left out: a copy replaces what came by the stream.
     CopyReplacesNewer = 39,
+    /// Of a block that is written again while its entry is in the delta, the tag stays that of the old one.
+    TagOfOldBlock = 40,
 }
 
 /// All of them.
-pub const ALL: [Bug; 39] = [
+pub const ALL: [Bug; 40] = [
     Bug::ReuseBeforeFlush,
     Bug::CheckpointWithoutFlush,
     Bug::RotIsTorn,
@@ -127,6 +129,7 @@ pub const ALL: [Bug; 39] = [
     Bug::SupersededNotKept,
     Bug::SettledNotWritten,
     Bug::CopyReplacesNewer,
+    Bug::TagOfOldBlock,
 ];
 
 static PLANTED: AtomicU32 = AtomicU32::new(0);

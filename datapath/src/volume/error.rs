@@ -73,6 +73,9 @@ pub enum VolumeError {
     /// What the drive gave is not what was written there, or is known to be damaged; others may be fine.
     #[error("the data is damaged")]
     Damaged,
+    /// What was read is not what was encrypted: it, its place or its tag was changed. Others may be fine.
+    #[error("encrypted data does not match its authentication tag")]
+    NotOpened,
     /// A write to the drive failed, now or before: it takes no more.
     #[error("the drive failed")]
     DriveFailed,

@@ -87,6 +87,7 @@ fn told(failed: Failed) -> VolumeError {
         Failed::Full => VolumeError::CapacityExceeded,
         Failed::Busy => VolumeError::Busy,
         Failed::Damaged => VolumeError::Damaged,
+        Failed::NotOpened => VolumeError::NotOpened,
     }
 }
 
@@ -120,7 +121,7 @@ impl Coordinating {
         };
         kept[..bytes].copy_from_slice(&from[..bytes]);
         let first = LaneBlock(blocks.start);
-        let written = self.driver.write(lane, first, Rc::new(kept), count, fua);
+        let written = self.driver.write(lane, first, kept, count, fua);
         written.await.map_err(told)
     }
 

@@ -105,7 +105,10 @@ impl Volume {
     fn counted(&self, error: VolumeError) -> VolumeError {
         if matches!(
             error,
-            VolumeError::Unreadable | VolumeError::DriveFailed | VolumeError::Damaged
+            VolumeError::Unreadable
+                | VolumeError::DriveFailed
+                | VolumeError::Damaged
+                | VolumeError::NotOpened
         ) {
             self.0.media_errors.fetch_add(1, Ordering::Relaxed);
         }

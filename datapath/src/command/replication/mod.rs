@@ -20,7 +20,7 @@ use crate::store::VolumeId;
 pub use replicas::NewReplica;
 use serving::Serving;
 pub use serving::{Epoch, Path};
-pub use words::{answer_of, record_of, route_of, uuid_bytes};
+pub use words::{answer_of, keys_of, record_of, route_of, uuid_bytes};
 
 /// Bytes in which the streams of all volumes that are coordinated here keep data until it is settled.
 const STREAM_BYTES: usize = 64 << 20;

@@ -26,6 +26,8 @@ pub struct NewReplica {
     pub size_bytes: u64,
     /// Lanes of the volume.
     pub lanes: u32,
+    /// The volume is encrypted.
+    pub encrypted: bool,
 }
 
 impl Commander {
@@ -106,7 +108,7 @@ impl Commander {
             })?;
             drives.push((store, lanes));
         }
-        let (count, size) = (lanes.count() as u8, new.size_bytes);
+        let (count, size) = (lanes.count() as u8, (new.size_bytes, new.encrypted));
         let made = engine::Replica::create(&drives, new.volume, new.replica, count, size);
         made.await.map_err(|source| CommandError::Store {
             drive: view.id.clone(),

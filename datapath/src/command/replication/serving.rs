@@ -9,6 +9,7 @@ use keelblock_api::datapath as proto;
 use super::super::{CommandError, Commander};
 use super::Replication;
 use super::words::{change_to, node_of, record_to, state_to};
+use crate::cipher::{KeyId, Keys, Secret};
 use crate::replication::seam::Id;
 use crate::replication::wire::hello::PeerId;
 use crate::store::VolumeId;
@@ -51,6 +52,17 @@ pub struct Epoch {
     pub lease_ms: u32,
     /// 0: the default.
     pub command_limit_ms: u32,
+    /// Of an encrypted volume.
+    pub keys: Option<ServedKeys>,
+}
+
+/// The data keys of a volume.
+#[derive(Clone, Debug)]
+pub struct ServedKeys {
+    /// The index of the one that blocks are encrypted with.
+    pub current: u32,
+    /// Each with its index and id.
+    pub all: Vec<(u32, KeyId, Secret)>,
 }
 
 /// A coordinator of this process.
@@ -191,7 +203,12 @@ impl Commander {
         epoch: Epoch,
         here: PeerId,
     ) -> Result<Rc<Serving>, CommandError> {
-        let Epoch { record, nodes, .. } = epoch;
+        let Epoch {
+            record,
+            nodes,
+            keys,
+            ..
+        } = epoch;
         let target: Rc<RefCell<Option<Coordinator>>> = Rc::default();
         let told = Rc::downgrade(&target);
         let tell: Rc<dyn Fn(Event)> = Rc::new(move |event| {
@@ -223,6 +240,11 @@ impl Commander {
         config.lease = Duration::from_millis(lease.into());
         if epoch.command_limit_ms > 0 {
             config.command_limit = Duration::from_millis(epoch.command_limit_ms.into());
+        }
+        if let Some(ServedKeys { current, all }) = keys {
+            let keys = Keys::new(current, all);
+            let keys = keys.map_err(|e| CommandError::field("keys", e.to_string()))?;
+            config.cipher = Some(Rc::new(keys));
         }
         let buffers = replication.buffers()?;
         let (events, volume) = (self.events.clone(), path.volume);
@@ -363,6 +385,7 @@ impl Commander {
             record: Some(record_to(&driver.record(), &serving.nodes)),
             peers: peers.collect(),
             size_bytes: open.map_or(0, |v| v.size_bytes()),
+            unauthentic_blocks: driver.not_opened(),
         }
     }
 }

@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 use super::super::CommandError;
 use super::super::convert::volume_id;
+use super::serving::ServedKeys;
+use crate::cipher::{KEY_BYTES, Secret};
 use crate::replication::seam::Id;
 use crate::replication::wire::hello::PeerId;
 use crate::store::VolumeId;
@@ -130,6 +132,21 @@ pub fn change_to(volume: VolumeId, request: &Request) -> Option<proto::SetChange
         incarnation: record.incarnation.to_vec(),
         attempt: record.attempt.to_vec(),
         change: Some(change),
+    })
+}
+
+/// The keys of an encrypted volume.
+pub fn keys_of(keys: proto::DataKeys) -> Result<ServedKeys, CommandError> {
+    let mut all = Vec::with_capacity(keys.keys.len());
+    for mut key in keys.keys {
+        let id = sixteen("keys.id", &key.id)?;
+        let secret = Secret::take(std::mem::take(&mut key.secret));
+        let why = || CommandError::field("keys.secret", format!("it has not {KEY_BYTES} bytes"));
+        all.push((key.index, id, secret.ok_or_else(why)?));
+    }
+    Ok(ServedKeys {
+        current: keys.current,
+        all,
     })
 }
 

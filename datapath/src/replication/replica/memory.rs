@@ -19,6 +19,7 @@ use crate::replication::seam::{
 };
 use crate::replication::summary;
 use crate::replication::wire::resync::BLOCK_LEVEL;
+use crate::store::map::LeafShape;
 use crate::store::types::{BLOCK_BYTES, Crc, SnapshotId, Stamp};
 
 const NEVER: Stamp = Stamp { epoch: 0, seq: 0 };
@@ -137,6 +138,7 @@ impl LaneState {
                 kind,
                 stamp: kept.record.stamp_of(block),
                 crc: Crc(crc),
+                seal: kept.record.seal_of(block),
             };
             let data = (kind == Kind::Data).then(|| (kept.data.clone(), n));
             self.blocks.insert(block, Version { entry, data });
@@ -235,6 +237,8 @@ pub struct Disk {
     set: KeptSet,
     boots: u64,
     number: u64,
+    /// Its blocks are encrypted.
+    pub sealed: bool,
     /// Blocks that can be written.
     pub space: u64,
     /// Flushes, promises and sets from now on fail.
@@ -252,6 +256,20 @@ impl Disk {
             space,
             ..Self::default()
         }))
+    }
+
+    fn shape(&self) -> LeafShape {
+        LeafShape::of(self.sealed)
+    }
+
+    /// Somebody changes a block's tag, if it has one.
+    pub fn change_tag(&mut self, lane: u8, block: u64) {
+        let lane = &mut self.lanes[usize::from(lane)];
+        for state in [&mut lane.now, &mut lane.flushed] {
+            if let Some(version) = state.blocks.get_mut(&block) {
+                version.entry.seal.tag[3] ^= 1;
+            }
+        }
     }
 
     /// The process ended: what was begun is there or not.
@@ -369,17 +387,17 @@ impl Memory {
     }
 }
 
-fn summary_of(blocks: &BTreeMap<u64, Version>, level: u8, node: u64) -> u32 {
-    let within = blocks.range(summary::blocks_of_nodes(level, &(node..node + 1)));
+fn summary_of(shape: LeafShape, blocks: &BTreeMap<u64, Version>, level: u8, node: u64) -> u32 {
+    let within = blocks.range(summary::blocks_of_nodes(shape, level, &(node..node + 1)));
     if matches!(level, 0 | BLOCK_LEVEL) {
         return summary::of_blocks(within.map(|(block, v)| (*block, &v.entry)));
     }
     if within.count() == 0 {
         return 0;
     }
-    let (level, nodes) = summary::beneath(level, &(node..node + 1));
+    let (level, nodes) = summary::beneath(shape, level, &(node..node + 1));
     summary::of_children(&std::array::from_fn(|n| {
-        summary_of(blocks, level, nodes.start + n as u64)
+        summary_of(shape, blocks, level, nodes.start + n as u64)
     }))
 }
 
@@ -393,6 +411,10 @@ fn data_blocks(record: &Held) -> u64 {
 impl ReplicaStore for Memory {
     fn lanes(&self) -> u8 {
         self.disk.borrow().lanes()
+    }
+
+    fn sealed(&self) -> bool {
+        self.disk.borrow().sealed
     }
 
     async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError> {
@@ -447,14 +469,7 @@ impl ReplicaStore for Memory {
             let found = disk.lane(lane).blocks.get(&block);
             let bytes = found.map_or([0; BLOCK_BYTES], Version::bytes);
             into[n * BLOCK_BYTES..(n + 1) * BLOCK_BYTES].copy_from_slice(&bytes);
-            entries.push(found.map_or(
-                Entry {
-                    kind: Kind::Absent,
-                    stamp: NEVER,
-                    crc: Crc(0),
-                },
-                |v| v.entry,
-            ));
+            entries.push(found.map_or(Entry::ABSENT, |v| v.entry));
         }
         drop(disk);
         (into, Ok(entries))
@@ -509,7 +524,9 @@ impl ReplicaStore for Memory {
         let disk = self.disk.borrow();
         let blocks = &disk.lane(lane).blocks;
         let nodes = first..first + u64::from(count);
-        Ok(nodes.map(|n| summary_of(blocks, level, n)).collect())
+        let shape = disk.shape();
+        let all = nodes.map(|n| summary_of(shape, blocks, level, n));
+        Ok(all.collect())
     }
 
     async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
@@ -518,7 +535,7 @@ impl ReplicaStore for Memory {
         let within = disk
             .lane(lane)
             .blocks
-            .range(summary::blocks_of(&(leaf..leaf + 1)));
+            .range(summary::blocks_of(disk.shape(), &(leaf..leaf + 1)));
         Ok(within.map(|(block, v)| (*block, v.entry)).collect())
     }
 

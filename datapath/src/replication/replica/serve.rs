@@ -15,11 +15,12 @@ use crate::replication::seam::{Entry, Kind as BlockKind, ReplicaError, ReplicaSt
 use crate::replication::summary;
 use crate::replication::wire::frame::Kind;
 use crate::replication::wire::list::{Fetch, Fetched, Found, ListAsk, ListedWriter};
-use crate::replication::wire::read::{Read, ReadEntry, encode_damaged, encode_done, encode_failed};
-use crate::replication::wire::record::{TAG_BYTES, flag};
+use crate::replication::wire::read::{Read, encode_damaged, encode_done, encode_failed};
+use crate::replication::wire::record::flag;
 use crate::replication::wire::resync::{
     AskLeaf, AskSummaries, LeafEntry, NotRead, encode_leaf, encode_summaries,
 };
+use crate::store::map::LeafShape;
 use crate::store::types::{BLOCK_BYTES, LaneBlock};
 
 /// What is asked, with what was admitted by it.
@@ -227,7 +228,8 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             None => read(self.store.leaf(ask.tree.lane, ask.leaf).await)?,
             Some(_) => Err(NotRead::Unknown),
         };
-        let first = summary::blocks_of(&(ask.leaf..ask.leaf + 1)).start;
+        let shape = LeafShape::of(self.store.sealed());
+        let first = summary::blocks_of(shape, &(ask.leaf..ask.leaf + 1)).start;
         let entries = found.map(|all| {
             let entry = |(block, entry): (u64, Entry)| LeafEntry {
                 index: (block - first) as u8,
@@ -246,8 +248,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         let (buffer, entries) = self.store.read(ask.lane, blocks, buffer).await;
         match entries {
             Ok(entries) => {
-                let all: Vec<_> = entries.iter().map(|e| bare(*e)).collect();
-                encode_done(body, ask.request, &all);
+                encode_done(body, ask.request, &entries);
                 Ok(data_of(&entries, buffer))
             }
             Err(ReplicaError::Damaged { block, .. }) => {
@@ -269,15 +270,6 @@ fn read<T>(found: Result<T, ReplicaError>) -> Result<Result<T, NotRead>, Replica
         Ok(found) => Ok(Ok(found)),
         Err(error @ ReplicaError::Incomplete(_)) => Err(error),
         Err(_) => Ok(Err(NotRead::Failed)),
-    }
-}
-
-/// A block that is not encrypted (§16).
-fn bare(entry: Entry) -> ReadEntry {
-    ReadEntry {
-        entry,
-        key: 0,
-        tag: [0; TAG_BYTES],
     }
 }
 

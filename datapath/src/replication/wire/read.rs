@@ -3,7 +3,8 @@
 use super::WireError;
 use super::bytes::{Cursor, put_stamp, put_zero};
 use super::items::{Item, List, put_all};
-use super::record::{TAG_BYTES, WRITE_BLOCKS_MAX};
+use super::record::WRITE_BLOCKS_MAX;
+use crate::cipher::{KEY_INDEX_MAX, Seal};
 use crate::replication::seam::{Entry, Kind};
 use crate::store::types::{BLOCK_BYTES, BLOCKS_MAX, Crc, LaneBlock};
 
@@ -58,17 +59,6 @@ impl Read {
     }
 }
 
-/// A block that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadEntry {
-    /// What it is.
-    pub entry: Entry,
-    /// Index of the data key; 0: not encrypted.
-    pub key: u32,
-    /// Of what is encrypted; else zero.
-    pub tag: [u8; TAG_BYTES],
-}
-
 /// The number of a block's kind.
 pub(super) fn kind_number(kind: Kind) -> u8 {
     match kind {
@@ -104,16 +94,17 @@ pub(super) fn check_entry(entry: &Entry) -> Result<(), WireError> {
     }
 }
 
-impl Item for ReadEntry {
+/// A block that was read.
+impl Item for Entry {
     const BYTES: usize = 40;
 
     fn put(&self, out: &mut Vec<u8>) {
-        out.push(kind_number(self.entry.kind));
+        out.push(kind_number(self.kind));
         put_zero(out, 3);
-        out.extend_from_slice(&self.entry.crc.0.to_le_bytes());
-        put_stamp(out, self.entry.stamp);
-        out.extend_from_slice(&self.key.to_le_bytes());
-        out.extend_from_slice(&self.tag);
+        out.extend_from_slice(&self.crc.0.to_le_bytes());
+        put_stamp(out, self.stamp);
+        out.extend_from_slice(&self.seal.key.to_le_bytes());
+        out.extend_from_slice(&self.seal.tag);
     }
 
     fn take(c: &mut Cursor<'_>) -> Result<Self, WireError> {
@@ -121,15 +112,22 @@ impl Item for ReadEntry {
         c.zero(3)?;
         let crc = Crc(c.u32()?);
         let stamp = c.stamp()?;
-        let key = c.u32()?;
-        let tag = c.array()?;
-        let entry = Entry { kind, stamp, crc };
+        let seal = Seal {
+            key: c.u32()?,
+            tag: c.array()?,
+        };
+        let entry = Self {
+            kind,
+            stamp,
+            crc,
+            seal,
+        };
         check_entry(&entry)?;
-        let bare = matches!(kind, Kind::Absent | Kind::Erased);
-        if key != 0 && bare || key == 0 && tag != [0; TAG_BYTES] {
-            return Err(WireError::value("key of a block", key));
+        let bare = matches!(kind, Kind::Absent | Kind::Erased) || seal.key == 0;
+        if bare && seal != Seal::NONE || seal.key > KEY_INDEX_MAX {
+            return Err(WireError::value("key of a block", seal.key));
         }
-        Ok(Self { entry, key, tag })
+        Ok(entry)
     }
 }
 
@@ -137,7 +135,7 @@ impl Item for ReadEntry {
 #[derive(Clone, Copy, Debug)]
 pub enum ReadResult<'a> {
     /// Each block's entry, in order. Data of those of kind [`Kind::Data`], and of no others, are behind the body, in order.
-    Done(List<'a, ReadEntry>),
+    Done(List<'a, Entry>),
     /// This block cannot be read or does not match, and is not known as poison yet. Nothing was read.
     Damaged(LaneBlock),
     /// The drive failed.
@@ -157,12 +155,12 @@ pub struct ReadDone<'a> {
 ///
 /// # Panics
 /// If there are no blocks, or more than a read may have.
-pub fn encode_done(out: &mut Vec<u8>, request: u64, entries: &[ReadEntry]) -> usize {
+pub fn encode_done(out: &mut Vec<u8>, request: u64, entries: &[Entry]) -> usize {
     let bound = 1..=WRITE_BLOCKS_MAX;
     assert!(bound.contains(&entries.len()), "blocks within their bound");
     head(out, request, 0, entries.len() as u32, 0);
     put_all(out, entries);
-    let data = entries.iter().filter(|e| e.entry.kind == Kind::Data);
+    let data = entries.iter().filter(|e| e.kind == Kind::Data);
     data.count() * BLOCK_BYTES
 }
 
@@ -206,8 +204,8 @@ impl<'a> ReadDone<'a> {
         let mut blocks = 0;
         let result = match result {
             0 => {
-                let entries = List::<ReadEntry>::take(&mut c, n as usize)?;
-                let with_data = entries.iter().filter(|e| e.entry.kind == Kind::Data);
+                let entries = List::<Entry>::take(&mut c, n as usize)?;
+                let with_data = entries.iter().filter(|e| e.kind == Kind::Data);
                 blocks = with_data.count();
                 ReadResult::Done(entries)
             }

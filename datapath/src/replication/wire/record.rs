@@ -2,14 +2,14 @@
 
 use super::WireError;
 use super::bytes::{Cursor, put_zero};
+use crate::cipher::KEY_INDEX_MAX;
+pub use crate::cipher::TAG_BYTES;
 use crate::store::types::{BLOCKS_MAX, Crc, LaneBlock, SnapshotId, Stamp};
 
 /// Bytes of a record before what its kind adds.
 pub const RECORD_BYTES: usize = 48;
 /// Most blocks of a write.
 pub const WRITE_BLOCKS_MAX: usize = 256;
-/// Bytes of a block's tag.
-pub const TAG_BYTES: usize = 16;
 /// Lanes are numbered below this.
 pub const LANES_MAX: u8 = 16;
 
@@ -191,6 +191,9 @@ impl<'a> Record<'a> {
             return Err(value("lane of a record", u64::from(lane)));
         }
         let sealed = flags & flag::SEALED != 0;
+        if sealed != (key != 0) || key > KEY_INDEX_MAX {
+            return Err(value("key of a record", u64::from(key)));
+        }
         let content = match kind {
             KIND_WRITE | KIND_POISON => {
                 if blocks > WRITE_BLOCKS_MAX as u64 {

@@ -7,6 +7,7 @@ use super::items::{Item, List, put_all};
 use super::list::{LEAF_MAX, leaf};
 use super::read::{check_entry, kind_number, take_kind};
 use super::record::{Content, Record, flag};
+use crate::cipher::Seal;
 use crate::replication::seam::{Entry, Kind};
 use crate::store::types::{BLOCKS_MAX, Crc, SnapshotId, Stamp};
 
@@ -240,7 +241,9 @@ impl Item for LeafEntry {
     const BYTES: usize = 20;
 
     fn put(&self, out: &mut Vec<u8>) {
-        let Entry { kind, stamp, crc } = self.entry;
+        let Entry {
+            kind, stamp, crc, ..
+        } = self.entry;
         out.extend_from_slice(&[self.index, kind_number(kind), 0, 0]);
         out.extend_from_slice(&crc.0.to_le_bytes());
         put_stamp(out, stamp);
@@ -252,7 +255,13 @@ impl Item for LeafEntry {
         c.zero(2)?;
         let crc = Crc(c.u32()?);
         let stamp: Stamp = c.stamp()?;
-        let entry = Entry { kind, stamp, crc };
+        // Its seal comes with its data.
+        let entry = Entry {
+            kind,
+            stamp,
+            crc,
+            seal: Seal::NONE,
+        };
         check_entry(&entry)?;
         if kind == Kind::Absent {
             return Err(WireError::value("kind of a leaf's entry", 0_u8));

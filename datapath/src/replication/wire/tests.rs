@@ -45,10 +45,9 @@ impl Owned {
             _ => Content::Poison(blocks()),
         };
         let mut head = self.head;
-        if let Content::Write(b) | Content::Poison(b) = content
-            && b.sealed()
-        {
-            head.flags |= flag::SEALED;
+        match content {
+            Content::Write(b) | Content::Poison(b) if b.sealed() => head.flags |= flag::SEALED,
+            _ => head.key = 0,
         }
         Record { head, content }
     }
@@ -59,7 +58,7 @@ fn stamp() -> impl Strategy<Value = Stamp> {
 }
 
 fn record(blocks_max: usize) -> impl Strategy<Value = Owned> {
-    let head = (0_u8..16, 0_u8..16, stamp(), any::<u64>(), any::<u32>());
+    let head = (0_u8..16, 0_u8..16, stamp(), any::<u64>(), 1_u32..=63);
     let head = head.prop_map(|(flags, lane, stamp, position, key)| Head {
         flags: flags << 1,
         lane,
@@ -254,6 +253,8 @@ fn each_field_of_a_record_is_bounded() {
         (1, 1, "sealed, and no tags"),
         (1, 16, "listed, and data"),
         (2, 16, "no such lane"),
+        (24, 1, "a key, and no tags"),
+        (24, 64, "no such key"),
         (3, 1, "reserved"),
         (28, 1, "reserved"),
         (37, 1, "beyond the last block"),

@@ -4,14 +4,15 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::super::journal::{Given, without};
+use super::super::journal::{Given, Tags, without};
 use super::super::map::EntryKind;
-use super::super::types::{BLOCK_BYTES, Crc, PhysicalBlock, Stamp};
+use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock, Stamp};
 use super::lane::LaneState;
 use super::lookup::Known;
 use super::read::Place;
 use super::stamped::{Mark, Stamps};
 use super::{Inner, StoreError};
+use crate::cipher::Seal;
 use crate::replication::seam::{Entry, Kind};
 
 const NO_STAMP: Stamp = Stamp { epoch: 0, seq: 0 };
@@ -31,18 +32,38 @@ impl BlockEntry {
             kind: Kind::Absent,
             stamp: NO_STAMP,
             crc: Crc(0),
+            seal: Seal::NONE,
         },
         at: None,
     };
 
-    fn new(at: Option<PhysicalBlock>, stamp: Stamp, crc: Crc) -> Self {
+    fn new(at: Option<PhysicalBlock>, stamp: Stamp, crc: Crc, seal: Seal) -> Self {
         let kind = match at {
             Some(_) => Kind::Data,
             None => Kind::Poison,
         };
         Self {
-            entry: Entry { kind, stamp, crc },
+            entry: Entry {
+                kind,
+                stamp,
+                crc,
+                seal,
+            },
             at,
+        }
+    }
+
+    /// What is known of a lane's block; looked at in the same moment.
+    fn of(lane: &LaneState, block: LaneBlock, known: Known) -> Self {
+        match known {
+            Known::Entry(e) => {
+                let at = (!e.is_poison()).then_some(e.block);
+                Self::new(at, e.stamp, e.crc, lane.delta_seal(block))
+            }
+            Known::Leaf(e) if e.kind != EntryKind::Absent => {
+                Self::new(e.block(), e.stamp, e.crc, e.seal)
+            }
+            Known::Leaf(_) | Known::Erased | Known::Nothing => Self::ABSENT,
         }
     }
 
@@ -55,23 +76,13 @@ impl BlockEntry {
     }
 }
 
-impl From<Known> for BlockEntry {
-    fn from(known: Known) -> Self {
-        match known {
-            Known::Entry(e) => Self::new((!e.is_poison()).then_some(e.block), e.stamp, e.crc),
-            Known::Leaf(e) if e.kind != EntryKind::Absent => Self::new(e.block(), e.stamp, e.crc),
-            Known::Leaf(_) | Known::Erased | Known::Nothing => Self::ABSENT,
-        }
-    }
-}
-
 /// What of a copy goes into the store.
 #[derive(Debug)]
 pub enum Content<'a> {
     /// These bytes.
-    Data(&'a [u8]),
+    Data(&'a [u8], Option<Tags>),
     /// Damage; of each block, what its checksum was.
-    Poison(&'a [Crc]),
+    Poison(&'a [Crc], Option<Tags>),
     /// Nothing: blocks become absent.
     Nothing,
 }
@@ -80,12 +91,22 @@ impl Content<'_> {
     /// The mark for a part, which begins so many blocks behind the whole.
     fn mark(&self, skip: u64, part: &Range<u64>) -> Mark {
         match self {
-            Self::Poison(crcs) => {
+            Self::Poison(crcs, _) => {
                 let (first, count) = (skip as usize, (part.end - part.start) as usize);
-                Mark::Poison(crcs[first..first + count].to_vec())
+                Mark::Poison(crcs[first..first + count].to_vec(), self.tags(skip, part))
             }
-            Self::Data(_) | Self::Nothing => Mark::Erase,
+            Self::Data(..) | Self::Nothing => Mark::Erase,
         }
+    }
+
+    /// The tags of a part.
+    fn tags(&self, skip: u64, part: &Range<u64>) -> Option<Tags> {
+        let (Self::Data(_, tags) | Self::Poison(_, tags)) = self else {
+            return None;
+        };
+        let first = skip as usize;
+        let of_part = first..first + (part.end - part.start) as usize;
+        tags.as_ref().map(|tags| tags.part(of_part))
     }
 }
 
@@ -97,7 +118,9 @@ impl Inner {
         blocks: &Range<u64>,
     ) -> Result<Vec<BlockEntry>, StoreError> {
         let mut entries = self
-            .known_of_each(lane, blocks, |_, known| Ok(BlockEntry::from(known)))
+            .known_of_each(lane, blocks, |block, known| {
+                Ok(BlockEntry::of(lane, block, known))
+            })
             .await?;
         if let Some(replica) = &lane.replica {
             for (range, stamp) in replica.erasures(blocks) {
@@ -147,7 +170,7 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let mut left = match content {
             Content::Nothing => in_pieces(&blocks),
-            Content::Data(_) | Content::Poison(_) => Vec::from([blocks.clone()]),
+            Content::Data(..) | Content::Poison(..) => Vec::from([blocks.clone()]),
         };
         while let Some(part) = left.pop() {
             if lane.void.get() || self.closed.get() {
@@ -156,14 +179,14 @@ impl Inner {
             let (count, skip) = (part.end - part.start, part.start - blocks.start);
             let of_part = match content {
                 Content::Nothing => stamp,
-                Content::Data(_) | Content::Poison(_) => Stamp {
+                Content::Data(..) | Content::Poison(..) => Stamp {
                     epoch: stamp.epoch,
                     seq: stamp.seq + skip,
                 },
             };
             // Everything that is waited for comes before the look at what is there.
             let mut with = None;
-            if let Content::Data(bytes) = content {
+            if let Content::Data(bytes, _) = content {
                 let len = count as usize * BLOCK_BYTES;
                 let mut buffer = self.handle.buffers().take(len).await;
                 let from = skip as usize * BLOCK_BYTES;
@@ -191,7 +214,7 @@ impl Inner {
             }
             match with {
                 Some((buffer, runs)) => {
-                    let to = (runs, Stamps::Copied(of_part));
+                    let to = (runs, Stamps::Copied(of_part), content.tags(skip, &part));
                     self.write_at(lane, part, buffer, to).await?;
                 }
                 None => {

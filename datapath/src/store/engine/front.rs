@@ -78,10 +78,10 @@ impl Front {
 
     /// An entry of a leaf that is held.
     #[inline]
-    pub fn entry(&self, key: LeafKey, slot: u8) -> Option<LeafEntry> {
+    pub fn entry(&self, shape: LeafShape, key: LeafKey, slot: u8) -> Option<LeafEntry> {
         let slots = self.slots.borrow();
         let held = slots[Self::place(key, slots.len())].as_ref()?;
-        (held.key == key).then(|| LeafShape::Plain.entry(&held.page, slot))
+        (held.key == key).then(|| shape.entry(&held.page, slot))
     }
 
     /// Holds a leaf.
@@ -118,14 +118,14 @@ mod tests {
         let entry = LeafEntry::data(PhysicalBlock(9), Generation(1), stamp, Crc(7));
         LeafShape::Plain.set_entry(&mut page, 3, &entry);
         front.put(key(1, 1, 5), Rc::new(page));
-        assert_eq!(front.entry(key(1, 1, 5), 3), Some(entry));
-        let other = front.entry(key(1, 1, 5), 4).unwrap();
+        assert_eq!(front.entry(LeafShape::Plain, key(1, 1, 5), 3), Some(entry));
+        let other = front.entry(LeafShape::Plain, key(1, 1, 5), 4).unwrap();
         assert_eq!(other.kind, EntryKind::Absent);
         for other in [key(2, 1, 5), key(1, 2, 5), key(1, 1, 7), key(1, 1, 6)] {
-            assert_eq!(front.entry(other, 3), None, "{other:?}");
+            assert_eq!(front.entry(LeafShape::Plain, other, 3), None, "{other:?}");
         }
         // Whoever comes to the same place later has it.
         front.put(key(1, 2, 5), Rc::new([0; BLOCK_BYTES]));
-        assert_eq!(front.entry(key(1, 1, 5), 3), None);
+        assert_eq!(front.entry(LeafShape::Plain, key(1, 1, 5), 3), None);
     }
 }

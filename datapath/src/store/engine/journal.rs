@@ -16,13 +16,14 @@ use super::super::types::{
 };
 use super::buffers::{Borrowed, BufferSet};
 use super::{Inner, StoreError};
+use crate::cipher::TAG_BYTES;
 use crate::device::IoError;
 use crate::reactor::{Handle, Notify};
 
 /// Bytes of one journal write at most.
 const RUN_BYTES: usize = RUN_BLOCKS_MAX as usize * BLOCK_BYTES;
 /// Of a write's record: what is not for its blocks.
-const RECORD_BYTES: u64 = 40;
+const RECORD_BYTES: u64 = 44;
 /// Of a write's record: for each block, in the worst case.
 const BYTES_OF_BLOCK: u64 = 12;
 
@@ -48,6 +49,8 @@ pub struct Journal {
     waiting_blocks: Cell<u64>,
     /// Blocks that the next checkpoint needs for copies of what is not settled.
     kept_room: Cell<u64>,
+    /// Records may have tags.
+    tags: Cell<bool>,
     /// Writes that the drive has not answered, failed or not.
     writing: Cell<usize>,
     /// There is something to write.
@@ -93,6 +96,7 @@ impl Journal {
             blocks_written: Cell::new(0),
             waiting_blocks: Cell::new(0),
             kept_room: Cell::new(0),
+            tags: Cell::new(false),
             writing: Cell::new(0),
             appended: Notify::new(),
         })
@@ -186,7 +190,11 @@ impl Journal {
 
     /// Whether records of writes of so many blocks fit, whatever their runs; one block is left for a watermark.
     pub fn has_room(&self, blocks: u64) -> bool {
-        let bytes = RECORD_BYTES + BYTES_OF_BLOCK * blocks;
+        let each = match self.tags.get() {
+            true => BYTES_OF_BLOCK + TAG_BYTES as u64,
+            false => BYTES_OF_BLOCK,
+        };
+        let bytes = RECORD_BYTES + each * blocks;
         let needed = bytes.div_ceil(RECORDS_BYTES as u64) + 2;
         let needed = match self.kept_room.get() {
             0 => needed,
@@ -194,6 +202,11 @@ impl Journal {
             kept => 2 * needed + kept,
         };
         self.packer.borrow().pending_blocks() + needed <= self.ring.borrow().room()
+    }
+
+    /// There is a sealed lane: from now on each record has room for tags.
+    pub fn expect_tags(&self) {
+        self.tags.set(true);
     }
 
     /// A checkpoint will copy so many bytes of records: their room is nobody else's.

@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::super::VolumeId;
-use super::super::map::{Changes, LeafEntry, Root};
+use super::super::map::{Changes, LeafEntry, LeafShape, Root};
 use super::super::types::{CatalogueHandle, Generation, LaneBlock, LaneSequence, Stamp};
 use super::front::LeafKey;
 use super::layer::{Found, Layer};
 use super::unsettled::ReplicaLane;
+use crate::cipher::Seal;
 
 /// Entries that a new layer has room for at once, if the one before had so many: a burst is not paid for ever.
 const ROOM_MAX: usize = 16 << 10;
@@ -81,7 +82,7 @@ impl LaneState {
         epoch: u32,
         replica: Option<ReplicaLane>,
     ) -> Self {
-        let first = Rc::new(RefCell::new(Layer::new(generation)));
+        let first = Rc::new(RefCell::new(Layer::new(root.shape(), generation)));
         Self {
             handle,
             volume,
@@ -153,9 +154,12 @@ impl LaneState {
 
     /// Ends the present layer: later records go to a new one, of `generation`.
     pub fn cut(&self, generation: Generation) {
+        let shape = self.shape();
         let mut layers = self.layers.borrow_mut();
         let like = layers[0].borrow().len().min(ROOM_MAX);
-        layers.push_front(Rc::new(RefCell::new(Layer::with_room(generation, like))));
+        layers.push_front(Rc::new(RefCell::new(Layer::with_room(
+            shape, generation, like,
+        ))));
     }
 
     /// The present layer.
@@ -212,6 +216,19 @@ impl LaneState {
     pub fn delta(&self, block: LaneBlock) -> Option<Found> {
         let layers = self.layers.borrow();
         layers.iter().find_map(|layer| layer.borrow().get(block))
+    }
+
+    /// With what the delta's entry of a block was sealed.
+    pub fn delta_seal(&self, block: LaneBlock) -> Seal {
+        let layers = self.layers.borrow();
+        let found = layers.iter().find(|l| l.borrow().get(block).is_some());
+        found.map_or(Seal::NONE, |layer| layer.borrow().seal(block))
+    }
+
+    /// How its leaves are.
+    #[inline]
+    pub fn shape(&self) -> LeafShape {
+        self.root.get().shape()
     }
 
     /// Whether the present layer has an entry of a block.

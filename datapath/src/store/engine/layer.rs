@@ -12,7 +12,9 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
-use super::super::map::{LeafEntry, LeafShape, leaf_of};
+use crate::cipher::Seal;
+
+use super::super::map::{LeafEntry, LeafShape};
 use super::super::types::{CatalogueHandle, Crc, Generation, LaneBlock, PhysicalBlock, Stamp};
 
 /// What a layer knows of a block.
@@ -80,17 +82,18 @@ pub struct Layer {
     pub closes: Option<CatalogueHandle>,
     /// Records that have a sequence and are not complete.
     pub in_flight: u32,
+    /// Of the lane's leaves.
+    shape: LeafShape,
     /// In no order.
     entries: Vec<(LaneBlock, Entry)>,
+    /// Of each entry, in their order, if the lane is sealed; else nothing.
+    seals: Vec<Seal>,
     /// Where in `entries` a block is: both in one number, so that who looks for a block does not look at the entries.
     places: HashTable<Known>,
     /// The same numbers, ascending; made when it is asked for, and void with the next change.
     order: OnceCell<Vec<Known>>,
     erased: BTreeMap<u64, Erased>,
 }
-
-/// Lanes are not sealed yet.
-const SHAPE: LeafShape = LeafShape::Plain;
 
 /// A block and the place of its entry in one number; in the order of the blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -131,12 +134,14 @@ fn hash(block: LaneBlock) -> u64 {
 
 impl Layer {
     /// An empty one.
-    pub fn new(generation: Generation) -> Self {
+    pub fn new(shape: LeafShape, generation: Generation) -> Self {
         Self {
             generation,
             closes: None,
             in_flight: 0,
+            shape,
             entries: Vec::new(),
+            seals: Vec::new(),
             places: HashTable::new(),
             order: OnceCell::new(),
             erased: BTreeMap::new(),
@@ -144,11 +149,11 @@ impl Layer {
     }
 
     /// An empty one that does not grow before it has so many entries.
-    pub fn with_room(generation: Generation, entries: usize) -> Self {
+    pub fn with_room(shape: LeafShape, generation: Generation, entries: usize) -> Self {
         Self {
             entries: Vec::with_capacity(entries),
             places: HashTable::with_capacity(entries),
-            ..Self::new(generation)
+            ..Self::new(shape, generation)
         }
     }
 
@@ -160,7 +165,7 @@ impl Layer {
     /// Leaves that it has entries of.
     pub fn leaves(&self) -> usize {
         let order = self.order();
-        let leaf = |n: &Known| leaf_of(n.block()).0;
+        let leaf = |n: &Known| self.shape.leaf_of(n.block()).0;
         order.chunk_by(|a, b| leaf(a) == leaf(b)).count()
     }
 
@@ -176,6 +181,12 @@ impl Layer {
             return Some(Found::Entry(self.entries[place].1));
         }
         self.erasure(block).map(|_| Found::Erased)
+    }
+
+    /// With what a block's entry was sealed.
+    pub fn seal(&self, block: LaneBlock) -> Seal {
+        let seal = self.place(block).and_then(|place| self.seals.get(place));
+        seal.copied().unwrap_or(Seal::NONE)
     }
 
     /// Whether there is an entry of a block.
@@ -203,8 +214,18 @@ impl Layer {
         (block.0 < erased.end).then_some(erased.sequence)
     }
 
-    /// A record's block. What loses goes to `free`: the block of the entry that was there, or that of this one.
+    /// A record's block that is not encrypted. What loses goes to `free`: the block of the entry that was there, or that of this one.
     pub fn insert(&mut self, block: LaneBlock, entry: Entry, free: &mut Vec<PhysicalBlock>) {
+        self.insert_sealed(block, (entry, Seal::NONE), free);
+    }
+
+    /// The same of one that may be.
+    pub fn insert_sealed(
+        &mut self,
+        block: LaneBlock,
+        (entry, seal): (Entry, Seal),
+        free: &mut Vec<PhysicalBlock>,
+    ) {
         if self.erasure(block).is_some_and(|at| at > entry.sequence) {
             entry.give_back(free);
             return;
@@ -215,6 +236,7 @@ impl Layer {
             if super::super::planted::is(super::super::planted::Bug::LaterCompletionWins) {
                 there.give_back(free);
                 *there = entry;
+                self.set_seal(place, seal);
                 return;
             }
             if there.sequence > entry.sequence {
@@ -222,6 +244,11 @@ impl Layer {
             } else if there.sequence < entry.sequence {
                 there.give_back(free);
                 *there = entry;
+                #[cfg(planted)]
+                if super::super::planted::is(super::super::planted::Bug::TagOfOldBlock) {
+                    return;
+                }
+                self.set_seal(place, seal);
             }
             return;
         }
@@ -229,9 +256,18 @@ impl Layer {
         assert!(place < 1 << Known::PLACE_BITS, "a delta has a limit");
         self.order.take();
         self.entries.push((block, entry));
+        if self.shape == LeafShape::Sealed {
+            self.seals.push(seal);
+        }
         let hash_of = |known: &Known| hash(known.block());
         self.places
             .insert_unique(hash(block), Known::new(block, place), hash_of);
+    }
+
+    fn set_seal(&mut self, place: usize, seal: Seal) {
+        if let Some(there) = self.seals.get_mut(place) {
+            *there = seal;
+        }
     }
 
     /// Takes an entry out; the last one takes its place.
@@ -249,6 +285,9 @@ impl Layer {
                 .places
                 .find_mut(hash(moved), |known| known.place() == last);
             *known.expect("every entry has its place") = Known::new(moved, place);
+        }
+        if self.shape == LeafShape::Sealed {
+            self.seals.swap_remove(place);
         }
         self.entries.swap_remove(place).1
     }
@@ -346,14 +385,14 @@ impl Layer {
 impl super::super::map::Changes for Layer {
     fn next_leaf(&self, from: u64) -> Option<u64> {
         let order = self.order();
-        let first = SHAPE.first_block(from);
+        let first = self.shape.first_block(from);
         let at = order.partition_point(|n| n.block().0 < first);
-        Some(leaf_of(order.get(at)?.block()).0)
+        Some(self.shape.leaf_of(order.get(at)?.block()).0)
     }
 
     fn entries(&self, leaf: u64, each: &mut dyn FnMut(u8, &LeafEntry)) {
         let order = self.order();
-        let blocks = SHAPE.blocks(leaf, leaf);
+        let blocks = self.shape.blocks(leaf, leaf);
         let first = order.partition_point(|n| n.block().0 < blocks.start);
         for known in &order[first..] {
             if known.block().0 >= blocks.end {
@@ -361,10 +400,13 @@ impl super::super::map::Changes for Layer {
             }
             let (block, entry) = &self.entries[known.place()];
             let slot = (block.0 - blocks.start) as u8;
-            let entry = match entry.is_poison() {
+            let mut entry = match entry.is_poison() {
                 true => LeafEntry::poison(self.generation, entry.stamp, entry.crc),
                 false => LeafEntry::data(entry.block, self.generation, entry.stamp, entry.crc),
             };
+            if let Some(seal) = self.seals.get(known.place()) {
+                entry.seal = *seal;
+            }
             each(slot, &entry);
         }
     }
@@ -399,6 +441,13 @@ mod tests {
         }
     }
 
+    fn seal(block: u64) -> Seal {
+        Seal {
+            key: block as u32 % 63 + 1,
+            tag: [block as u8; 16],
+        }
+    }
+
     #[derive(Clone, Debug)]
     struct Step {
         at: u64,
@@ -417,7 +466,8 @@ mod tests {
     proptest! {
         /// Records in any order have the effect of their sequences' order, and every block is in the layer or given back.
         #[test]
-        fn the_highest_sequence_wins_in_any_order(steps in prop::collection::vec(step(), 1..40), order in any::<u64>()) {
+        fn the_highest_sequence_wins_in_any_order(steps in prop::collection::vec(step(), 1..40), order in any::<u64>(), sealed in any::<bool>()) {
+            let shape = LeafShape::of(sealed);
             let mut all: Vec<(u64, Step)> = (1u64..).zip(steps).collect();
             let mut model: BTreeMap<u64, Option<u64>> = BTreeMap::new();
             for (sequence, s) in &all {
@@ -430,7 +480,7 @@ mod tests {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 all.swap(n, (random >> 33) as usize % (n + 1));
             }
-            let mut layer = Layer::new(Generation(1));
+            let mut layer = Layer::new(shape, Generation(1));
             let (mut free, mut given) = (Vec::new(), 0);
             for (sequence, s) in &all {
                 if s.erase {
@@ -438,7 +488,7 @@ mod tests {
                 } else {
                     for b in s.at..s.at + s.blocks {
                         given += 1;
-                        layer.insert(LaneBlock(b), entry(sequence * 1000 + b, *sequence), &mut free);
+                        layer.insert_sealed(LaneBlock(b), (entry(sequence * 1000 + b, *sequence), seal(sequence * 1000 + b)), &mut free);
                     }
                 }
             }
@@ -448,9 +498,11 @@ mod tests {
             let mut next = layer.next_leaf(0);
             while let Some(leaf) = next {
                 layer.entries(leaf, &mut |slot, e| {
-                    let block = SHAPE.block_of(leaf, slot);
+                    let block = shape.block_of(leaf, slot);
                     let expect = model.get(&block.0).copied().flatten().map(PhysicalBlock);
                     assert_eq!(e.block(), expect);
+                    assert_eq!(e.seal, if sealed { seal(expect.unwrap().0) } else { Seal::NONE });
+                    assert_eq!(e.seal, layer.seal(block));
                     seen += 1;
                 });
                 next = layer.next_leaf(leaf + 1);

@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::super::map::{LeafEntry, LeafShape, Page, leaf, leaf_cached, leaf_of};
+use super::super::map::{LeafEntry, LeafShape, Page, leaf, leaf_cached};
 use super::super::types::LaneBlock;
 use super::lane::LaneState;
 use super::layer::{Entry, Found};
@@ -33,10 +33,8 @@ impl Known {
     }
 
     #[inline]
-    fn in_leaf(page: Option<&Page>, slot: u8) -> Self {
-        page.map_or(Self::Nothing, |page| {
-            Self::Leaf(LeafShape::Plain.entry(page, slot))
-        })
+    fn in_leaf(shape: LeafShape, page: Option<&Page>, slot: u8) -> Self {
+        page.map_or(Self::Nothing, |page| Self::Leaf(shape.entry(page, slot)))
     }
 }
 
@@ -47,13 +45,14 @@ impl Inner {
         if let Some(known) = Known::in_delta(lane, block) {
             return Some(known);
         }
-        let (number, slot) = leaf_of(block);
+        let shape = lane.shape();
+        let (number, slot) = shape.leaf_of(block);
         let key = lane.leaf_key(number);
-        if let Some(entry) = self.cache.front.entry(key, slot) {
+        if let Some(entry) = self.cache.front.entry(shape, key, slot) {
             return Some(Known::Leaf(entry));
         }
         let page = leaf_cached(&self.pages, &lane.root.get(), number)?;
-        let known = Known::in_leaf(page.as_deref(), slot);
+        let known = Known::in_leaf(shape, page.as_deref(), slot);
         if let Some(page) = page {
             self.cache.front.put(key, page);
         }
@@ -69,11 +68,12 @@ impl Inner {
         if let Some(known) = self.known_now(lane, block) {
             return Ok(known);
         }
-        let (number, slot) = leaf_of(block);
+        let shape = lane.shape();
+        let (number, slot) = shape.leaf_of(block);
         // The delta is asked first and without a pause before the root is taken: a checkpoint cannot move an entry past both.
         let root = lane.root.get();
         let page = leaf(&self.pages, &root, number).await?;
-        Ok(Known::in_leaf(page.as_deref(), slot))
+        Ok(Known::in_leaf(shape, page.as_deref(), slot))
     }
 
     /// What is known of blocks, all at one moment: the moment at which this returns. A read so shows a write whole or not at all. Leaves that are
@@ -85,6 +85,7 @@ impl Inner {
         each: impl Fn(LaneBlock, Known) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
         let mut all = Vec::with_capacity((blocks.end - blocks.start) as usize);
+        let shape = lane.shape();
         let mut held: Vec<(u64, Option<Rc<Page>>)> = Vec::new();
         let mut root = lane.root.get();
         'again: loop {
@@ -97,7 +98,7 @@ impl Inner {
                 let known = match Known::in_delta(lane, block) {
                     Some(known) => known,
                     None => {
-                        let (number, slot) = leaf_of(block);
+                        let (number, slot) = shape.leaf_of(block);
                         let Some((_, page)) = held.iter().rev().find(|(n, _)| *n == number) else {
                             let page = match leaf_cached(&self.pages, &root, number) {
                                 Some(page) => page,
@@ -106,7 +107,7 @@ impl Inner {
                             held.push((number, page));
                             continue 'again;
                         };
-                        Known::in_leaf(page.as_deref(), slot)
+                        Known::in_leaf(shape, page.as_deref(), slot)
                     }
                 };
                 all.push(each(block, known)?);

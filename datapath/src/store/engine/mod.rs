@@ -360,7 +360,7 @@ impl Store {
         size_bytes: u64,
     ) -> Result<(), StoreError> {
         self.0
-            .create_lanes(volume, lanes, of, size_bytes, false)
+            .create_lanes(volume, lanes, of, size_bytes, (false, false))
             .await
     }
 
@@ -557,7 +557,7 @@ impl StoreLane {
             return (from, Err(StoreError::Closed));
         }
         let ticket = self.store.writer.tickets.issue();
-        let own = (Stamps::Own, Vec::new());
+        let own = (Stamps::Own, Vec::new(), None);
         self.store
             .submit(&self.lane, &blocks, Data::Own(from), ticket.number(), own);
         let (Data::Own(buffer), mut result) = ticket.wait().await else {

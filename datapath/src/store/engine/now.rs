@@ -59,9 +59,10 @@ impl Inner {
             first: LaneBlock(blocks.start),
             runs: &runs,
             crcs: &crcs,
+            tags: None,
         });
         self.scatter
-            .written(lane.handle, admitted.generation, blocks);
+            .written((lane.handle, lane.shape()), admitted.generation, blocks);
         self.now.pending.set(true);
         let mut layer = admitted.layer.borrow_mut();
         let mut freed = self.now.freed.borrow_mut();

@@ -34,6 +34,7 @@ use super::space::{delta_max, reserve};
 use super::unsettled::Kept;
 use super::writer::Writer;
 use super::{Inner, OpenError, Store, StoreConfig, StoreError};
+use crate::cipher::Seal;
 use crate::device::{Device, IoError};
 use crate::reactor::{Handle, Notify};
 
@@ -459,6 +460,7 @@ impl Inner {
                     (first..first + u64::from(run.blocks)).map(PhysicalBlock)
                 });
                 for (n, &crc) in (0u64..).zip(&w.crcs) {
+                    let seal = w.tags.as_ref().map_or(Seal::NONE, |t| t.seal(n as usize));
                     let at = places.next();
                     let block = w.first.0 + n;
                     if replaces.is_some_and(|parts| !parts.iter().any(|p| p.contains(&block))) {
@@ -480,7 +482,7 @@ impl Inner {
                     };
                     let mut layer = layer.borrow_mut();
                     let before = layer.len();
-                    layer.insert(LaneBlock(block), entry, freed);
+                    layer.insert_sealed(LaneBlock(block), (entry, seal), freed);
                     self.delta_grew(layer.len() as isize - before as isize);
                 }
                 lane.replayed(w.lane_sequence);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
 
-use super::super::map::{EntryKind, leaf_of};
+use super::super::map::EntryKind;
 use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock};
 use super::join::join_all;
 use super::lane::LaneState;
@@ -83,9 +83,10 @@ impl Inner {
         blocks: Range<u64>,
     ) -> Result<bool, StoreError> {
         let _reader = self.reclaim.read();
+        let shape = lane.shape();
         for block in blocks.map(LaneBlock) {
             let bound = {
-                let (number, _) = leaf_of(block);
+                let (number, _) = shape.leaf_of(block);
                 self.catalogue.borrow().bound(lane.handle, number)
             };
             let own = match self.known(lane, block).await? {

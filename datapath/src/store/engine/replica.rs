@@ -6,7 +6,8 @@ use std::rc::Rc;
 use keelblock_hugepages::Buffer;
 
 use super::super::VolumeId;
-use super::super::journal::Record;
+use super::super::journal::{Record, Tags};
+use super::super::map::LeafShape;
 use super::super::superblock::{ReplicaEntry, ReplicaState};
 use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, Stamp};
 use super::copy::{BlockEntry, Content};
@@ -14,6 +15,7 @@ use super::lane::LaneState;
 use super::stamped::Mark;
 use super::unsettled::Listed;
 use super::{Inner, Store, StoreError};
+use crate::cipher::TAG_BYTES;
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{
     Entry, Id, KeptSet, Kind, Promise, ReplicaError, ReplicaStore, Standing, Unsettled,
@@ -28,6 +30,8 @@ pub struct Replica {
     stores: Vec<Store>,
     /// In the order of lanes, each with the store that has it.
     lanes: Vec<(Rc<Inner>, Rc<LaneState>)>,
+    /// Its lanes are.
+    sealed: bool,
 }
 
 fn incomplete(what: impl Into<String>) -> ReplicaError {
@@ -53,7 +57,7 @@ fn told(e: StoreError, lane: u8, block: u64) -> ReplicaError {
 }
 
 impl Replica {
-    /// Makes a replica: on each drive some lanes of `of`. What was made before, under the same id, stays.
+    /// Makes a replica: on each drive some lanes of `of`, with room for tags if it is `sealed`. What was made before, under the same id, stays.
     ///
     /// # Errors
     /// [`StoreError::Exists`] if there are lanes of another replica of the volume, and others.
@@ -62,7 +66,7 @@ impl Replica {
         volume: VolumeId,
         id: Id,
         of: u8,
-        size_bytes: u64,
+        (size_bytes, sealed): (u64, bool),
     ) -> Result<(), StoreError> {
         for (store, lanes) in drives {
             let same = store.replica(volume).is_some_and(|r| r.replica == id);
@@ -75,7 +79,7 @@ impl Replica {
             }
             store
                 .0
-                .create_lanes(volume, lanes, of, size_bytes, true)
+                .create_lanes(volume, lanes, of, size_bytes, (true, sealed))
                 .await?;
         }
         Ok(())
@@ -114,11 +118,20 @@ impl Replica {
         }
         let lanes: Option<Vec<_>> = found.into_iter().collect();
         let lanes = lanes.filter(|l| !l.is_empty());
+        let lanes = lanes.ok_or_else(|| incomplete("a lane is missing"))?;
+        let sealed = lanes[0].1.shape() == LeafShape::Sealed;
+        if lanes
+            .iter()
+            .any(|(_, l)| l.shape() != LeafShape::of(sealed))
+        {
+            return Err(incomplete("some of its lanes are sealed, and others not"));
+        }
         Ok(Self {
             volume,
             id: id.ok_or_else(|| incomplete("there is none"))?,
             stores: with,
-            lanes: lanes.ok_or_else(|| incomplete("a lane is missing"))?,
+            lanes,
+            sealed,
         })
     }
 
@@ -144,6 +157,25 @@ impl Replica {
         found.ok_or_else(|| incomplete(format!("it has no lane {lane}")))
     }
 
+    /// The tags of a record. Data of a sealed lane have some, and of another have none: nothing is kept without its own.
+    fn tags_of(&self, record: &Held) -> Result<Option<Tags>, ReplicaError> {
+        let (tags, data) = match &record.what {
+            What::Write { tags, .. } => (tags, true),
+            What::Poison { tags, .. } => (tags, false),
+            What::Tombstone { .. } | What::Snapshot(_) => return Ok(None),
+        };
+        let each = tags.as_chunks::<TAG_BYTES>().0.to_vec();
+        match (each.is_empty(), self.sealed) {
+            (false, false) => Err(incomplete("a sealed record for lanes that are not")),
+            (true, true) if data => Err(incomplete("a record without tags for sealed lanes")),
+            (true, _) => Ok(None),
+            (false, true) => Ok(Some(Tags {
+                key: record.key,
+                each,
+            })),
+        }
+    }
+
     fn entries(&self) -> impl Iterator<Item = ReplicaEntry> {
         self.stores.iter().filter_map(|s| s.replica(self.volume))
     }
@@ -165,15 +197,15 @@ impl Replica {
         let (store, lane) = self.lane(record.lane)?;
         let blocks = record.blocks();
         let crcs = crcs_of(record);
-        not_sealed(record)?;
+        let tags = self.tags_of(record)?;
         let content = match &record.what {
             What::Write {
                 data: Some(data), ..
             } => {
                 verify(record, &crcs, data)?;
-                Content::Data(data)
+                Content::Data(data, tags)
             }
-            What::Poison { .. } => Content::Poison(&crcs),
+            What::Poison { .. } => Content::Poison(&crcs, tags),
             What::Tombstone { .. } => Content::Nothing,
             What::Snapshot(_) => return Err(ReplicaError::NotBuilt("snapshots of replicas")),
             What::Write { data: None, .. } => {
@@ -197,18 +229,6 @@ fn crcs_of(record: &Held) -> Vec<Crc> {
             each.map(|c| Crc(u32::from_le_bytes(*c))).collect()
         }
         What::Tombstone { .. } | What::Snapshot(_) => Vec::new(),
-    }
-}
-
-/// Lanes have no room for tags yet, and nothing is kept without its own.
-fn not_sealed(record: &Held) -> Result<(), ReplicaError> {
-    let tags = match &record.what {
-        What::Write { tags, .. } | What::Poison { tags, .. } => !tags.is_empty(),
-        What::Tombstone { .. } | What::Snapshot(_) => false,
-    };
-    match tags || record.key != 0 {
-        true => Err(ReplicaError::NotBuilt("sealed lanes")),
-        false => Ok(()),
     }
 }
 
@@ -240,19 +260,24 @@ fn together(blocks: impl Iterator<Item = u64>) -> Vec<Range<u64>> {
 
 /// A listed record as it is given to others, without data.
 fn held(lane: u8, listed: &Listed) -> Held {
+    let mut key = 0;
     let what = match &listed.record {
         Record::Write(w) => {
+            let mut tags: Box<[u8]> = Box::default();
+            if let Some(of) = &w.tags {
+                (key, tags) = (of.key, of.each.as_flattened().into());
+            }
             let crcs: Box<[u8]> = w.crcs.iter().flat_map(|c| c.0.to_le_bytes()).collect();
             match w.runs.is_empty() {
                 true => What::Poison {
                     first: w.first,
                     crcs,
-                    tags: Box::default(),
+                    tags,
                 },
                 false => What::Write {
                     first: w.first,
                     crcs,
-                    tags: Box::default(),
+                    tags,
                     data: None,
                 },
             }
@@ -265,7 +290,7 @@ fn held(lane: u8, listed: &Listed) -> Held {
     Held {
         lane,
         stamp: listed.stamp(),
-        key: 0,
+        key,
         what,
     }
 }
@@ -275,11 +300,15 @@ impl ReplicaStore for Replica {
         self.lanes.len() as u8
     }
 
+    fn sealed(&self) -> bool {
+        self.sealed
+    }
+
     async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError> {
         let (store, lane) = self.lane(record.lane)?;
         let (stamp, blocks) = (record.stamp, record.blocks());
         let crcs = crcs_of(record);
-        not_sealed(record)?;
+        let tags = self.tags_of(record)?;
         let applied = match &record.what {
             What::Write {
                 first,
@@ -288,14 +317,16 @@ impl ReplicaStore for Replica {
             } => {
                 verify(record, &crcs, data)?;
                 let data = data.clone();
-                store.apply_write(lane, stamp, *first, crcs, data).await
+                store
+                    .apply_write(lane, stamp, *first, (crcs, tags), data)
+                    .await
             }
             What::Write { data: None, .. } => {
                 return Err(incomplete("a write without its data is not applied"));
             }
             What::Poison { .. } => {
                 store
-                    .apply_mark(lane, stamp, blocks.clone(), Mark::Poison(crcs))
+                    .apply_mark(lane, stamp, blocks.clone(), Mark::Poison(crcs, tags))
                     .await
             }
             What::Tombstone { .. } => {

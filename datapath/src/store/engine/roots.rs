@@ -99,6 +99,9 @@ impl Inner {
             record.replica.then(|| ReplicaLane::new(record.settled)),
         ));
         self.lanes.borrow_mut().insert(handle, lane.clone());
+        if record.sealed {
+            self.journal.expect_tags();
+        }
         lane
     }
 
@@ -120,7 +123,7 @@ impl Inner {
         lanes: &[u8],
         of: u8,
         size_bytes: u64,
-        replica: bool,
+        (replica, sealed): (bool, bool),
     ) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
         self.room_for_meta(lanes.len() as u64).await?;
@@ -136,7 +139,7 @@ impl Inner {
                 kind: RecordKind::Live,
                 lane,
                 lanes: of,
-                sealed: false,
+                sealed,
                 parent: NONE,
                 generation,
                 incarnation: 1,

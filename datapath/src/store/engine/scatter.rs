@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use super::super::map::leaf_of;
+use super::super::map::LeafShape;
 use super::super::types::{CatalogueHandle, Generation, LaneBlock};
 
 /// Places of marks: 32 KiB.
@@ -76,10 +76,15 @@ impl Scatter {
 
     /// A record of these blocks was admitted.
     #[inline]
-    pub fn written(&self, lane: CatalogueHandle, generation: Generation, blocks: &Range<u64>) {
+    pub fn written(
+        &self,
+        (lane, shape): (CatalogueHandle, LeafShape),
+        generation: Generation,
+        blocks: &Range<u64>,
+    ) {
         if self.counts {
-            let (first, _) = leaf_of(LaneBlock(blocks.start));
-            let (last, _) = leaf_of(LaneBlock(blocks.end - 1));
+            let (first, _) = shape.leaf_of(LaneBlock(blocks.start));
+            let (last, _) = shape.leaf_of(LaneBlock(blocks.end - 1));
             for leaf in first..=last {
                 self.mark(place(lane, generation, leaf));
             }
@@ -87,7 +92,12 @@ impl Scatter {
     }
 
     /// An erasure was: what it covers as a whole is not read.
-    pub fn erased(&self, lane: CatalogueHandle, generation: Generation, blocks: &Range<u64>) {
+    pub fn erased(
+        &self,
+        lane: (CatalogueHandle, LeafShape),
+        generation: Generation,
+        blocks: &Range<u64>,
+    ) {
         self.written(lane, generation, &(blocks.start..blocks.start + 1));
         self.written(lane, generation, &(blocks.end - 1..blocks.end));
     }
@@ -132,7 +142,6 @@ impl Scatter {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::map::LeafShape;
     use super::*;
 
     const LANE: CatalogueHandle = CatalogueHandle(5);
@@ -141,7 +150,7 @@ mod tests {
 
     fn write_leaf(scatter: &Scatter, lane: CatalogueHandle, leaf: u64) {
         let at = LeafShape::Plain.first_block(leaf);
-        scatter.written(lane, GENERATION, &(at..at + 1));
+        scatter.written((lane, LeafShape::Plain), GENERATION, &(at..at + 1));
     }
 
     fn write_leaves(scatter: &Scatter, lane: CatalogueHandle, leaves: Range<u64>) {
@@ -205,7 +214,7 @@ mod tests {
     #[test]
     fn an_erasure_counts_at_its_ends() {
         let scatter = Scatter::new(500_000);
-        scatter.erased(LANE, GENERATION, &(1000..1 << 40));
+        scatter.erased((LANE, LeafShape::Plain), GENERATION, &(1000..1 << 40));
         assert_eq!(scatter.all.get(), 2);
     }
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::super::VolumeId;
-use super::super::map::{CatalogueRecord, EntryKind, LeafShape, RecordKind, next_entries};
+use super::super::map::{CatalogueRecord, EntryKind, RecordKind, next_entries};
 use super::super::types::{BLOCK_BYTES, Crc, Generation, LaneBlock, PhysicalBlock};
 use super::{Damage, Inner, Store, StoreError};
 
@@ -101,17 +101,18 @@ impl Inner {
             handle: handle.0 + 1,
             leaf: 0,
         };
+        let shape = record.root().shape();
         match next_entries(&self.pages, &record.root(), Some(own), leaf).await {
             Ok(None) => step.next = Some(after),
             Ok(Some((index, page))) => {
                 let mut wanted = Vec::new();
-                for slot in 0..LeafShape::Plain.entries() as u8 {
-                    let entry = LeafShape::Plain.entry(&page, slot);
+                for slot in 0..shape.entries() as u8 {
+                    let entry = shape.entry(&page, slot);
                     if let (EntryKind::Data, Some(at)) = (entry.kind, entry.block())
                         && entry.generation > own
                     {
                         wanted.push(Wanted {
-                            block: LeafShape::Plain.block_of(index, slot),
+                            block: shape.block_of(index, slot),
                             at,
                             crc: entry.crc,
                         });
@@ -125,7 +126,7 @@ impl Inner {
             }
             Err(e) => {
                 // What the page leads to cannot be found; other maps can.
-                let block = LeafShape::Plain.block_of(leaf, 0);
+                let block = shape.block_of(leaf, 0);
                 step.errors.push(self.finding(&record, block, e.into()));
                 step.next = Some(after);
             }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::super::group::Run;
 use super::super::journal::Given;
+use super::super::map::leaf::SEALED_ENTRIES;
 use super::super::superblock::GroupId;
 use super::super::types::PhysicalBlock;
 use super::lane::LaneState;
@@ -37,8 +38,8 @@ pub fn delta_max(blocks: u64, journal_blocks: u32, in_memory: bool) -> u64 {
 
 /// Blocks that new data may not use: what a full delta holds twice until its checkpoint, and that checkpoint's pages.
 pub fn reserve(blocks: u64, delta_max: u64) -> u64 {
-    // In the worst case each entry is in a leaf of its own; above 64 of them there is one page.
-    let leaves = delta_max.min(blocks / 152 + 1);
+    // In the worst case each entry is in a leaf of its own, of the smaller kind; above 64 of them there is one page.
+    let leaves = delta_max.min(blocks / SEALED_ENTRIES as u64 + 1);
     let pages = leaves + leaves / 32 + 64;
     (delta_max + pages).min(blocks / 8)
 }

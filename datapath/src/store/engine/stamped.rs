@@ -8,17 +8,19 @@ use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
 
-use super::super::journal::{Given, Record, Tombstone, Write, WriteFields};
+use super::super::journal::{Given, Record, Tags, Tombstone, Write, WriteFields};
+use super::super::map::LeafShape;
 use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, Stamp};
 use super::lane::{Admitted, LaneState};
 use super::layer::Entry;
 use super::unsettled::{Listed, ReplicaLane};
 use super::writer::{Data, WRITE_BLOCKS_MAX};
 use super::{Inner, StoreError};
+use crate::cipher::{Seal, TAG_BYTES};
 use crate::device::IoError;
 
-/// Bytes of the largest record without runs for each block.
-const RECORD_BYTES: u64 = 48;
+/// Bytes of the largest record without what it has for each block.
+const RECORD_BYTES: u64 = 52;
 const BYTES_OF_BLOCK: u64 = 12;
 
 /// Whose stamps a write has.
@@ -43,7 +45,7 @@ pub fn owned(fields: &WriteFields<'_>, given: Given) -> Record {
         first: fields.first,
         runs: fields.runs.to_vec(),
         crcs: fields.crcs.to_vec(),
-        tags: None,
+        tags: fields.tags.cloned(),
         given,
         again: false,
     })
@@ -54,8 +56,8 @@ pub fn owned(fields: &WriteFields<'_>, given: Given) -> Record {
 pub enum Mark {
     /// Its blocks are erased.
     Erase,
-    /// They are damaged; of each, what its checksum was.
-    Poison(Vec<Crc>),
+    /// They are damaged; of each, what its checksum was, and its tag, if they were sealed.
+    Poison(Vec<Crc>, Option<Tags>),
 }
 
 /// A record that is being applied: another one of its stamp waits.
@@ -136,8 +138,13 @@ impl Inner {
         failed.unwrap_or(StoreError::Io(IoError::Failed))
     }
 
-    fn list_has_room(&self, replica: &ReplicaLane, blocks: u64) -> Result<(), StoreError> {
-        match self.can_list(replica, RECORD_BYTES + BYTES_OF_BLOCK * blocks) {
+    fn list_has_room(&self, lane: &LaneState, blocks: u64) -> Result<(), StoreError> {
+        let replica = self.replica_of(lane)?;
+        let each = match lane.shape() {
+            LeafShape::Plain => BYTES_OF_BLOCK,
+            LeafShape::Sealed => BYTES_OF_BLOCK + TAG_BYTES as u64,
+        };
+        match self.can_list(replica, RECORD_BYTES + each * blocks) {
             true => Ok(()),
             false => Err(StoreError::Full),
         }
@@ -149,7 +156,7 @@ impl Inner {
         lane: &Rc<LaneState>,
         stamp: Stamp,
         first: LaneBlock,
-        crcs: Vec<Crc>,
+        (crcs, tags): (Vec<Crc>, Option<Tags>),
         data: Rc<Buffer>,
     ) -> Result<(), StoreError> {
         let count = crcs.len() as u64;
@@ -165,10 +172,10 @@ impl Inner {
         let Some(entering) = self.enter(lane, (stamp, last), same).await? else {
             return Ok(());
         };
-        self.list_has_room(entering.replica, count)?;
+        self.list_has_room(lane, count)?;
         let ticket = self.writer.tickets.issue();
         let blocks = first.0..first.0 + count;
-        let stamps = (Stamps::Given(stamp), crcs);
+        let stamps = (Stamps::Given(stamp), crcs, tags);
         let data = Data::Shared(data);
         self.submit(lane, &blocks, data, ticket.number(), stamps);
         ticket.wait().await.1?;
@@ -186,14 +193,14 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let used = match &mark {
             Mark::Erase => 1,
-            Mark::Poison(crcs) => crcs.len() as u64,
+            Mark::Poison(crcs, _) => crcs.len() as u64,
         };
         let last = Stamp {
             epoch: stamp.epoch,
             seq: stamp.seq + used - 1,
         };
         let same = |listed: &Listed| match (&listed.record, &mark) {
-            (Record::Write(w), Mark::Poison(crcs)) => {
+            (Record::Write(w), Mark::Poison(crcs, _)) => {
                 w.first.0 == blocks.start && w.crcs == *crcs && w.runs.is_empty()
             }
             (Record::Tombstone(_), Mark::Erase) => listed.blocks == blocks,
@@ -202,7 +209,7 @@ impl Inner {
         let Some(entering) = self.enter(lane, (stamp, last), same).await? else {
             return Ok(());
         };
-        self.list_has_room(entering.replica, used)?;
+        self.list_has_room(lane, used)?;
         self.room_for_mark(used).await?;
         self.replica_of(lane)?;
         let (given, parts) = entering.replica.comes(stamp, &blocks);
@@ -248,7 +255,7 @@ impl Inner {
     ) -> Result<(), StoreError> {
         let stamp = admitted.stamp;
         self.scatter
-            .erased(lane.handle, admitted.generation, &blocks);
+            .erased((lane.handle, lane.shape()), admitted.generation, &blocks);
         let first = LaneBlock(blocks.start);
         let record = match mark {
             Mark::Erase => Record::Tombstone(Tombstone {
@@ -261,7 +268,7 @@ impl Inner {
                 given,
                 again: false,
             }),
-            Mark::Poison(crcs) => Record::Write(Write {
+            Mark::Poison(crcs, tags) => Record::Write(Write {
                 handle: lane.handle,
                 lane_sequence: admitted.sequence,
                 generation: admitted.generation,
@@ -269,7 +276,7 @@ impl Inner {
                 first,
                 runs: Vec::new(),
                 crcs: crcs.clone(),
-                tags: None,
+                tags: tags.clone(),
                 given,
                 again: false,
             }),
@@ -300,7 +307,7 @@ impl Inner {
             let before = layer.len();
             layer.in_flight -= 1;
             for part in parts.iter().filter(|_| result.is_ok()) {
-                let Mark::Poison(crcs) = mark else {
+                let Mark::Poison(crcs, tags) = mark else {
                     layer.erase(part.clone(), admitted.sequence.0, &mut freed);
                     continue;
                 };
@@ -312,7 +319,8 @@ impl Inner {
                     };
                     let crc = crcs[n as usize];
                     let entry = Entry::poison(of_block, crc, admitted.sequence.0);
-                    layer.insert(LaneBlock(block), entry, &mut freed);
+                    let seal = tags.as_ref().map_or(Seal::NONE, |t| t.seal(n as usize));
+                    layer.insert_sealed(LaneBlock(block), (entry, seal), &mut freed);
                 }
             }
             self.delta_grew(layer.len() as isize - before as isize);

@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::pin::Pin;
 
-use super::super::map::{self, Root};
+use super::super::map::{self, LeafShape, Root};
 use super::lane::LaneState;
 use super::{Inner, StoreError};
 use crate::replication::seam::Entry;
@@ -24,6 +24,7 @@ const BREATHE: u64 = 64;
 
 /// What the delta does to some nodes, at the moment at which the map's root was taken.
 struct Touched {
+    shape: LeafShape,
     root: Root,
     /// Leaves with entries, ascending.
     leaves: Vec<u64>,
@@ -35,13 +36,14 @@ impl Touched {
         let (mut leaves, mut erased) = (Vec::new(), Vec::new());
         lane.each_layer(|layer| {
             let written = layer.written().filter(|b| within.contains(&b.0));
-            leaves.extend(written.map(|b| leaf_of(b.0)));
+            leaves.extend(written.map(|b| leaf_of(lane.shape(), b.0)));
             let touches = |r: &Range<u64>| r.start < within.end && within.start < r.end;
             erased.extend(layer.erasures().filter(touches));
         });
         leaves.sort_unstable();
         leaves.dedup();
         Self {
+            shape: lane.shape(),
             root: lane.root.get(),
             leaves,
             erased,
@@ -54,7 +56,7 @@ impl Touched {
     }
 
     fn erases(&self, leaves: &Range<u64>) -> bool {
-        let blocks = blocks_of(leaves);
+        let blocks = blocks_of(self.shape, leaves);
         let mut erased = self.erased.iter();
         erased.any(|r| r.start < blocks.end && blocks.start < r.end)
     }
@@ -84,7 +86,7 @@ impl Inner {
             }
             return Ok(found);
         }
-        let touched = Touched::new(lane, &blocks_of_nodes(level, &nodes));
+        let touched = Touched::new(lane, &blocks_of_nodes(lane.shape(), level, &nodes));
         for node in nodes {
             found.push(self.summary_of(lane, &touched, level, node).await?);
             if node.is_multiple_of(BREATHE) {
@@ -112,12 +114,12 @@ impl Inner {
                 }
             }
             if level == 0 {
-                let blocks = blocks_of(&leaves);
+                let blocks = blocks_of(lane.shape(), &leaves);
                 let entries = self.entries(lane, &blocks).await?;
                 let each = blocks.zip(entries.iter().map(|e| &e.entry));
                 return Ok(of_blocks(each));
             }
-            let (level, nodes) = beneath(level, &(node..node + 1));
+            let (level, nodes) = beneath(lane.shape(), level, &(node..node + 1));
             let mut children = [0; 64];
             for (child, node) in children.iter_mut().zip(nodes) {
                 *child = self.summary_of(lane, touched, level, node).await?;
@@ -132,7 +134,7 @@ impl Inner {
         lane: &LaneState,
         leaf: u64,
     ) -> Result<Vec<(u64, Entry)>, StoreError> {
-        let blocks = blocks_of(&(leaf..leaf + 1));
+        let blocks = blocks_of(lane.shape(), &(leaf..leaf + 1));
         let _reader = self.reclaim.read();
         let entries = self.entries(lane, &blocks).await?;
         let all = blocks.zip(entries.iter().map(|e| e.entry));

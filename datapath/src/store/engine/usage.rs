@@ -254,7 +254,7 @@ impl Inner {
 impl Store {
     /// Data blocks that only this one leads to, found by going through all maps there are. For tests.
     pub async fn unique_by_looking(&self, volume: VolumeId, of: RootOf) -> u64 {
-        use super::super::map::{LeafShape, RecordKind, next_entries};
+        use super::super::map::{RecordKind, next_entries};
         use std::collections::BTreeMap;
         self.0.checkpoint().await.expect("a checkpoint");
         let _reader = self.0.reclaim.read();
@@ -272,12 +272,13 @@ impl Store {
         let mut led_to: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
         for (n, record) in records.iter().enumerate() {
             let (root, mut from) = (record.root(), 0);
+            let shape = root.shape();
             while let Some((leaf, page)) = next_entries(&self.0.pages, &root, None, from)
                 .await
                 .expect("a page")
             {
-                for slot in 0..LeafShape::Plain.slots(leaf) {
-                    if let Some(block) = LeafShape::Plain.entry(&page, slot).block() {
+                for slot in 0..shape.slots(leaf) {
+                    if let Some(block) = shape.entry(&page, slot).block() {
                         led_to.entry(block.0).or_default().push(n);
                     }
                 }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use keelblock_hugepages::Buffer;
 
 use super::super::group::Run;
-use super::super::journal::WriteFields;
+use super::super::journal::{Tags, WriteFields};
 use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, PhysicalBlock, Stamp};
 use super::buffers::BufferSet;
 use super::lane::{Admitted, LaneState};
@@ -66,6 +66,8 @@ pub struct PendingWrite {
     data: Data,
     /// Of its blocks, if they are known.
     crcs: Vec<Crc>,
+    /// Of its blocks, if they are sealed.
+    tags: Option<Tags>,
     stamps: Stamps,
     ticket: TicketNumber,
     /// Space that was found for it the slow way.
@@ -81,6 +83,7 @@ pub struct Placed {
     first: LaneBlock,
     pub(super) runs: Vec<Run>,
     crcs: Vec<Crc>,
+    tags: Option<Tags>,
     pub(super) data: Option<Data>,
     ticket: TicketNumber,
     /// Of a replica.
@@ -157,7 +160,7 @@ impl Inner {
         blocks: &Range<u64>,
         data: Data,
         ticket: TicketNumber,
-        (stamps, crcs): (Stamps, Vec<Crc>),
+        (stamps, crcs, tags): (Stamps, Vec<Crc>, Option<Tags>),
     ) {
         self.resubmit(PendingWrite {
             lane: lane.clone(),
@@ -165,6 +168,7 @@ impl Inner {
             blocks: blocks.end - blocks.start,
             data,
             crcs,
+            tags,
             stamps,
             ticket,
             runs: Vec::new(),
@@ -182,7 +186,7 @@ impl Inner {
         lane: &Rc<LaneState>,
         blocks: Range<u64>,
         data: Buffer,
-        (runs, stamps): (Vec<Run>, Stamps),
+        (runs, stamps, tags): (Vec<Run>, Stamps, Option<Tags>),
     ) -> Result<(), StoreError> {
         let ticket = self.writer.tickets.issue();
         let placed = Vec::from([self.admit(PendingWrite {
@@ -191,6 +195,7 @@ impl Inner {
             blocks: blocks.end - blocks.start,
             data: Data::Own(data),
             crcs: Vec::new(),
+            tags,
             stamps,
             ticket: ticket.number(),
             runs,
@@ -349,6 +354,7 @@ impl Inner {
             first: write.first,
             runs: &write.runs,
             crcs: &crcs,
+            tags: write.tags.as_ref(),
         };
         let blocks = write.first.0..write.first.0 + write.blocks;
         let (listed, replaces) = match (write.stamps, &write.lane.replica) {
@@ -364,8 +370,11 @@ impl Inner {
                 (None, None)
             }
         };
-        self.scatter
-            .written(write.lane.handle, admitted.generation, &blocks);
+        self.scatter.written(
+            (write.lane.handle, write.lane.shape()),
+            admitted.generation,
+            &blocks,
+        );
         let record_in = self.journal.data_begun();
         self.writer
             .in_flight
@@ -376,6 +385,7 @@ impl Inner {
             first: write.first,
             runs: write.runs,
             crcs,
+            tags: write.tags,
             data: Some(write.data),
             ticket: write.ticket,
             listed,
@@ -556,7 +566,8 @@ impl Inner {
                 },
                 sequence: write.admitted.sequence.0,
             };
-            layer.insert(block, entry, freed);
+            let seal = Tags::seal_of(write.tags.as_ref(), n as usize);
+            layer.insert_sealed(block, (entry, seal), freed);
             if keep && let Some(data) = &write.data {
                 let bytes = &data[n as usize * BLOCK_BYTES..][..BLOCK_BYTES];
                 let bytes: &[u8; BLOCK_BYTES] = bytes.try_into().expect("a block");

@@ -10,12 +10,13 @@ use super::super::types::{
 };
 use super::record::{
     BLOCKS, BYTES, CRC_BYTES, EPOCH, FIRST, FLAG_AGAIN, FLAG_BY_STAMP, FLAG_GIVEN, FLAG_POISON,
-    FLAG_SEALED, FLAGS, GENERATION, Given, HANDLE, KIND_PUT, KIND_SETTLED, KIND_SNAPSHOT,
-    KIND_TOMBSTONE, KIND_WRITE, LANE_SEQUENCE, LIVE_GENERATION, NEXT_GENERATION, NEXT_HANDLE,
-    PUT_BYTES, PUT_CHECKPOINT, PUT_RECORD, Put, RECORD_BYTES_MAX, RUN_BYTES, RUNS, Record, SEQ,
-    SETTLED_BYTES, SNAPSHOT_BYTES, SNAPSHOT_HANDLE, SNAPSHOT_ID, Settled, Snapshot, TAG_BYTES,
-    TOMBSTONE_BLOCKS, TOMBSTONE_BYTES, Tombstone, WRITE_BLOCKS_MAX, WRITE_BYTES, Write,
+    FLAG_SEALED, FLAGS, GENERATION, Given, HANDLE, KEY_BYTES, KIND_PUT, KIND_SETTLED,
+    KIND_SNAPSHOT, KIND_TOMBSTONE, KIND_WRITE, LANE_SEQUENCE, LIVE_GENERATION, NEXT_GENERATION,
+    NEXT_HANDLE, PUT_BYTES, PUT_CHECKPOINT, PUT_RECORD, Put, RECORD_BYTES_MAX, RUN_BYTES, RUNS,
+    Record, SEQ, SETTLED_BYTES, SNAPSHOT_BYTES, SNAPSHOT_HANDLE, SNAPSHOT_ID, Settled, Snapshot,
+    TOMBSTONE_BLOCKS, TOMBSTONE_BYTES, Tags, Tombstone, WRITE_BLOCKS_MAX, WRITE_BYTES, Write,
 };
+use crate::cipher::{KEY_INDEX_MAX, TAG_BYTES};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -54,6 +55,7 @@ pub struct WriteRef<'a> {
     pub again: bool,
     runs: &'a [u8],
     crcs: &'a [u8],
+    /// Of each block, behind the index of their key.
     tags: Option<&'a [u8]>,
 }
 
@@ -215,10 +217,13 @@ impl<'a> WriteRef<'a> {
         self.crcs.chunks_exact(CRC_BYTES).map(get_crc)
     }
 
-    /// Of each block, if the lane is sealed.
-    pub fn tags(&self) -> Option<impl ExactSizeIterator<Item = [u8; TAG_BYTES]> + Clone + use<'a>> {
-        let tags = self.tags?.chunks_exact(TAG_BYTES);
-        Some(tags.map(|t| std::array::from_fn(|i| t[i])))
+    /// Of each block, if they are sealed.
+    pub fn tags(&self) -> Option<Tags> {
+        let (key, tags) = self.tags?.split_first_chunk::<KEY_BYTES>()?;
+        Some(Tags {
+            key: u32::from_le_bytes(*key),
+            each: tags.as_chunks::<TAG_BYTES>().0.to_vec(),
+        })
     }
 
     /// Where each block lies.
@@ -254,7 +259,7 @@ impl<'a> WriteRef<'a> {
             first: self.first,
             runs: self.runs().collect(),
             crcs: self.crcs().collect(),
-            tags: self.tags().map(Iterator::collect),
+            tags: self.tags(),
             given: self.given,
             again: self.again,
         }
@@ -322,7 +327,10 @@ fn decode_write(bytes: &[u8]) -> Result<WriteRef<'_>, RecordError> {
     let sealed = flags & FLAG_SEALED != 0;
     let crcs_at = WRITE_BYTES + RUN_BYTES * runs;
     let tags_at = crcs_at + CRC_BYTES * blocks;
-    let needed = tags_at + if sealed { TAG_BYTES * blocks } else { 0 };
+    let needed = match sealed {
+        true => tags_at + KEY_BYTES + TAG_BYTES * blocks,
+        false => tags_at,
+    };
     known_length(bytes, needed)?;
     let write = WriteRef {
         handle: CatalogueHandle(get32(bytes, HANDLE)),
@@ -336,6 +344,9 @@ fn decode_write(bytes: &[u8]) -> Result<WriteRef<'_>, RecordError> {
         crcs: &bytes[crcs_at..tags_at],
         tags: sealed.then(|| &bytes[tags_at..]),
     };
+    if sealed {
+        range((1..=KEY_INDEX_MAX).contains(&get32(bytes, tags_at)), "key")?;
+    }
     range(write.first.0 + blocks as u64 <= BLOCKS_MAX, "first block")?;
     range(write.stamp.seq.checked_add(blocks as u64).is_some(), "seq")?;
     let mut placed = 0;

@@ -34,8 +34,8 @@ pub use decode::{RecordError, RecordRef, WriteRef};
 pub use order::without;
 pub use pack::{Packer, RUN_BLOCKS_MAX, Seal, SealedRun};
 pub use record::{
-    Given, PUT_RECORD_BYTES, Put, RECORD_BYTES_MAX, Record, Settled, Snapshot, TAG_BYTES,
-    Tombstone, WRITE_BLOCKS_MAX, WRITE_RUNS_MAX, Write, WriteFields,
+    Given, PUT_RECORD_BYTES, Put, RECORD_BYTES_MAX, Record, Settled, Snapshot, Tags, Tombstone,
+    WRITE_BLOCKS_MAX, WRITE_RUNS_MAX, Write, WriteFields,
 };
 pub use records::Records;
 pub use ring::{FIRST_SEQUENCE, RUNS_IN_FLIGHT_MAX, Ring};

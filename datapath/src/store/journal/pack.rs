@@ -258,6 +258,7 @@ mod tests {
                 blocks: blocks as u32,
             }],
             crcs: &vec![Crc(5); blocks],
+            tags: None,
         });
     }
 

@@ -2,6 +2,8 @@
 //!
 //! All records begin with kind, flags, their own length and a catalogue handle, so that who only moves them needs no more.
 
+use std::ops::Range;
+
 use super::super::bytes::{put32, put64};
 use super::super::group::Run;
 use super::super::types::{
@@ -9,13 +11,12 @@ use super::super::types::{
     SnapshotId, Stamp,
 };
 use super::decode::{RecordError, RecordRef};
+use crate::cipher::{KEY_INDEX_MAX, Seal, TAG_BYTES, Tag};
 
 /// Most blocks of a write: 1 MiB.
 pub const WRITE_BLOCKS_MAX: usize = 256;
 /// Most runs that a write's blocks lie in.
 pub const WRITE_RUNS_MAX: usize = 255;
-/// Bytes of a block's tag.
-pub const TAG_BYTES: usize = 16;
 /// Bytes of a catalogue record that a put carries.
 pub const PUT_RECORD_BYTES: usize = 96;
 
@@ -50,6 +51,8 @@ pub(super) const BLOCKS: usize = 38;
 pub(super) const WRITE_BYTES: usize = 40;
 pub(super) const RUN_BYTES: usize = 8;
 pub(super) const CRC_BYTES: usize = 4;
+/// The index of the data key, of sealed blocks.
+pub(super) const KEY_BYTES: usize = 4;
 
 pub(super) const TOMBSTONE_BLOCKS: usize = 40;
 pub(super) const TOMBSTONE_BYTES: usize = 48;
@@ -68,8 +71,10 @@ pub(super) const PUT_RECORD: usize = 48;
 pub(super) const PUT_BYTES: usize = 144;
 
 /// The longest record: a write in most runs, of most blocks, with tags.
-pub const RECORD_BYTES_MAX: usize =
-    WRITE_BYTES + RUN_BYTES * WRITE_RUNS_MAX + (CRC_BYTES + TAG_BYTES) * WRITE_BLOCKS_MAX;
+pub const RECORD_BYTES_MAX: usize = WRITE_BYTES
+    + RUN_BYTES * WRITE_RUNS_MAX
+    + KEY_BYTES
+    + (CRC_BYTES + TAG_BYTES) * WRITE_BLOCKS_MAX;
 
 const _: () = assert!(RECORD_BYTES_MAX <= u16::MAX as usize);
 const _: () = assert!(PUT_RECORD + PUT_RECORD_BYTES == PUT_BYTES);
@@ -128,6 +133,46 @@ pub struct WriteFields<'a> {
     pub runs: &'a [Run],
     /// Of each block: 1 to 256.
     pub crcs: &'a [Crc],
+    /// Of each block, if they are sealed.
+    pub tags: Option<&'a Tags>,
+}
+
+/// What sealed blocks of a record have: one key, and a tag for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tags {
+    /// Index of the data key.
+    pub key: u32,
+    /// Of each block.
+    pub each: Vec<Tag>,
+}
+
+impl Tags {
+    /// Of the block with a number in the record.
+    ///
+    /// # Panics
+    /// If it has not so many.
+    pub fn seal(&self, n: usize) -> Seal {
+        Seal {
+            key: self.key,
+            tag: self.each[n],
+        }
+    }
+
+    /// The same, if there are tags.
+    pub fn seal_of(tags: Option<&Self>, n: usize) -> Seal {
+        tags.map_or(Seal::NONE, |tags| tags.seal(n))
+    }
+
+    /// Those of some blocks.
+    ///
+    /// # Panics
+    /// If they are not within the record.
+    pub fn part(&self, blocks: Range<usize>) -> Self {
+        Self {
+            key: self.key,
+            each: self.each[blocks].to_vec(),
+        }
+    }
 }
 
 /// Blocks of a lane that become absent.
@@ -201,7 +246,7 @@ pub struct Write {
     /// Of each block.
     pub crcs: Vec<Crc>,
     /// Of each block, if the lane is sealed.
-    pub tags: Option<Vec<[u8; TAG_BYTES]>>,
+    pub tags: Option<Tags>,
     /// Whose stamp it has.
     pub given: Given,
     /// A copy of a record that was durable.
@@ -243,17 +288,9 @@ impl WriteFields<'_> {
     /// Appends the record.
     ///
     /// # Panics
-    /// If there are too many blocks or runs, or they are not the same blocks.
+    /// If there are too many blocks or runs, or they are not the same blocks; if there are tags, and not one for each block.
     pub fn encode(&self, into: &mut Vec<u8>) {
-        self.encode_with(None, 0, into);
-    }
-
-    /// Appends the record of a sealed lane.
-    ///
-    /// # Panics
-    /// As [`WriteFields::encode`], and if there is not a tag for each block.
-    pub fn encode_sealed(&self, tags: &[[u8; TAG_BYTES]], into: &mut Vec<u8>) {
-        self.encode_with(Some(tags), 0, into);
+        self.encode_with(0, into);
     }
 
     /// Appends the record of a replica's lane; without runs, its blocks are damaged.
@@ -262,10 +299,10 @@ impl WriteFields<'_> {
     /// As [`WriteFields::encode`].
     pub fn encode_given(&self, given: Given, into: &mut Vec<u8>) {
         let poison = if self.runs.is_empty() { FLAG_POISON } else { 0 };
-        self.encode_with(None, given.flags() | poison, into);
+        self.encode_with(given.flags() | poison, into);
     }
 
-    fn encode_with(&self, tags: Option<&[[u8; TAG_BYTES]]>, mut flags: u8, into: &mut Vec<u8>) {
+    fn encode_with(&self, mut flags: u8, into: &mut Vec<u8>) {
         let blocks = self.crcs.len();
         assert!(
             (1..=WRITE_BLOCKS_MAX).contains(&blocks),
@@ -279,9 +316,10 @@ impl WriteFields<'_> {
         let end = self.first.0 + blocks as u64;
         assert!(end <= BLOCKS_MAX, "blocks of a lane");
         let mut bytes = WRITE_BYTES + RUN_BYTES * self.runs.len() + CRC_BYTES * blocks;
-        if let Some(tags) = tags {
-            assert!(tags.len() == blocks, "every block has a tag");
-            bytes += TAG_BYTES * blocks;
+        if let Some(tags) = self.tags {
+            assert!(tags.each.len() == blocks, "every block has a tag");
+            assert!((1..=KEY_INDEX_MAX).contains(&tags.key), "a data key");
+            bytes += KEY_BYTES + TAG_BYTES * blocks;
             flags |= FLAG_SEALED;
         }
         into.reserve(bytes);
@@ -303,8 +341,9 @@ impl WriteFields<'_> {
         for crc in self.crcs {
             into.extend_from_slice(&crc.0.to_le_bytes());
         }
-        for tag in tags.into_iter().flatten() {
-            into.extend_from_slice(tag);
+        if let Some(tags) = self.tags {
+            into.extend_from_slice(&tags.key.to_le_bytes());
+            into.extend_from_slice(tags.each.as_flattened());
         }
     }
 }
@@ -377,6 +416,7 @@ impl Write {
             first: self.first,
             runs: &self.runs,
             crcs: &self.crcs,
+            tags: self.tags.as_ref(),
         }
     }
 }
@@ -392,7 +432,7 @@ impl Record {
                 let again = if w.again { FLAG_AGAIN } else { 0 };
                 let poison = if w.runs.is_empty() { FLAG_POISON } else { 0 };
                 let flags = w.given.flags() | again | poison;
-                w.fields().encode_with(w.tags.as_deref(), flags, into);
+                w.fields().encode_with(flags, into);
             }
             Self::Tombstone(t) => t.encode(into),
             Self::Snapshot(s) => s.encode(into),

@@ -84,7 +84,10 @@ pub fn write() -> impl Strategy<Value = Record> {
                         runs.collect()
                     },
                     crcs: (0..blocks).map(|i| Crc(seed.wrapping_mul(i + 1))).collect(),
-                    tags: sealed.then(|| (0..blocks).map(|i| [i as u8; 16]).collect()),
+                    tags: sealed.then(|| super::record::Tags {
+                        key: seed % 63 + 1,
+                        each: (0..blocks).map(|i| [i as u8; 16]).collect(),
+                    }),
                     given,
                     again,
                 })

@@ -54,6 +54,7 @@ impl World {
                 blocks: 1,
             }],
             crcs: &[Crc(5)],
+            tags: None,
         });
     }
 

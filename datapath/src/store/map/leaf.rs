@@ -10,6 +10,7 @@ use super::super::types::{Crc, Generation, LaneBlock, PhysicalBlock, SLICE_BLOCK
 use super::bytes::{array, get32, get40, get64, is_zero, put, put32, put40, put64};
 use super::interior::{Beneath, NO_STAMP};
 use super::page::{HEADER_BYTES, Page, PageError, PageKind, blank};
+use crate::cipher::{KEY_INDEX_MAX, Seal};
 
 /// Bytes of an entry without a tag.
 const PLAIN_BYTES: usize = 26;
@@ -26,6 +27,10 @@ const EPOCH: usize = 10;
 const SEQ: usize = 14;
 const CRC: usize = 22;
 const TAG: usize = 26;
+/// Bits of the kind's byte that are the kind; those above are the index of the data key.
+const KIND_BITS: u32 = 2;
+const KIND_MASK: u8 = (1 << KIND_BITS) - 1;
+const _: () = assert!(KEY_INDEX_MAX == u8::MAX as u32 >> KIND_BITS);
 const _: () = assert!(CRC + 4 == PLAIN_BYTES && TAG + 16 == SEALED_BYTES);
 const _: () = assert!(HEADER_BYTES + LEAF_ENTRIES * PLAIN_BYTES <= 4096);
 const _: () = assert!(HEADER_BYTES + SEALED_ENTRIES * SEALED_BYTES <= 4096);
@@ -149,10 +154,11 @@ impl LeafShape {
         let mut count = 0;
         for (entry, block) in entries.take(slots).zip(self.first_block(leaf)..) {
             let entry: &[u8; PLAIN_BYTES] = entry.first_chunk().expect("the shorter of the two");
-            if entry[KIND] == 0 {
+            let kind = entry[KIND] & KIND_MASK;
+            if kind == 0 {
                 continue;
             }
-            beneath.used += u64::from(entry[KIND] == EntryKind::Data as u8);
+            beneath.used += u64::from(kind == EntryKind::Data as u8);
             let stamp = Stamp {
                 epoch: get32(entry, EPOCH),
                 seq: get64(entry, SEQ),
@@ -160,7 +166,7 @@ impl LeafShape {
             beneath.highest = beneath.highest.max(stamp);
             let sum = &mut summed[count];
             sum[..8].copy_from_slice(&block.to_le_bytes());
-            sum[8] = entry[KIND];
+            sum[8] = kind;
             sum[9..].copy_from_slice(&entry[EPOCH..CRC + 4]);
             count += 1;
         }
@@ -209,8 +215,8 @@ pub struct LeafEntry {
     pub stamp: Stamp,
     /// Of the block as stored.
     pub crc: Crc,
-    /// Of sealed lanes; zero otherwise.
-    pub tag: [u8; 16],
+    /// Of sealed lanes; none otherwise.
+    pub seal: Seal,
 }
 
 impl LeafEntry {
@@ -221,7 +227,7 @@ impl LeafEntry {
         generation: Generation(0),
         stamp: NO_STAMP,
         crc: Crc(0),
-        tag: [0; 16],
+        seal: Seal::NONE,
     };
 
     /// A block's data.
@@ -237,7 +243,7 @@ impl LeafEntry {
             generation,
             stamp,
             crc,
-            tag: [0; 16],
+            seal: Seal::NONE,
         }
     }
 
@@ -281,14 +287,16 @@ impl LeafEntry {
         put64(into, SEQ, self.stamp.seq);
         put32(into, CRC, self.crc.0);
         if into.len() == SEALED_BYTES {
-            put(into, TAG, &self.tag);
+            assert!(self.seal.key <= KEY_INDEX_MAX, "an index has six bits");
+            into[KIND] |= (self.seal.key as u8) << KIND_BITS;
+            put(into, TAG, &self.seal.tag);
         }
     }
 
     /// From a checked page. A kind that no checked page has reads as damaged, not as empty.
     #[inline]
     fn decode(from: &[u8]) -> Self {
-        let kind = match from[KIND] {
+        let kind = match from[KIND] & KIND_MASK {
             0 => return Self::ABSENT,
             1 => EntryKind::Data,
             _ => EntryKind::Poison,
@@ -302,10 +310,13 @@ impl LeafEntry {
                 seq: get64(from, SEQ),
             },
             crc: Crc(get32(from, CRC)),
-            tag: if from.len() == SEALED_BYTES {
-                array(from, TAG)
+            seal: if from.len() == SEALED_BYTES {
+                Seal {
+                    key: u32::from(from[KIND] >> KIND_BITS),
+                    tag: array(from, TAG),
+                }
             } else {
-                [0; 16]
+                Seal::NONE
             },
         }
     }
@@ -325,7 +336,9 @@ pub(super) fn check_body(page: &Page, shape: LeafShape) -> Result<u16, PageError
     for slot in 0..shape.entries() as u8 {
         let entry = shape.bytes(page, slot);
         let block = get40(entry, 0);
-        let right = match entry[KIND] {
+        let key = entry[KIND] >> KIND_BITS;
+        let right = match entry[KIND] & KIND_MASK {
+            _ if key != 0 && shape == LeafShape::Plain => false,
             0 => is_zero(entry),
             1 => block != 0 && slot < shape.slots(index),
             3 => block == 0 && slot < shape.slots(index),
@@ -373,7 +386,10 @@ mod tests {
     #[test]
     fn entries_are_at_their_offsets() {
         let entry = LeafEntry {
-            tag: [9; 16],
+            seal: Seal {
+                key: 63,
+                tag: [9; 16],
+            },
             ..LeafEntry::data(
                 PhysicalBlock(0x01_0203_0405),
                 Generation(0x0607_0809),
@@ -387,7 +403,7 @@ mod tests {
         let mut page = blank();
         LeafShape::Sealed.set_entry(Rc::make_mut(&mut page), 1, &entry);
         let bytes = [
-            5, 4, 3, 2, 1, 1, 9, 8, 7, 6, 0x0d, 0x0c, 0x0b, 0x0a, 0x18, 0x17, 0x16, 0x15, 0x14,
+            5, 4, 3, 2, 1, 0xfd, 9, 8, 7, 6, 0x0d, 0x0c, 0x0b, 0x0a, 0x18, 0x17, 0x16, 0x15, 0x14,
             0x13, 0x12, 0x11, 0x24, 0x23, 0x22, 0x21,
         ];
         assert_eq!(page[64 + 42..][..26], bytes);
@@ -408,7 +424,7 @@ mod tests {
         let page = Rc::make_mut(&mut page);
         LeafShape::Plain.set_entry(page, 3, &good);
         assert_eq!(check_body(page, LeafShape::Plain), Ok(1));
-        for (offset, byte) in [(5, 2), (5, 0), (5, 3), (0, 0)] {
+        for (offset, byte) in [(5, 2), (5, 0), (5, 3), (5, 5), (0, 0)] {
             let mut bad = *page;
             bad[64 + 3 * 26 + offset] = byte;
             assert_eq!(

@@ -47,6 +47,7 @@ fn planted() {
         Bug::SupersededNotKept,
         Bug::SettledNotWritten,
         Bug::CopyReplacesNewer,
+        Bug::TagOfOldBlock,
     ];
     let needs_damage = matches!(bug, Bug::RotIsTorn | Bug::ChecksumNotCompared);
     let found = if of_moves.contains(&bug) {

@@ -16,20 +16,22 @@ use std::task::{Poll, Waker};
 use keelblock_hugepages::Buffer;
 
 use super::flush::Token;
-use super::members::{Members, Place};
+use super::members::Place;
 use super::message::{Action, Event, Failed, Message, Wish};
-use super::read::{Part, Ready};
+use super::reading::Pinned;
 use super::resync::progress::Report;
-use super::resync::repair::{self, Repairs};
+use super::resync::repair::Repairs;
 use super::resync::{self, Resyncs};
 use super::ring::Limits;
 use super::set::{Request, VolumeRecord};
-use super::state::{Config, Machine, Reading, ReplicaStatus, Standing};
+use super::state::{Config, Machine, ReplicaStatus, Standing};
+use crate::cipher::Cipher;
 use crate::reactor::{Handle, Nanos, Notify};
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry, Id};
 use crate::replication::wire::record::flag;
 use crate::replication::wire::resync::{self as wire, AskLeaf, AskSummaries};
+use crate::store::map::LeafShape;
 use crate::store::types::{BLOCK_BYTES, LaneBlock, Stamp};
 
 /// Why a replica did not give blocks.
@@ -153,6 +155,10 @@ pub(super) struct Inner<P, K> {
     pub(super) machine: RefCell<Machine>,
     limit: std::time::Duration,
     pub(super) lane_blocks: u64,
+    pub(super) lanes: u8,
+    pub(super) cipher: Option<Rc<dyn Cipher>>,
+    /// Blocks that were read and did not match their tags.
+    pub(super) not_opened: Cell<u64>,
     pub(super) resyncs: Resyncs,
     pub(super) repairs: Repairs,
     pub(super) peers: P,
@@ -194,11 +200,15 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
     pub fn start(handle: &Handle, config: Config, record: VolumeRecord, peers: P, kvdb: K) -> Self {
         let limit = config.command_limit;
         let (lane_blocks, foreground) = (config.lane_blocks, config.foreground);
+        let (lanes, cipher) = (config.lanes, config.cipher.clone());
         let driver = Self(Rc::new(Inner {
             handle: handle.clone(),
             machine: RefCell::new(Machine::new(config, record, handle.now())),
             limit,
             lane_blocks,
+            lanes,
+            cipher,
+            not_opened: Cell::new(0),
             resyncs: Resyncs::new(foreground),
             repairs: Repairs::default(),
             peers,
@@ -248,6 +258,11 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         self.0.resyncs.progress.report()
     }
 
+    /// Blocks that were read and are not what was encrypted, so far.
+    pub fn not_opened(&self) -> u64 {
+        self.0.not_opened.get()
+    }
+
     /// The ways that it was given.
     pub fn peers(&self) -> &P {
         &self.0.peers
@@ -281,14 +296,18 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         &self,
         lane: u8,
         first: LaneBlock,
-        data: Rc<Buffer>,
+        data: Buffer,
         blocks: usize,
         fua: bool,
     ) -> Result<(), Failed> {
         // Its stamp is given later.
         let none = Stamp { epoch: 0, seq: 0 };
-        let what = Held::write(lane, none, first, blocks, data).what;
-        self.modify(lane, what, fua).await
+        let data = Rc::new(data);
+        let held = match self.0.cipher {
+            Some(_) => Held::to_seal(lane, none, first, blocks, data),
+            None => Held::write(lane, none, first, blocks, data),
+        };
+        self.modify(lane, held.what, fua).await
     }
 
     /// Erases blocks: they read as zeroes.
@@ -395,6 +414,11 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
 }
 
 impl<P: Peers, K: SetStore> Inner<P, K> {
+    /// Of its replicas' leaves.
+    pub(super) fn shape(&self) -> LeafShape {
+        LeafShape::of(self.cipher.is_some())
+    }
+
     /// Bytes of the volume.
     pub(super) fn total_bytes(&self) -> u64 {
         let lanes = self.machine.borrow().ring().lanes().count() as u64;
@@ -486,7 +510,7 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
     }
 
     /// Waits for a change, until then.
-    async fn wait(&self, until: Nanos) -> Result<(), Failed> {
+    pub(super) async fn wait(&self, until: Nanos) -> Result<(), Failed> {
         let left = until.since(self.handle.now());
         if left.is_zero() {
             return Err(Failed::Stalled);
@@ -535,135 +559,5 @@ impl Command<'_> {
 impl Drop for Command<'_> {
     fn drop(&mut self) {
         self.waiting.borrow_mut().remove(&self.token);
-    }
-}
-
-/// A read that began: however it ends, the stream is let go.
-struct Pinned<'a, P: Peers, K: SetStore> {
-    inner: &'a Rc<Inner<P, K>>,
-    reading: Option<Reading>,
-}
-
-impl<P: Peers, K: SetStore> Drop for Pinned<'_, P, K> {
-    fn drop(&mut self) {
-        if let Some(reading) = self.reading.take() {
-            self.inner.machine.borrow_mut().end_read(reading);
-        }
-    }
-}
-
-impl<P: Peers, K: SetStore> Pinned<'_, P, K> {
-    async fn go(
-        self,
-        lane: u8,
-        blocks: Range<u64>,
-        mut into: Buffer,
-        mut ask: bool,
-        until: Nanos,
-    ) -> (Buffer, Result<(), Failed>) {
-        let mut found: Option<Vec<Entry>> = None;
-        let mut tried = Members::NONE;
-        let mut damaged = false;
-        loop {
-            if self.inner.ended.get() {
-                return (into, Err(Failed::Ended));
-            }
-            if ask && found.is_none() {
-                match self.choose(tried) {
-                    Some(from) => {
-                        tried = tried.with(from);
-                        let read = self.inner.peers.read(from, lane, blocks.clone(), into);
-                        let entries;
-                        (into, entries) = read.await;
-                        if entries == Err(NotRead::Damaged) {
-                            damaged = true;
-                            repair::damaged(self.inner, from, lane, blocks.clone());
-                        }
-                        found = entries.ok();
-                        // Asked while it was a member, answered when it is none: others know better.
-                        let still = self.inner.machine.borrow().still_readable(from);
-                        found = found.filter(|_| still);
-                        continue;
-                    }
-                    None if damaged => return (into, Err(Failed::Damaged)),
-                    None => {
-                        tried = Members::NONE;
-                        if let Err(failed) = self.inner.wait(until).await {
-                            return (into, Err(failed));
-                        }
-                        continue;
-                    }
-                }
-            }
-            match self.assemble(found.as_deref()) {
-                Ready::Parts(parts) if parts.iter().any(|p| matches!(p, Part::Damaged)) => {
-                    // Another may have it whole.
-                    (damaged, ask, found) = (true, true, None);
-                    continue;
-                }
-                Ready::Parts(parts) => {
-                    if self.may_answer() {
-                        fill(&mut into, &parts);
-                        return (into, Ok(()));
-                    }
-                }
-                Ready::Elsewhere => {
-                    (ask, found) = (true, None);
-                    continue;
-                }
-                Ready::Wait => {}
-            }
-            if let Err(failed) = self.inner.wait(until).await {
-                return (into, Err(failed));
-            }
-        }
-    }
-
-    /// Somebody who may be asked and was not: the nearest first, else whoever chance says.
-    fn choose(&self, tried: Members) -> Option<Place> {
-        let readable = self.inner.machine.borrow().readable().minus(tried);
-        let near = self.inner.peers.near().filter(|p| readable.has(*p));
-        let chance = || {
-            let n = u64::from(readable.count());
-            let which = (n > 0).then(|| (self.inner.handle.random() % n) as usize)?;
-            readable.iter().nth(which)
-        };
-        near.or_else(chance)
-    }
-
-    fn assemble(&self, found: Option<&[Entry]>) -> Ready {
-        let machine = self.inner.machine.borrow();
-        match &self.reading {
-            Some(reading) => machine.assemble(reading, found),
-            None => Ready::Wait,
-        }
-    }
-
-    /// Looked at when the data are in hand (rule 13).
-    fn may_answer(&self) -> bool {
-        let machine = self.inner.machine.borrow();
-        // The pass may have been long.
-        let now = self.inner.handle.clock();
-        self.reading
-            .as_ref()
-            .is_some_and(|r| machine.may_answer(r, now))
-    }
-}
-
-/// Puts blocks that do not come from the replica to their places.
-fn fill(into: &mut Buffer, parts: &[Part]) {
-    for (part, block) in parts.iter().zip(into.chunks_exact_mut(BLOCK_BYTES)) {
-        match part {
-            Part::Replica => {}
-            Part::Zero | Part::Damaged => block.fill(0),
-            Part::Record { held, index } => {
-                if let What::Write {
-                    data: Some(data), ..
-                } = &held.what
-                {
-                    block.copy_from_slice(&data[index * BLOCK_BYTES..][..BLOCK_BYTES]);
-                }
-            }
-        }
     }
 }

@@ -401,9 +401,7 @@ impl Way {
     fn read_done(&self, body: &[u8], data: &mut Vec<Buffer>, bytes: usize) -> Result<(), Broken> {
         let done = ReadDone::decode(body, bytes)?;
         let answer = match done.result {
-            ReadResult::Done(entries) => {
-                Ok((entries.iter().map(|e| e.entry).collect(), data.pop()))
-            }
+            ReadResult::Done(entries) => Ok((entries.iter().collect(), data.pop())),
             ReadResult::Damaged(_) => Err(NotRead::Damaged),
             ReadResult::Failed => Err(NotRead::Away),
         };

@@ -244,6 +244,9 @@ pub enum Failed {
     /// The blocks are damaged on every replica that was asked.
     #[error("the data is damaged")]
     Damaged,
+    /// The blocks of no replica that was asked are what was encrypted.
+    #[error("encrypted data does not match its authentication tag")]
+    NotOpened,
 }
 
 /// Why a coordinator ended.

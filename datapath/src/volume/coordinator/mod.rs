@@ -17,6 +17,7 @@ pub mod message;
 pub mod order;
 pub mod quorum;
 pub mod read;
+mod reading;
 pub mod resync;
 pub mod ring;
 pub mod set;

@@ -293,7 +293,7 @@ fn blocks_are_read_and_records_fetched() {
         let ReadResult::Done(entries) = done.result else {
             panic!("{done:?}");
         };
-        let kinds: Vec<_> = entries.iter().map(|e| e.entry.kind).collect();
+        let kinds: Vec<_> = entries.iter().map(|e| e.kind).collect();
         use BlockKind::{Absent, Data, Erased};
         assert_eq!(kinds, [Absent, Data, Erased, Data]);
         assert_eq!(sent.data[..4096], filling(stamp(3, 0, 1)));

@@ -7,13 +7,14 @@ use super::super::heart::{Beat, Flush, Heard, encode_heartbeat};
 use super::super::list::{Fetch, Fetched, Found, LEAF_MAX, ListAsk, ListedWriter};
 use super::super::open::{LaneFeed, Open, Target, encode_feed};
 use super::super::promise::{Kept, PromisedHead, Purpose, encode_promised, encode_set};
-use super::super::read::{Read, ReadEntry, encode_damaged, encode_done};
+use super::super::read::{Read, encode_damaged, encode_done};
 use super::super::record::{Blocks, Content, Head, Record, flag};
 use super::super::refused::{Reason, Refused};
 use super::super::resync::{
     AskLeaf, AskSummaries, Copied, CopyWriter, LeafEntry, Tree, encode_leaf, encode_summaries,
 };
 use super::frames::{decode, lane};
+use crate::cipher::Seal;
 use crate::replication::seam::{Entry, Kind as BlockKind};
 use crate::store::types::{BLOCKS_MAX, Crc, LaneBlock, Stamp};
 
@@ -231,6 +232,7 @@ fn entry(kind: BlockKind) -> Entry {
         kind,
         stamp: STAMP,
         crc: Crc(if kind == BlockKind::Data { 5 } else { 0 }),
+        seal: Seal::NONE,
     }
 }
 
@@ -248,10 +250,9 @@ fn of_reads() {
         .no(12, &257_u32.to_le_bytes(), "too many blocks")
         .no(16, &(BLOCKS_MAX - 255).to_le_bytes(), "beyond the last")
         .no(16, &u64::MAX.to_le_bytes(), "far beyond the last");
-    let one = |kind, key| ReadEntry {
-        entry: entry(kind),
-        key,
-        tag: [0; 16],
+    let one = |kind, key| Entry {
+        seal: Seal { key, tag: [0; 16] },
+        ..entry(kind)
     };
     let entries = [one(BlockKind::Data, 1), one(BlockKind::Erased, 0)];
     const FIRST: usize = 24;
@@ -267,6 +268,7 @@ fn of_reads() {
     .no(FIRST, &[3], "poison, and data")
     .no(SECOND, &[0], "absent, and a stamp")
     .no(SECOND + 4, &[1], "erased, and a checksum")
+    .no(FIRST + 20, &[64], "no such key")
     .no(SECOND + 20, &[1], "erased, and a key")
     .no(SECOND + 24, &[1], "a tag without a key");
     let block = LaneBlock(BLOCKS_MAX - 1);

@@ -11,7 +11,7 @@ use super::super::heart::{Beat, Flush, Heard, encode_heartbeat};
 use super::super::list::{Fetch, Fetched, Found, LEAF_MAX, ListAsk, ListedWriter};
 use super::super::open::{LaneFeed, LaneState, Open, Target, encode_feed, encode_opened};
 use super::super::promise::{Kept, Promise, PromisedHead, Purpose, encode_promised, encode_set};
-use super::super::read::{Read, ReadEntry, encode_damaged, encode_done, encode_failed};
+use super::super::read::{Read, encode_damaged, encode_done, encode_failed};
 use super::super::record::{Content, flag};
 use super::super::refused::{Reason, Refused};
 use super::super::resync::{
@@ -20,6 +20,7 @@ use super::super::resync::{
 };
 use super::super::{ack, record::WRITE_BLOCKS_MAX};
 use super::{Owned, record, stamp};
+use crate::cipher::Seal;
 use crate::replication::seam::{Entry, Id, Kind as BlockKind, Standing};
 use crate::store::types::{BLOCKS_MAX, Crc, LaneBlock, SnapshotId, Stamp};
 
@@ -374,18 +375,18 @@ fn entry() -> impl Strategy<Value = Entry> {
     (select(kinds.to_vec()), stamp(), any::<u32>()).prop_map(|(kind, stamp, crc)| match kind {
         BlockKind::Absent => Entry {
             kind,
-            stamp: Stamp { epoch: 0, seq: 0 },
-            crc: Crc(0),
+            ..Entry::ABSENT
         },
         BlockKind::Erased => Entry {
             kind,
             stamp,
-            crc: Crc(0),
+            ..Entry::ABSENT
         },
         _ => Entry {
             kind,
             stamp,
             crc: Crc(crc),
+            seal: Seal::NONE,
         },
     })
 }
@@ -408,13 +409,13 @@ fn reads() -> impl Strategy<Value = Sample> {
         assert_eq!(Read::decode(&s.body), Ok(read));
         s
     });
-    let entry = (entry(), any::<u32>(), any::<[u8; 16]>()).prop_map(|(entry, key, tag)| {
+    let entry = (entry(), 0_u32..=63, any::<[u8; 16]>()).prop_map(|(entry, key, tag)| {
         let sealed = matches!(entry.kind, BlockKind::Data | BlockKind::Poison) && key > 9;
-        ReadEntry {
-            entry,
-            key: if sealed { key } else { 0 },
-            tag: if sealed { tag } else { [0; 16] },
-        }
+        let seal = match sealed {
+            true => Seal { key, tag },
+            false => Seal::NONE,
+        };
+        Entry { seal, ..entry }
     });
     let done = (any::<u64>(), vec(entry, 1..=20)).prop_map(|(request, entries)| {
         let reserved = (9..12).chain(each(24, entries.len(), 40, &[1, 2, 3]));

@@ -9,6 +9,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::super::super::types::{BLOCK_BYTES, Crc, LaneBlock, Stamp};
+use crate::cipher::{KEY_INDEX_MAX, Seal, TAG_BYTES};
 use crate::reactor::Handle;
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry, KeptSet, Kind, Promise};
@@ -40,6 +41,8 @@ pub struct Rec {
     pub does: Does,
     pub blocks: Range<u64>,
     pub state: State,
+    /// Its blocks are encrypted, as far as the store knows.
+    pub sealed: bool,
 }
 
 impl Rec {
@@ -85,6 +88,7 @@ pub const NEVER: Base = Base {
 #[derive(Clone, Debug, Default)]
 pub struct Lane {
     pub all: BTreeMap<Stamp, Rec>,
+    pub sealed: bool,
     pub next: u64,
     pub told: Stamp2,
     /// What was settled when the drive was opened last.
@@ -128,6 +132,16 @@ pub fn content(lane: u8, block: u64, stamp: Stamp, into: &mut [u8]) {
     }
 }
 
+/// The key of an epoch, and a tag that is of no other block and stamp.
+pub fn seal(lane: u8, block: u64, stamp: Stamp) -> Seal {
+    let mut bytes = [0; TAG_BYTES];
+    content(lane ^ 0x55, block, stamp, &mut bytes);
+    Seal {
+        key: stamp.epoch % KEY_INDEX_MAX + 1,
+        tag: bytes,
+    }
+}
+
 pub fn crc(lane: u8, block: u64, stamp: Stamp) -> Crc {
     let mut bytes = [0; BLOCK_BYTES];
     content(lane, block, stamp, &mut bytes);
@@ -136,6 +150,11 @@ pub fn crc(lane: u8, block: u64, stamp: Stamp) -> Crc {
 
 pub async fn held(handle: &Handle, lane: u8, stamp: Stamp, rec: &Rec, data: bool) -> Rc<Held> {
     let first = LaneBlock(rec.blocks.start);
+    let seals = rec.blocks.clone();
+    let seals = seals.map(|b| seal(lane, b, rec.stamp_of(stamp, b)));
+    let mut seals = seals.filter(|_| rec.sealed && rec.does != Does::Erase);
+    let sealed: Box<[u8]> = seals.clone().flat_map(|s| s.tag).collect();
+    let key = seals.next_back().map_or(0, |s| s.key);
     let count = (rec.blocks.end - rec.blocks.start) as usize;
     let what = match rec.does {
         Does::Write if data => {
@@ -144,7 +163,11 @@ pub async fn held(handle: &Handle, lane: u8, stamp: Stamp, rec: &Rec, data: bool
                 let bytes = &mut buffer[n * BLOCK_BYTES..][..BLOCK_BYTES];
                 content(lane, block, rec.stamp_of(stamp, block), bytes);
             }
-            return Rc::new(Held::write(lane, stamp, first, count, Rc::new(buffer)));
+            let mut held = Held::write(lane, stamp, first, count, Rc::new(buffer));
+            if let What::Write { tags, .. } = &mut held.what {
+                (held.key, *tags) = (key, sealed);
+            }
+            return Rc::new(held);
         }
         Does::Erase => What::Tombstone {
             first,
@@ -153,7 +176,7 @@ pub async fn held(handle: &Handle, lane: u8, stamp: Stamp, rec: &Rec, data: bool
         does => {
             let crcs = rec.blocks.clone();
             let crcs = crcs.flat_map(|b| crc(lane, b, rec.stamp_of(stamp, b)).0.to_le_bytes());
-            let (crcs, tags) = (crcs.collect(), Box::default());
+            let (crcs, tags) = (crcs.collect(), sealed);
             match does {
                 Does::Poison => What::Poison { first, crcs, tags },
                 _ => What::Write {
@@ -168,7 +191,7 @@ pub async fn held(handle: &Handle, lane: u8, stamp: Stamp, rec: &Rec, data: bool
     Rc::new(Held {
         lane,
         stamp,
-        key: 0,
+        key,
         what,
     })
 }
@@ -189,6 +212,7 @@ impl Lane {
             does,
             blocks,
             state: State::Held,
+            sealed: self.sealed,
         };
         let stamp = Stamp {
             epoch,
@@ -249,7 +273,13 @@ impl Lane {
     }
 }
 
-pub fn check_bytes(lane: u8, block: u64, entry: &Entry, bytes: &[u8]) {
+pub fn check_bytes((lane, sealed): (u8, bool), block: u64, entry: &Entry, bytes: &[u8]) {
+    let has_one = sealed && matches!(entry.kind, Kind::Data | Kind::Poison);
+    let expected = match has_one {
+        true => seal(lane, block, entry.stamp),
+        false => Seal::NONE,
+    };
+    assert_eq!(entry.seal, expected, "block {block}, {entry:?}");
     let mut expected = [0; BLOCK_BYTES];
     if entry.kind == Kind::Data {
         content(lane, block, entry.stamp, &mut expected);

@@ -32,6 +32,11 @@ fn stamp(seq: u64) -> Stamp {
 
 impl Rig {
     fn new() -> Self {
+        Self::of(false)
+    }
+
+    /// Of a replica that is sealed or not.
+    fn of(sealed: bool) -> Self {
         let sim = Sim::new(5);
         sim.add_disk(DRIVE, 16 << 20);
         let (node, handles) = sim.start_node(1);
@@ -40,7 +45,7 @@ impl Rig {
         let made = async move {
             let store = open(on, true).await.expect("it opens");
             let drives = [(store.clone(), vec![0])];
-            let made = Replica::create(&drives, volume_id(VOLUME), ID, 1, 1 << 30).await;
+            let made = Replica::create(&drives, volume_id(VOLUME), ID, 1, (1 << 30, sealed)).await;
             made.expect("there is room");
             store
         };
@@ -75,6 +80,7 @@ impl Rig {
             does,
             blocks,
             state,
+            sealed: self.replica.sealed(),
         };
         self.run(async move { held(&handle, 0, stamp(seq), &rec, true).await })
     }
@@ -103,6 +109,7 @@ impl Rig {
 
     fn try_read(&self, blocks: std::ops::Range<u64>) -> Result<Vec<Entry>, ReplicaError> {
         let (replica, handle) = (self.replica.clone(), self.handle.clone());
+        let of = (0, replica.sealed());
         self.run(async move {
             let len = (blocks.end - blocks.start) as usize * BLOCK_BYTES;
             let buffer = handle.buffers().take(len).await;
@@ -110,7 +117,7 @@ impl Rig {
             if let Ok(entries) = &read {
                 for ((n, block), entry) in blocks.enumerate().zip(entries) {
                     let bytes = &buffer[n * BLOCK_BYTES..][..BLOCK_BYTES];
-                    super::model::check_bytes(0, block, entry, bytes);
+                    super::model::check_bytes(of, block, entry, bytes);
                 }
             }
             read
@@ -359,7 +366,7 @@ fn a_replica_that_may_have_forgotten_is_never_a_replica_again() {
     let again = rig.run(async move {
         store.delete_lanes(volume_id(VOLUME)).await?;
         let drives = [(store, vec![0])];
-        Replica::create(&drives, volume_id(VOLUME), [10; 16], 1, 1 << 30).await
+        Replica::create(&drives, volume_id(VOLUME), [10; 16], 1, (1 << 30, false)).await
     });
     again.expect("it is made");
     assert_eq!(opened(&rig.store).id(), [10; 16]);
@@ -387,7 +394,12 @@ fn a_list_has_a_bound_and_settling_makes_room() {
 
 #[test]
 fn summaries_are_those_of_what_is_read() {
-    let mut rig = Rig::new();
+    for sealed in [false, true] {
+        summaries_of(Rig::of(sealed));
+    }
+}
+
+fn summaries_of(mut rig: Rig) {
     let check = |rig: &Rig| {
         let (replica, handle) = (rig.replica.clone(), rig.handle.clone());
         rig.run(async move { super::summaries::check(&replica, &handle).await });
@@ -413,6 +425,64 @@ fn summaries_are_those_of_what_is_read() {
     check(&rig);
     rig.replica = rig.cut().expect("it is complete");
     check(&rig);
+}
+
+/// In the delta, beside what it replaced, in the map, on the list, after a crash; by the stream, late, by copies and repairs.
+#[test]
+fn tags_are_where_their_blocks_are() {
+    let mut rig = Rig::of(true);
+    rig.apply(Does::Write, 10, 2..5);
+    rig.apply(Does::Write, 20, 3..4);
+    rig.apply(Does::Poison, 30, 90..96);
+    // Late: of another stamp, and so of other tags.
+    rig.apply(Does::Write, 1, 0..8);
+    let data = |seq| (Kind::Data, seq);
+    let expected = [1, 2, 10, 20, 12, 6, 7, 8].map(data);
+    assert_eq!(rig.read(0..8), expected);
+    for _ in 0..2 {
+        rig.flush();
+        rig.checkpoint();
+        assert_eq!(rig.read(0..8), expected);
+        rig.replica = rig.cut().expect("it is complete");
+        assert_eq!(rig.read(0..8), expected);
+        assert_eq!(rig.read(90..91), [(Kind::Poison, 30)]);
+        for (seq, blocks) in [(1, 8), (10, 3)] {
+            let record = rig.fetch(seq).expect("it is whole").expect("it is listed");
+            let tags = record.blocks().map(|b| record.seal_of(b));
+            let of = |b| super::model::seal(0, b, record.stamp_of(b));
+            assert!(tags.eq(record.blocks().map(of)), "{record:?}");
+            assert_eq!(record.blocks().count(), blocks);
+        }
+    }
+    rig.promised(3, Standing::Resyncing);
+    rig.copy(Does::Write, 40, 3..7, 50);
+    assert_eq!(rig.read(2..8), [10, 40, 41, 42, 43, 8].map(data));
+    let record = rig.record(Does::Write, 30, 90..91);
+    let replica = rig.replica.clone();
+    rig.run(async move { replica.repair(&record).await })
+        .expect("it is done");
+    assert_eq!(rig.read(90..91), [data(30)]);
+    rig.flush();
+    rig.checkpoint();
+    rig.replica = rig.cut().expect("it is complete");
+    assert_eq!(rig.read(2..8), [10, 40, 41, 42, 43, 8].map(data));
+    assert_eq!(rig.read(90..91), [data(30)]);
+    rig.store.check();
+}
+
+#[test]
+fn a_lane_takes_no_record_of_the_other_kind() {
+    for sealed in [false, true] {
+        let (rig, other) = (Rig::of(sealed), Rig::of(!sealed));
+        let record = other.record(Does::Write, 1, 0..1);
+        let replica = rig.replica.clone();
+        let applied = rig.run(async move { replica.apply(&record).await });
+        assert!(
+            matches!(applied, Err(ReplicaError::Incomplete(_))),
+            "{applied:?}"
+        );
+        assert_eq!(rig.read(0..1), [(Kind::Absent, 0)]);
+    }
 }
 
 #[test]

@@ -4,11 +4,16 @@ use super::*;
 use crate::replication::seam::{Entry, Kind, ReplicaStore};
 use crate::replication::summary::{blocks_of_nodes, of_blocks, of_children};
 use crate::replication::wire::resync::BLOCK_LEVEL;
-use crate::store::types::BLOCK_BYTES;
+use crate::store::map::LeafShape;
+use crate::store::types::{BLOCK_BYTES, LaneBlock};
 
 const BLOCKS: u64 = 4096 + 400;
 
+/// Of a replica that is sealed or not.
 pub(super) async fn check(replica: &Replica, handle: &crate::reactor::Handle) {
+    let shape = LeafShape::of(replica.sealed());
+    // Those of the first slice, and of 400 blocks more.
+    let count = shape.leaf_of(LaneBlock(BLOCKS - 1)).0 as u32 + 1;
     let mut entries: Vec<Entry> = Vec::new();
     while (entries.len() as u64) < BLOCKS {
         let at = entries.len() as u64;
@@ -21,11 +26,12 @@ pub(super) async fn check(replica: &Replica, handle: &crate::reactor::Handle) {
         let there = blocks.clone().zip(&entries[blocks.start as usize..]);
         of_blocks(there.take((blocks.end - blocks.start) as usize))
     };
-    // 29 leaves: 27 of the first slice, and two.
-    let leaves: Vec<u32> = (0..29)
-        .map(|n| each(blocks_of_nodes(0, &(n..n + 1))))
-        .collect();
-    let found = replica.summaries(0, 0, 0, 29).await.expect("leaves");
+    let leaf = |n: u32| {
+        let of_leaf = blocks_of_nodes(shape, 0, &(u64::from(n)..u64::from(n) + 1));
+        of_leaf.start..of_leaf.end.min(BLOCKS)
+    };
+    let leaves: Vec<u32> = (0..count).map(|n| each(leaf(n))).collect();
+    let found = replica.summaries(0, 0, 0, count).await.expect("leaves");
     assert_eq!(found, leaves);
     let singles = replica.summaries(0, BLOCK_LEVEL, 0, BLOCKS as u32).await;
     let expected: Vec<u32> = (0..BLOCKS).map(|b| each(b..b + 1)).collect();
@@ -40,10 +46,9 @@ pub(super) async fn check(replica: &Replica, handle: &crate::reactor::Handle) {
         children[0] = above;
         above = of_children(&children);
     }
-    for leaf in 0..29 {
-        let blocks = blocks_of_nodes(0, &(leaf..leaf + 1));
-        let there = blocks.map(|b| (b, entries[b as usize]));
+    for n in 0..count {
+        let there = leaf(n).map(|b| (b, entries[b as usize]));
         let there: Vec<_> = there.filter(|(_, e)| e.kind != Kind::Absent).collect();
-        assert_eq!(replica.leaf(0, leaf).await, Ok(there));
+        assert_eq!(replica.leaf(0, n.into()).await, Ok(there));
     }
 }

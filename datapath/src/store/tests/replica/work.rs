@@ -221,9 +221,10 @@ impl Ctx {
         let buffer = self.handle.buffers().take(len).await;
         let (buffer, read) = self.replica.read(lane as u8, blocks.clone(), buffer).await;
         let entries = read.expect("a read");
+        let sealed = self.replica.sealed();
         for ((n, block), entry) in blocks.enumerate().zip(&entries) {
             let bytes = &buffer[n * BLOCK_BYTES..][..BLOCK_BYTES];
-            check_bytes(lane as u8, block, entry, bytes);
+            check_bytes((lane as u8, sealed), block, entry, bytes);
             let absent = matches!(entry.kind, Kind::Absent | Kind::Erased);
             // A copy may have come meanwhile.
             let copied = self.model.borrow().lanes[lane].bases.contains_key(&block);
@@ -299,6 +300,7 @@ impl Ctx {
                 does,
                 blocks: first..first + len,
                 state: State::Dead,
+                sealed: self.replica.sealed(),
             };
             // Some stamp up to s0, and at times some blocks are above.
             let stamp = Stamp {
@@ -347,9 +349,10 @@ impl Ctx {
                 let buffer = self.handle.buffers().take(len).await;
                 let (buffer, read) = self.replica.read(lane as u8, blocks.clone(), buffer).await;
                 let entries = read.expect("a read");
+                let sealed = self.replica.sealed();
                 for ((n, block), entry) in blocks.clone().enumerate().zip(&entries) {
                     let bytes = &buffer[n * BLOCK_BYTES..][..BLOCK_BYTES];
-                    check_bytes(lane as u8, block, entry, bytes);
+                    check_bytes((lane as u8, sealed), block, entry, bytes);
                     self.compare(lane, block, entry);
                 }
                 at = blocks.end;

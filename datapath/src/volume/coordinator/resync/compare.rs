@@ -26,7 +26,7 @@ pub(super) struct Compare<'a, P: Peers, K: SetStore> {
 impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
     /// Of everything.
     pub fn new(of: &'a Rc<Inner<P, K>>, target: Place, subscription: Subscription) -> Self {
-        let (level, nodes) = top(of.lane_blocks, FIRST_MAX);
+        let (level, nodes) = top(of.shape(), of.lane_blocks, FIRST_MAX);
         let lanes = 0..subscription.s0.len() as u8;
         Self {
             of,
@@ -69,7 +69,7 @@ impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
                 .compared(self.bytes(level, &nodes) - unlike);
             if level != BLOCK_LEVEL {
                 for run in differ.into_iter().rev() {
-                    let (level, nodes) = beneath(level, &run);
+                    let (level, nodes) = beneath(self.of.shape(), level, &run);
                     let pieces = pieces(nodes, SUMMARIES_MAX.into());
                     self.left.extend(pieces.rev().map(|p| (lane, level, p)));
                 }
@@ -93,7 +93,7 @@ impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
     }
 
     fn bytes(&self, level: u8, nodes: &Range<u64>) -> u64 {
-        let blocks = blocks_of_nodes(level, nodes);
+        let blocks = blocks_of_nodes(self.of.shape(), level, nodes);
         let end = blocks.end.min(self.of.lane_blocks);
         end.saturating_sub(blocks.start) * BLOCK_BYTES as u64
     }

@@ -201,7 +201,7 @@ async fn one<P: Peers, K: SetStore>(
     let others = of.machine.borrow().readable().without(source);
     for other in others.iter() {
         if let Ok((buffer, entries)) = read(of, other, lane, block..block + 1).await
-            && entries[0] == entry
+            && entries[0].same(&entry)
         {
             return Ok(as_copies(lane, s0, block, &entries, &Rc::new(buffer)));
         }
@@ -216,14 +216,14 @@ async fn of_leaf<P: Peers, K: SetStore>(
     lane: u8,
     block: u64,
 ) -> Result<Entry, Why> {
-    let leaf = leaf_of(block);
+    let leaf = leaf_of(of.shape(), block);
     let tree = Tree {
         lane,
         snapshot: None,
     };
     let entries = of.peers.leaf(source, AskLeaf { tree, leaf }).await;
     let entries = entries.map_err(Why::Source)?;
-    let index = (block - blocks_of(&(leaf..leaf + 1)).start) as usize;
+    let index = (block - blocks_of(of.shape(), &(leaf..leaf + 1)).start) as usize;
     let entry = entries.get(index).copied().unwrap_or(Entry::ABSENT);
     match entry.kind {
         Kind::Data | Kind::Poison => Ok(entry),
@@ -246,20 +246,26 @@ fn erased(lane: u8, s0: Stamp, blocks: &Range<u64>) -> Copying {
         first: LaneBlock(blocks.start),
         blocks: blocks.end - blocks.start,
     };
-    copying(lane, s0, stamp, what, None)
+    copying((lane, 0), s0, stamp, what, None)
 }
 
 fn poison(lane: u8, s0: Stamp, block: u64, entry: &Entry) -> Copying {
     let what = What::Poison {
         first: LaneBlock(block),
         crcs: entry.crc.0.to_le_bytes().into(),
-        tags: Box::default(),
+        tags: tags(std::slice::from_ref(entry)),
     };
-    copying(lane, s0, entry.stamp, what, None)
+    copying((lane, entry.seal.key), s0, entry.stamp, what, None)
+}
+
+/// The tags of blocks that are of one key.
+pub(super) fn tags(of: &[Entry]) -> Box<[u8]> {
+    let sealed = of.iter().filter(|e| e.seal.key != 0);
+    sealed.flat_map(|e| e.seal.tag).collect()
 }
 
 fn copying(
-    lane: u8,
+    (lane, key): (u8, u32),
     s0: Stamp,
     stamp: Stamp,
     what: What,
@@ -268,7 +274,7 @@ fn copying(
     let record = Held {
         lane,
         stamp,
-        key: 0,
+        key,
         what,
     };
     Copying {
@@ -292,7 +298,8 @@ fn as_copies(
             seq: a.stamp.seq + 1,
             ..a.stamp
         };
-        a.kind == Kind::Data && b.kind == Kind::Data && next == b.stamp
+        let data = a.kind == Kind::Data && b.kind == Kind::Data;
+        data && next == b.stamp && a.seal.key == b.seal.key
     };
     let mut at = 0;
     for group in entries.chunk_by(follows) {
@@ -305,11 +312,12 @@ fn as_copies(
                 let what = What::Write {
                     first: LaneBlock(block),
                     crcs: crcs.collect(),
-                    tags: Box::default(),
+                    tags: tags(group),
                     data: None,
                 };
                 let data = Some((buffer.clone(), part));
-                copies.push(copying(lane, s0, group[0].stamp, what, data));
+                let of = (lane, group[0].seal.key);
+                copies.push(copying(of, s0, group[0].stamp, what, data));
             }
             Kind::Poison => copies.push(poison(lane, s0, block, &group[0])),
             // Erased since it was compared.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::copy::read;
+use super::copy::{read, tags};
 use super::{Inner, NotRead, Peers, SetStore};
 use crate::replication::held::{Held, What};
 use crate::replication::seam::Kind;
@@ -72,14 +72,14 @@ async fn repair<P: Peers, K: SetStore>(of: &Rc<Inner<P, K>>, place: Place, lane:
         let what = What::Write {
             first: LaneBlock(block),
             crcs: entry.crc.0.to_le_bytes().into(),
-            tags: Box::default(),
+            tags: tags(&entries),
             data: None,
         };
         let copy = Copying {
             record: Held {
                 lane,
                 stamp: entry.stamp,
-                key: 0,
+                key: entry.seal.key,
                 what,
             },
             data: Some((Rc::new(buffer), 0..BLOCK_BYTES)),

@@ -14,10 +14,12 @@ mod serving;
 mod takeover;
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::time::Duration;
 
 pub use reading::Reading;
 pub use resync::Subscription;
+pub use serving::block_of_volume;
 
 use super::flush::Flushes;
 use super::lease::Leases;
@@ -30,6 +32,7 @@ use super::ring::{Limits, Ring};
 use super::set::VolumeRecord;
 use super::settled::Settled;
 use super::slow::{Patience, Slow};
+use crate::cipher::Cipher;
 use crate::reactor::Nanos;
 use crate::replication::seam::Id;
 use crate::replication::wire::refused::Reason;
@@ -67,6 +70,8 @@ pub struct Config {
     pub lane_blocks: u64,
     /// Hosts' commands that take longer than this are slow: while more than one in a hundred is, a resync copies less at a time (§11).
     pub foreground: Duration,
+    /// Blocks are encrypted by this (§16).
+    pub cipher: Option<Rc<dyn Cipher>>,
 }
 
 impl Config {
@@ -83,6 +88,7 @@ impl Config {
             snapshots: Vec::new(),
             lane_blocks: BLOCKS_MAX,
             foreground: Duration::from_millis(10),
+            cipher: None,
         }
     }
 }

@@ -9,10 +9,11 @@ use super::super::message::{Action, End, Failed, Message, Wish};
 use super::super::order::{Entry, stamps_of};
 use super::super::ring::Limits;
 use super::{BEATS, HAND_OVER, Machine, Phase};
+use crate::cipher::{self, Cipher, TAG_BYTES};
 use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
-use crate::store::types::BLOCK_BYTES;
+use crate::store::types::{BLOCK_BYTES, Crc, SLICE_BLOCKS, Stamp};
 
 /// Writes that may wait for room, or for the end of an exclusion. A reactor has 4,096 operations at most.
 pub const QUEUE_MAX: usize = 4096;
@@ -29,6 +30,44 @@ pub(super) struct Queued {
     pub what: What,
     pub fua: bool,
     pub since: Nanos,
+}
+
+/// The number in the volume of a lane's block.
+pub fn block_of_volume(lanes: u8, lane: u8, block: u64) -> u64 {
+    let (slice, within) = (block / SLICE_BLOCKS, block % SLICE_BLOCKS);
+    (slice * u64::from(lanes) + u64::from(lane)) * SLICE_BLOCKS + within
+}
+
+/// Encrypts a record that was just stamped; its checksums are those of what it is then.
+fn seal(cipher: &dyn Cipher, lanes: u8, held: &mut Held) {
+    let (lane, stamp) = (held.lane, held.stamp);
+    let What::Write {
+        first,
+        crcs,
+        tags,
+        data: Some(data),
+    } = &mut held.what
+    else {
+        return;
+    };
+    let data = Rc::get_mut(data).expect("nobody else has it before it is in a stream");
+    let blocks = crcs.as_chunks_mut::<4>().0;
+    let mut all = Vec::with_capacity(blocks.len() * TAG_BYTES);
+    let each = blocks.iter_mut().zip(data.chunks_exact_mut(BLOCK_BYTES));
+    for (n, (crc, block)) in (0..).zip(each) {
+        let at = cipher::Place {
+            stamp: Stamp {
+                seq: stamp.seq + n,
+                ..stamp
+            },
+            block: block_of_volume(lanes, lane, first.0 + n),
+        };
+        let sealed = cipher.seal(at, block);
+        all.extend(sealed.tag);
+        held.key = sealed.key;
+        *crc = Crc::of(block).0.to_le_bytes();
+    }
+    *tags = all.into();
 }
 
 impl Machine {
@@ -83,12 +122,16 @@ impl Machine {
             out.push(Action::Done(token, Err(Failed::Stalled)));
             return self.end(End::Again, out);
         };
-        let held = Rc::new(Held {
+        let mut held = Held {
             lane,
             stamp,
             key: 0,
             what,
-        });
+        };
+        if let Some(cipher) = &self.config.cipher {
+            seal(cipher.as_ref(), self.config.lanes, &mut held);
+        }
+        let held = Rc::new(held);
         let mut entry = Entry::new(Rc::clone(&held), since, fua || !self.config.volatile);
         entry.token = Some(token);
         self.fua += usize::from(fua && self.config.volatile);

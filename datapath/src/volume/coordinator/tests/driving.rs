@@ -235,7 +235,7 @@ async fn put(driver: &Under, handle: &Handle, block: u64, value: u64) -> Result<
     buffer.fill(0);
     buffer[..8].copy_from_slice(&value.to_le_bytes());
     let first = LaneBlock(block);
-    driver.write(0, first, Rc::new(buffer), 1, false).await
+    driver.write(0, first, buffer, 1, false).await
 }
 
 async fn get(driver: &Under, handle: &Handle, blocks: Range<u64>) -> Result<Vec<u64>, Failed> {

@@ -11,7 +11,7 @@ use crate::replication::seam::{Entry, Id, Kind, Standing};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
 use crate::replication::wire::record::flag;
 use crate::replication::wire::refused::Reason;
-use crate::store::types::{Crc, Stamp};
+use crate::store::types::Stamp;
 
 /// Whose a session is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -478,19 +478,19 @@ impl Replica {
     pub fn read(&self, lane: u8, blocks: std::ops::Range<u64>) -> (Vec<Entry>, Vec<u64>) {
         let found = blocks.map(|b| self.now.blocks[usize::from(lane)].get(&b));
         let each = found.map(|b| match b {
-            None => {
-                let stamp = Stamp { epoch: 0, seq: 0 };
-                let (kind, crc) = (Kind::Absent, Crc(0));
-                (Entry { kind, stamp, crc }, 0)
-            }
+            None => (Entry::ABSENT, 0),
             Some(b) => {
                 let kind = if b.value == 0 {
                     Kind::Erased
                 } else {
                     Kind::Data
                 };
-                let (stamp, crc) = (b.stamp, Crc(0));
-                (Entry { kind, stamp, crc }, b.value)
+                let entry = Entry {
+                    kind,
+                    stamp: b.stamp,
+                    ..Entry::ABSENT
+                };
+                (entry, b.value)
             }
         });
         each.unzip()

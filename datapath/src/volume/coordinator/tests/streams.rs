@@ -17,7 +17,7 @@ use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry as Block, Kind};
 use crate::replication::wire::ack::LaneAck;
 use crate::replication::wire::record::flag;
-use crate::store::types::{Crc, Stamp};
+use crate::store::types::Stamp;
 
 const PLENTY: Limits = Limits {
     records: usize::MAX,
@@ -360,9 +360,9 @@ proptest! {
             match v.iter().rfind(|v| v.0 <= applied as u64) {
                 Some((_, stamp, value, ..)) => {
                     let kind = if *value == 0 { Kind::Erased } else { Kind::Data };
-                    (Block { kind, stamp: *stamp, crc: Crc(0) }, *value)
+                    (Block { kind, stamp: *stamp, ..Block::ABSENT }, *value)
                 }
-                None => (Block { kind: Kind::Absent, stamp: stamp(0), crc: Crc(0) }, 0),
+                None => (Block::ABSENT, 0),
             }
         }).collect();
         for block in 0..10u64 {
