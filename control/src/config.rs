@@ -1,5 +1,6 @@
 //! What the control process is told on its command line.
 use crate::names;
+use crate::secrets::Source;
 use clap::{Parser, Subcommand};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -77,9 +78,33 @@ pub struct Config {
     /// Name of the pool that the drives are in.
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = id)]
     pub pool: String,
+    /// A file with the cluster key, which opens encrypted volumes: 64 hexadecimal digits a line, the present key first. The same on all nodes.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "KEELBLOCK_CLUSTER_KEY_FILE",
+        group = "cluster_key"
+    )]
+    pub cluster_key_file: Option<PathBuf>,
+    /// The same from a variable of this process' environment.
+    #[arg(long, value_name = "NAME", group = "cluster_key")]
+    pub cluster_key_env: Option<String>,
+    /// The same from what a command prints (run by `sh -c` whenever the key is needed).
+    #[arg(long, value_name = "COMMAND", group = "cluster_key")]
+    pub cluster_key_command: Option<String>,
     /// Log lines as JSON.
     #[arg(long)]
     pub log_json: bool,
+}
+
+impl Config {
+    /// Where the cluster key comes from.
+    pub fn key_source(&self) -> Source {
+        let file = self.cluster_key_file.clone().map(Source::File);
+        let variable = self.cluster_key_env.clone().map(Source::Variable);
+        let command = self.cluster_key_command.clone().map(Source::Command);
+        file.or(variable).or(command).unwrap_or_default()
+    }
 }
 
 fn id(text: &str) -> Result<String, String> {
@@ -248,6 +273,15 @@ mod tests {
         assert_eq!(other.node.unwrap().etcd.as_deref(), Some("127.0.0.1:2379"));
         assert!(read(format!("{node} --etcd a:1 --kvdb 127.0.0.1:1")).is_err());
         assert!(read("keelblock-control".into()).is_err_and(|e| e.use_stderr()));
+        let with_key = read(format!("{node} --cluster-key-command pass"));
+        let source = with_key.unwrap().node.unwrap().key_source();
+        assert_eq!(source, Source::Command("pass".into()));
+        assert!(
+            read(format!(
+                "{node} --cluster-key-command a --cluster-key-env b"
+            ))
+            .is_err()
+        );
         let alone = read("keelblock-control kvdb --cluster-id c --data d".into()).unwrap();
         assert!(matches!(alone.other, Some(Other::Kvdb(k)) if k.listen.port() == 9019));
     }

@@ -17,4 +17,5 @@ pub mod replication;
 pub mod rest;
 pub mod run;
 pub mod sdk;
+pub mod secrets;
 pub mod system;

@@ -7,6 +7,7 @@ mod hosts;
 mod node;
 mod progress;
 mod replicas;
+mod secrets;
 mod service;
 mod snapshot;
 mod stats;
@@ -70,6 +71,9 @@ enum Command {
     /// Pools, drives, scans.
     #[command(subcommand)]
     Service(service::Command),
+    /// The cluster key, which wraps the keys of encrypted volumes.
+    #[command(subcommand)]
+    Secrets(secrets::Command),
     /// What went wrong, or is worth knowing.
     #[command(subcommand)]
     Alerts(alerts::Command),
@@ -105,6 +109,7 @@ async fn answer(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Cluster(command) => cluster::run(client, command).await,
         Command::Node(command) => node::run(client, command).await,
         Command::Service(command) => service::run(client, command).await,
+        Command::Secrets(command) => secrets::run(client, command).await,
         Command::Alerts(command) => alerts::run(client, command).await,
         Command::Completions { .. } => unreachable!("answered before connecting"),
     }
@@ -138,6 +143,9 @@ mod tests {
             "host attach db --with other",
             "host detach db",
             "volume create db --size 1G --repl 3",
+            "volume create db --size 1G --repl 3 --secure",
+            "secrets show",
+            "secrets rotate -j",
             "volume attach db --node node-2",
             "volume locate db -j",
             "volume replicas db",

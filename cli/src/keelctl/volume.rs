@@ -116,6 +116,9 @@ pub struct Create {
     /// Number of replicas, each on another node.
     #[arg(long, default_value = "1", value_parser = clap::value_parser!(i64).range(1..=5))]
     repl: i64,
+    /// Encrypt its blocks: replicas, drives and the network between nodes have ciphertext only. Nodes need the cluster key.
+    #[arg(long)]
+    secure: bool,
     /// A label (repeatable).
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
@@ -199,6 +202,7 @@ async fn create(client: &mut Client, args: Create) -> Result<Answer> {
             .parse()
             .expect("clap admits 512 and 4096 only"),
         ha_level: args.repl,
+        encrypted: args.secure,
         ..Default::default()
     };
     let labels: HashMap<_, _> = args.label.into_iter().collect();

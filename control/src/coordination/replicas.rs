@@ -73,6 +73,7 @@ impl Node {
             pool_id: replica.pool_id.to_string(),
             size_bytes: volume.record.size_bytes,
             lanes: lanes.into(),
+            encrypted: volume.record.encrypted,
         };
         // A list that is older than what is made would not have it.
         let _alone = self.coordination.looking.lock().await;

@@ -159,6 +159,8 @@ impl Node {
             node_id: self.node_id().into(),
             incarnation,
         };
+        // Before an epoch is taken: without them it would be for nothing, and take the volume from who serves it.
+        let data_keys = self.data_keys(&volume.record).await?;
         let (kv, keys) = (self.registry.kv(), self.registry.keys());
         let taken = attach(kv, keys, now.id, &process, PATIENCE).await?;
         let record = &taken.record.record;
@@ -172,6 +174,7 @@ impl Node {
             lease_ms: 0,
             volatile_cache: layout.is_some_and(|l| l.volatile_cache),
             command_limit_ms: 0,
+            keys: data_keys,
         };
         // Not sent again if its outcome is not known: another epoch is taken, as nobody may serve one twice (rule 2).
         let what = format!("serve volume {}", volume.record.name);

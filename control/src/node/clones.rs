@@ -75,6 +75,7 @@ impl Node {
             replicated: None,
             size_bytes,
             block_bytes,
+            encrypted: false,
             sticky: false,
             labels: all,
             any_host: true,

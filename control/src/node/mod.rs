@@ -29,6 +29,7 @@ use crate::datapath::Link;
 use crate::error::OpError;
 use crate::names;
 use crate::records::{ClusterRecord, DriveRecord, NodeRecord, PoolRecord, Registry, unix_ms};
+use crate::secrets::Source;
 use crate::system;
 use keelblock_api::datapath::HelloReply;
 use std::collections::HashMap;
@@ -120,6 +121,7 @@ pub struct Node {
     pub pool: Option<PoolSpec>,
     /// Replicated volumes.
     pub(crate) coordination: Coordination,
+    key_source: Source,
     changing: Mutex<()>,
 }
 
@@ -147,6 +149,7 @@ impl Node {
             registry,
             link,
             coordination,
+            key_source: config.key_source(),
             changing: Mutex::new(()),
         };
         Ok((node, pokes))
@@ -160,6 +163,11 @@ impl Node {
     /// Id of this node.
     pub fn node_id(&self) -> &str {
         &self.node_id
+    }
+
+    /// Where this node has the cluster key from.
+    pub(crate) fn key_source(&self) -> &Source {
+        &self.key_source
     }
 
     /// Waits for the changes before, so that this one is alone.

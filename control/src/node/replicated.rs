@@ -10,6 +10,7 @@ use crate::records::{
     VolumeRecord, encode, unix_ms,
 };
 use crate::replication::record::{MEMBERS_MAX, ReplicationRecord};
+use crate::secrets::SecretRecord;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -84,6 +85,7 @@ impl Node {
             }),
             size_bytes,
             block_bytes: wish.block_bytes,
+            encrypted: wish.encrypted,
             sticky: wish.sticky,
             labels: wish.labels,
             any_host: true,
@@ -102,11 +104,16 @@ impl Node {
             // A KVDB that was restored meanwhile has another generation.
             Guard::at(keys.cluster(), cluster.revision),
         ];
-        let writes = vec![
+        let mut writes = vec![
             Write::put(name_key, id.to_string()),
             Write::put(volume_key, encode(&volume)),
             Write::put(keys.replication(id), encode(&set)),
         ];
+        if volume.encrypted {
+            let made = SecretRecord::new(id, &self.cluster_keys().await?);
+            let secret = made.map_err(|e| OpError::Internal(e.to_string()))?;
+            writes.push(Write::put(keys.secret(id), encode(&secret)));
+        }
         self.commit(&format!("volume {}", volume.name), guards, writes)
             .await?;
         self.wait_made(&volume, &set).await?;
@@ -186,6 +193,16 @@ impl Node {
         size_bytes: u64,
     ) -> Result<Uuid, OpError> {
         let level = self.ha_level(&record).await?;
+        if record.encrypted != wish.encrypted {
+            let what = match record.encrypted {
+                true => "encrypted",
+                false => "its blocks not encrypted",
+            };
+            return Err(OpError::Exists {
+                name: format!("volume {}", record.name),
+                what: what.into(),
+            });
+        }
         self.same_volume(&record, size_bytes, wish.block_bytes)?;
         if level != wish.replicas {
             return Err(OpError::Exists {
@@ -282,6 +299,8 @@ impl Node {
         let writes = vec![
             Write::put(keys.volume(id), encode(&record)),
             Write::delete(keys.volume_name(&record.name)),
+            // Of an encrypted volume nothing can be read from now on, wherever its blocks still are.
+            Write::delete(keys.secret(id)),
         ];
         self.commit(&format!("volume {}", record.name), guards, writes)
             .await
@@ -296,6 +315,10 @@ impl Node {
         let (id, name) = (volume.record.volume_id, &volume.record.name);
         let target = to.unwrap_or(self.node_id());
         self.can_coordinate(target).await?;
+        if target == self.node_id() {
+            // Before anything is written: nobody is to wait for what cannot be.
+            self.data_keys(&volume.record).await?;
+        }
         let keys = self.registry.keys();
         let found = self.registry.attachment(id).await?;
         // The record says who served it last, until the next one does.
@@ -361,7 +384,12 @@ impl Node {
             return Ok(());
         }
         let why = self.coordination.trouble(id);
-        let why = why.unwrap_or_else(|| "too few of its replicas are reached".into());
+        let why = why.unwrap_or_else(|| match volume.encrypted && !here {
+            true => format!(
+                "too few of its replicas are reached, or node {target} has not its cluster key"
+            ),
+            false => "too few of its replicas are reached".into(),
+        });
         Err(OpError::Unavailable(format!(
             "volume {} is attached on node {target}, and not served yet: {why}; it will be as soon as it can",
             volume.name

@@ -29,6 +29,8 @@ pub struct VolumeWish {
     pub block_bytes: u32,
     /// How many nodes hold it: 1 to 5.
     pub replicas: u8,
+    /// Its blocks are encrypted.
+    pub encrypted: bool,
     /// It cannot be deleted.
     pub sticky: bool,
     /// Its labels.
@@ -110,7 +112,8 @@ impl Node {
         check_name(&wish.name)?;
         check_labels(&wish.labels)?;
         let size_bytes = rounded(wish.size_bytes)?;
-        if wish.replicas > 1 {
+        // Encryption is the coordinator's: a single replica has one, too.
+        if wish.replicas > 1 || wish.encrypted {
             return self.create_replicated(wish, size_bytes).await;
         }
         let _changing = self.exclusive().await?;
@@ -181,6 +184,12 @@ impl Node {
                 what: format!("with {level} replicas, not 1"),
             });
         }
+        if record.encrypted {
+            return Err(OpError::Exists {
+                name: format!("volume {}", record.name),
+                what: "encrypted".into(),
+            });
+        }
         if record.phase == Phase::Creating {
             self.link.up()?;
             self.finish_create(&record).await?;
@@ -230,6 +239,7 @@ impl Node {
             size_bytes,
             replicated: None,
             block_bytes: wish.block_bytes,
+            encrypted: false,
             sticky: wish.sticky,
             labels: wish.labels,
             any_host: true,

@@ -130,6 +130,16 @@ impl Keys {
         format!("{}{replica_id}", self.replicas(volume_id))
     }
 
+    /// Data keys of encrypted volumes.
+    pub fn secrets(&self) -> String {
+        format!("{}secrets/", self.root)
+    }
+
+    /// Data keys of a volume.
+    pub fn secret(&self, volume_id: Uuid) -> String {
+        format!("{}{volume_id}", self.secrets())
+    }
+
     /// Reservations of a volume.
     pub fn reservation(&self, volume_id: Uuid) -> String {
         format!("{}reservations/{volume_id}", self.root)

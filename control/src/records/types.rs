@@ -164,6 +164,9 @@ pub struct VolumeRecord {
     pub block_bytes: u32,
     /// It cannot be deleted.
     pub sticky: bool,
+    /// Its blocks are encrypted; its keys are in `secrets/`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub encrypted: bool,
     /// Labels.
     pub labels: BTreeMap<String, String>,
     /// Whether any host may connect; `allowed_hosts` is empty then.

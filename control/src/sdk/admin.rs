@@ -5,6 +5,7 @@ use crate::names;
 use crate::node::{SnapshotWish as Wish, Steer};
 use crate::records::{AttachmentRecord, PathState};
 use crate::replication::record::{Phase, ReplicaState, ReplicationRecord};
+use crate::secrets::SecretRecord;
 use keelblock_api::admin::admin_server::Admin;
 use keelblock_api::admin::*;
 use keelblock_api::datapath::{HelloReply, Pool};
@@ -68,6 +69,36 @@ impl Services {
             connections: counters.connections,
             read_latency: counters.read_latency.counts().to_vec(),
             write_latency: counters.write_latency.counts().to_vec(),
+        })
+    }
+
+    async fn wrapped_volumes(&self) -> Result<Vec<WrappedVolume>, OpError> {
+        let registry = &self.node().registry;
+        let prefix = registry.keys().secrets();
+        let mut all = Vec::new();
+        for found in registry.list::<SecretRecord>(&prefix).await? {
+            let record = found.record;
+            let volume = registry.volume_by_id(record.volume_id).await?;
+            let current = record.keys.iter().find(|k| k.index == record.current);
+            all.push(WrappedVolume {
+                volume_id: record.volume_id.to_string(),
+                name: volume.map(|v| v.record.name).unwrap_or_default(),
+                key_id: current.map(|k| k.wrap_key.clone()).unwrap_or_default(),
+            });
+        }
+        Ok(all)
+    }
+
+    async fn key_of_cluster(&self) -> Result<ClusterKeyReply, OpError> {
+        let (key_ids, error) = match self.node().cluster_keys().await {
+            Ok(keys) => (keys.ids().map(str::to_owned).collect(), String::new()),
+            Err(error) => (Vec::new(), error.to_string()),
+        };
+        Ok(ClusterKeyReply {
+            source: self.node().key_source().name(),
+            key_ids,
+            error,
+            volumes: self.wrapped_volumes().await?,
         })
     }
 
@@ -194,6 +225,35 @@ impl Admin for Services {
         request: Request<ConnectionInfoRequest>,
     ) -> Result<Response<ConnectionInfoReply>, Status> {
         answer(self.connection(&request.get_ref().volume).await)
+    }
+
+    async fn cluster_key(
+        &self,
+        _: Request<ClusterKeyRequest>,
+    ) -> Result<Response<ClusterKeyReply>, Status> {
+        answer(self.key_of_cluster().await)
+    }
+
+    async fn rotate_cluster_key(
+        &self,
+        _: Request<RotateClusterKeyRequest>,
+    ) -> Result<Response<RotateClusterKeyReply>, Status> {
+        let rotated = self.to_the_end(|node| async move { node.rotate_cluster_key().await });
+        answer(rotated.await.map(|r| {
+            RotateClusterKeyReply {
+                key_id: r.key_id,
+                changed: r.changed,
+                unchanged: r.unchanged,
+                failed: r
+                    .failed
+                    .into_iter()
+                    .map(|(id, why)| NotRotated {
+                        volume_id: id.to_string(),
+                        why,
+                    })
+                    .collect(),
+            }
+        }))
     }
 
     async fn set_allowed_hosts(

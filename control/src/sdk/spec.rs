@@ -10,13 +10,14 @@ use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use std::collections::BTreeMap;
 
-const HONOURED: [&str; 6] = [
+const HONOURED: [&str; 7] = [
     "size",
     "block_size",
     "ha_level",
     "sticky",
     "volume_labels",
     "aggregation_level",
+    "encrypted",
 ];
 const HONOURED_IN_UPDATE: [&str; 3] = ["size", "ha_level", "sticky"];
 /// Bytes of a logical block, unless the spec says otherwise.
@@ -82,6 +83,7 @@ impl Rules {
             size_bytes: spec.size,
             block_bytes,
             replicas,
+            encrypted: spec.encrypted,
             sticky: spec.sticky,
             labels,
         })
@@ -111,6 +113,7 @@ pub fn spec(record: &crate::records::VolumeRecord, replicas: u8) -> VolumeSpec {
         ha_level: replicas.into(),
         aggregation_level: 1,
         sticky: record.sticky,
+        encrypted: record.encrypted,
         volume_labels: record.labels.clone().into_iter().collect(),
         ..Default::default()
     }
@@ -142,7 +145,9 @@ fn refuse_unsupported<T: Message>(
         return Ok(());
     };
     let why = match field.name() {
-        "encrypted" | "passphrase" => " by this version: volumes are not encrypted",
+        "passphrase" => {
+            ": encrypted volumes have keys of their own, wrapped by the cluster key (--cluster-key-file)"
+        }
         "format" => {
             " by this version: make the file system on the host that the volume is connected to"
         }

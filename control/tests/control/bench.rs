@@ -326,6 +326,9 @@ fn config(dir: &TempDir, drive: Drive) -> Config {
         etcd: None,
         drives: vec![drive.parse().unwrap()],
         pool: "default".into(),
+        cluster_key_file: None,
+        cluster_key_env: None,
+        cluster_key_command: None,
         log_json: false,
     }
 }
