@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 
 use crate::cluster::PATIENCE;
 use crate::programs::program;
+use crate::recorder::Recorder;
 use crate::workload::Target;
 
 /// The volume.
@@ -46,7 +47,19 @@ pub struct DataPaths {
     pub size_bytes: u64,
     /// What hosts are told, and when writes are acknowledged.
     pub volatile_cache: bool,
+    keys: Option<proto::DataKeys>,
+    /// What passes between nodes, by whom it was sent to, if that is recorded.
+    pub recorders: Vec<Recorder>,
     random: SmallRng,
+}
+
+/// What a volume need not have.
+#[derive(Default)]
+pub struct Extra {
+    /// It is encrypted.
+    pub keys: Option<proto::DataKeys>,
+    /// What passes between nodes is recorded.
+    pub recorded: bool,
 }
 
 fn uuid(of: usize) -> String {
@@ -59,6 +72,14 @@ impl DataPaths {
     /// # Panics
     /// If they do not.
     pub fn start(count: usize, size_bytes: u64, random: SmallRng) -> Self {
+        Self::start_with(count, size_bytes, Extra::default(), random)
+    }
+
+    /// The same with what a volume need not have.
+    ///
+    /// # Panics
+    /// As [`DataPaths::start`].
+    pub fn start_with(count: usize, size_bytes: u64, extra: Extra, random: SmallRng) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -85,6 +106,11 @@ impl DataPaths {
             record: Arc::new(Mutex::new(record)),
             size_bytes,
             volatile_cache: true,
+            keys: extra.keys,
+            recorders: match extra.recorded {
+                true => (0..count).map(|_| Recorder::new()).collect(),
+                false => Vec::new(),
+            },
             random,
         };
         for n in 0..count {
@@ -104,6 +130,7 @@ impl DataPaths {
                 pool_id: format!("pool-{n}"),
                 size_bytes,
                 lanes,
+                encrypted: all.keys.is_some(),
             };
             all.call(n, |mut c| async move { c.create_replica(request).await });
         }
@@ -157,6 +184,11 @@ impl DataPaths {
                 .ok()
         });
         self.nodes[node].hello = greeted.into_inner();
+        if let Some(recorder) = self.recorders.get(node) {
+            let hello = &mut self.nodes[node].hello;
+            recorder.set_upstream(hello.replication_address.parse().expect("an address"));
+            hello.replication_address = recorder.address.to_string();
+        }
         self.nodes[node].child = Some(child);
         self.nodes[node].client = Some(client);
         let drive = proto::DriveSpec {
@@ -261,6 +293,7 @@ impl DataPaths {
             lease_ms: 1000,
             volatile_cache: self.volatile_cache,
             command_limit_ms: 0,
+            keys: self.keys.clone(),
         };
         self.call(node, |mut c| async move { c.serve(serve).await });
         self.serves(node);

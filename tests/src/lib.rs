@@ -10,7 +10,9 @@ pub mod datapaths;
 pub mod fuzz;
 pub mod guest;
 pub mod kills;
+pub mod marked;
 pub mod programs;
+pub mod recorder;
 pub mod scale;
 pub mod workload;
 

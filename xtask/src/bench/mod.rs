@@ -48,6 +48,8 @@ enum What {
     },
     /// Three nodes: a volume with three replicas in turns with one that has one, and what each write costs in processor time.
     Replicas,
+    /// The same of an encrypted volume with three replicas, and one that is not.
+    Encryption,
 }
 
 /// A row of the table.
@@ -125,6 +127,7 @@ pub fn bench(args: &BenchArgs) -> Outcome {
     match &args.what {
         Some(What::Idle { seconds, nodes }) => idle::idle(*seconds, *nodes),
         Some(What::Replicas) => replicas::replicas(args.seconds, args.rounds),
+        Some(What::Encryption) => replicas::encryption(args.seconds, args.rounds),
         None => table(args),
     }
 }

@@ -1,26 +1,55 @@
-//! What replication costs: three nodes on this machine, a volume with three replicas in turns with one that has one, both coordinated by the same node.
+//! What replication and encryption cost: three nodes on this machine, a volume with three replicas in turns with one that has one, or with one that is encrypted,
+//! both coordinated by the same node.
 use super::perf::{Figure, Job, fill, median};
 use super::process::cpu_seconds;
 use crate::cluster::builder;
 use crate::run::Outcome;
+use keelblock_tests::cluster::Cluster;
 
 const SIZE: &str = "512M";
 
-/// Measures and prints.
+const OPTIONS: [&str; 6] = ["--nodes", "3", "--size", "3G", "--reactors", "1"];
+
+/// A volume that is measured: what it is, where, and its subsystem.
+type Measured = (&'static str, String, String);
+
+/// Three replicas and one.
 pub fn replicas(seconds: f64, rounds: u32) -> Outcome {
-    let options = ["--nodes", "3", "--size", "3G", "--reactors", "1"];
     let (three, one) = (format!("three:{SIZE}:3"), format!("one:{SIZE}"));
     // Volumes are attached to one node after the other: the fourth is on the node of the first.
-    let cluster = builder().arg(&options).volume(&three);
+    let cluster = builder().arg(&OPTIONS).volume(&three);
     let cluster = cluster.volume("b:16M").volume("c:16M").volume(&one).start();
+    let volumes = [("three replicas", "three"), ("one", "one")].map(|(title, name)| {
+        let target = cluster.target(name);
+        (title, target.address.to_string(), target.nqn)
+    });
+    compare(&cluster, &volumes, seconds, rounds)
+}
+
+/// Three replicas, encrypted and not.
+pub fn encryption(seconds: f64, rounds: u32) -> Outcome {
+    let plain = format!("plain:{SIZE}:3");
+    let builder = builder().arg(&OPTIONS).volume(&plain);
+    let key = builder.dir().join("cluster-key");
+    std::fs::write(&key, "5e".repeat(32)).map_err(|e| e.to_string())?;
+    let key = key.display().to_string();
+    let cluster = builder.env("KEELBLOCK_CLUSTER_KEY_FILE", &key).start();
+    let create = [
+        "volume", "create", "secure", "--size", SIZE, "--repl", "3", "--secure",
+    ];
+    cluster.keelctl_json(&create);
+    let volumes = [("encrypted", "secure"), ("not", "plain")].map(|(title, name)| {
+        let target = cluster.target(name);
+        (title, target.address.to_string(), target.nqn)
+    });
+    compare(&cluster, &volumes, seconds, rounds)
+}
+
+/// Measures and prints.
+fn compare(cluster: &Cluster, volumes: &[Measured; 2], seconds: f64, rounds: u32) -> Outcome {
     let ready = cluster.ready();
-    let mut volumes = Vec::new();
-    for name in ["three", "one"] {
-        let volume = ready.volume(name);
-        let node = ready.nodes.iter().find(|n| n.id == volume.coordinator);
-        let node = node.ok_or_else(|| format!("volume {name} is attached nowhere"))?;
-        fill(&node.nvme.to_string(), &volume.nqn)?;
-        volumes.push((node.nvme.to_string(), volume.nqn.clone()));
+    for (_, target, nqn) in volumes {
+        fill(target, nqn)?;
     }
     let datapaths = ready.nodes.iter().map(|n| n.datapath_pid);
     let datapaths: Vec<u32> = datapaths
@@ -29,7 +58,7 @@ pub fn replicas(seconds: f64, rounds: u32) -> Outcome {
     let spent = || -> Outcome<f64> { datapaths.iter().map(|pid| cpu_seconds(*pid)).sum() };
     println!(
         "\n{:18} {:>26} {:>26} {:>8} {:>20}",
-        "", "three replicas", "one", "ratio", "CPU of data paths"
+        "", volumes[0].0, volumes[1].0, "ratio", "CPU of data paths"
     );
     for (rw, depth) in [
         ("randwrite", 1),
@@ -48,7 +77,7 @@ pub fn replicas(seconds: f64, rounds: u32) -> Outcome {
         let mut figures = [Vec::new(), Vec::new()];
         let mut costs = [Vec::new(), Vec::new()];
         for _ in 0..rounds {
-            for (at, (target, nqn)) in volumes.iter().enumerate() {
+            for (at, (_, target, nqn)) in volumes.iter().enumerate() {
                 let before = spent()?;
                 let figure = job.measure(target, nqn)?;
                 // The measurement and its warm-up of half a second.

@@ -1,0 +1,136 @@
+//! Encrypted volumes of a cluster: made, served by those who have the cluster key, and by nobody else; the key is changed while they are used; nothing of what was
+//! written is in any file of any node, the KVDB's included.
+
+use std::path::Path;
+
+use keelblock_tests::cluster::Cluster;
+use keelblock_tests::marked::{Marker, Token};
+use keelblock_tests::recorder::file_holds;
+use keelblock_tests::seed;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+/// A cluster of three nodes, and the file that their cluster key is in.
+fn three(key: &str) -> (Cluster, std::path::PathBuf) {
+    let nodes = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
+    let builder = Cluster::builder().arg(&nodes);
+    let file = builder.dir().join("cluster-key");
+    std::fs::write(&file, key).unwrap();
+    let path = file.to_str().unwrap().to_owned();
+    let cluster = builder.env("KEELBLOCK_CLUSTER_KEY_FILE", &path).start();
+    (cluster, file)
+}
+
+/// Runs `keelctl`; what it said, if it went well, and if not.
+fn keelctl(cluster: &Cluster, words: &[&str]) -> Result<String, String> {
+    let said = cluster.keelctl(words);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match said.status.success() {
+        true => Ok(text(&said.stdout)),
+        false => Err(text(&said.stderr)),
+    }
+}
+
+fn files(dir: &Path, each: &mut impl FnMut(&Path)) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            files(&entry.path(), each);
+        } else if kind.is_file() {
+            each(&entry.path());
+        }
+    }
+}
+
+/// Files under a directory that have these bytes, of how many.
+fn found(dir: &Path, what: &[u8]) -> (Vec<String>, usize) {
+    let (mut with, mut all) = (Vec::new(), 0);
+    files(dir, &mut |path| {
+        all += 1;
+        if file_holds(path, what).unwrap() {
+            with.push(path.display().to_string());
+        }
+    });
+    (with, all)
+}
+
+#[test]
+fn an_encrypted_volume_is_opened_by_the_cluster_key_and_by_nothing_else() {
+    let mut random = SmallRng::seed_from_u64(seed());
+    let token: Token = random.random();
+    let (old, new) = ("11".repeat(32), "22".repeat(32));
+    let (cluster, file) = three(&old);
+    let plain = ["volume", "create", "p", "--size", "64M", "--repl", "2"];
+    keelctl(&cluster, &plain).unwrap();
+    let secure = [
+        "volume", "create", "s", "--size", "64M", "--repl", "3", "--secure",
+    ];
+    keelctl(&cluster, &secure).unwrap();
+    let shown = cluster.keelctl_json(&["secrets", "show"]);
+    assert_eq!(shown["volumes"][0]["name"], "s", "{shown}");
+    let first = shown["keys"][0].clone();
+    // The same again is the same volume, and another one without encryption.
+    keelctl(&cluster, &secure).unwrap();
+    let again = keelctl(&cluster, &secure[..7]).unwrap_err();
+    assert!(again.contains("encrypted"), "{again}");
+    Marker::connect(&cluster.target("s"), token).write(1);
+    Marker::connect(&cluster.target("s"), token).verify(1);
+    let data = file.parent().unwrap().join("data");
+    let (with, all) = found(&data, &token[..16]);
+    assert!(with.is_empty() && all > 9, "{with:?} of {all}");
+
+    // Without the key nobody gets at it, and it says so.
+    keelctl(&cluster, &["host", "detach", "s"]).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let refused = keelctl(&cluster, &["host", "attach", "s"]).unwrap_err();
+    assert!(
+        refused.contains("is encrypted") && refused.contains("--cluster-key-file"),
+        "{refused}"
+    );
+    std::fs::write(&file, &new).unwrap();
+    let refused = keelctl(&cluster, &["host", "attach", "s"]).unwrap_err();
+    assert!(refused.contains("wrapped by cluster key"), "{refused}");
+    std::fs::write(&file, &old).unwrap();
+    keelctl(&cluster, &["host", "attach", "s"]).unwrap();
+    Marker::connect(&cluster.target("s"), token).verify(1);
+
+    // Another cluster key.
+    std::fs::write(&file, format!("{new}\n{old}\n")).unwrap();
+    let rotated = cluster.keelctl_json(&["secrets", "rotate"]);
+    assert_eq!(
+        (&rotated["changed"], &rotated["unchanged"]),
+        (&1.into(), &0.into())
+    );
+    let rotated = cluster.keelctl_json(&["secrets", "rotate"]);
+    assert_eq!(
+        (&rotated["changed"], &rotated["unchanged"]),
+        (&0.into(), &1.into())
+    );
+    std::fs::write(&file, &new).unwrap();
+    let shown = cluster.keelctl_json(&["secrets", "show"]);
+    assert_ne!(shown["keys"][0], first, "{shown}");
+    assert_eq!(shown["volumes"][0]["key"], shown["keys"][0], "{shown}");
+    keelctl(&cluster, &["host", "detach", "s"]).unwrap();
+    keelctl(&cluster, &["host", "attach", "s"]).unwrap();
+    Marker::connect(&cluster.target("s"), token).verify(1);
+
+    // A single replica is encrypted as well.
+    let single = ["volume", "create", "one", "--size", "64M", "--secure"];
+    keelctl(&cluster, &single).unwrap();
+    Marker::connect(&cluster.target("one"), token).write(2);
+    Marker::connect(&cluster.target("one"), token).verify(2);
+    let (with, _) = found(&data, &token[..16]);
+    assert!(with.is_empty(), "{with:?}");
+    // What is looked for is found where it is.
+    Marker::connect(&cluster.target("p"), token).write(3);
+    let (with, _) = found(&data, &token[..16]);
+    assert_eq!(with.len(), 2, "{with:?}");
+
+    for volume in ["s", "one"] {
+        keelctl(&cluster, &["host", "detach", volume]).unwrap();
+        keelctl(&cluster, &["volume", "delete", volume, "--yes"]).unwrap();
+    }
+    let shown = cluster.keelctl_json(&["secrets", "show"]);
+    assert_eq!(shown["volumes"], serde_json::json!([]), "{shown}");
+}
