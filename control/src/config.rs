@@ -79,12 +79,7 @@ pub struct Config {
     #[arg(long, value_name = "NAME", default_value = "default", value_parser = id)]
     pub pool: String,
     /// A file with the cluster key, which opens encrypted volumes: 64 hexadecimal digits a line, the present key first. The same on all nodes.
-    #[arg(
-        long,
-        value_name = "PATH",
-        env = "KEELBLOCK_CLUSTER_KEY_FILE",
-        group = "cluster_key"
-    )]
+    #[arg(long, value_name = "PATH", group = "cluster_key")]
     pub cluster_key_file: Option<PathBuf>,
     /// The same from a variable of this process' environment.
     #[arg(long, value_name = "NAME", group = "cluster_key")]

@@ -101,7 +101,6 @@ pub struct Builder {
     prefix: Vec<String>,
     volumes: Vec<String>,
     programs: Option<PathBuf>,
-    env: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -123,13 +122,6 @@ impl Builder {
     #[must_use]
     pub fn prefix(mut self, words: &[&str]) -> Builder {
         self.prefix = words.iter().map(|w| (*w).to_owned()).collect();
-        self
-    }
-
-    /// A variable of the environment of all its processes.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Builder {
-        self.env.push((name.into(), value.into()));
         self
     }
 
@@ -212,7 +204,6 @@ impl Builder {
             .args(self.volumes.iter().flat_map(|v| ["--volume", v]));
         // Under cargo, `up` would have cargo build its programs; the tests have seen to that.
         command.env_remove("CARGO").current_dir(self.dir.path());
-        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         command
     }
 }
@@ -240,7 +231,6 @@ impl Cluster {
             prefix: Vec::new(),
             volumes: Vec::new(),
             programs: None,
-            env: Vec::new(),
         }
     }
 

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use keelblock_tests::cluster::Cluster;
+use keelblock_tests::cluster::{Cluster, Volume};
 use keelblock_tests::marked::{Marker, Token};
 use keelblock_tests::recorder::file_holds;
 use keelblock_tests::seed;
+use keelblock_tests::workload::Target;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -17,7 +18,7 @@ fn three(key: &str) -> (Cluster, std::path::PathBuf) {
     let file = builder.dir().join("cluster-key");
     std::fs::write(&file, key).unwrap();
     let path = file.to_str().unwrap().to_owned();
-    let cluster = builder.env("KEELBLOCK_CLUSTER_KEY_FILE", &path).start();
+    let cluster = builder.arg(&["--cluster-key-file", &path]).start();
     (cluster, file)
 }
 
@@ -29,6 +30,13 @@ fn keelctl(cluster: &Cluster, words: &[&str]) -> Result<String, String> {
         true => Ok(text(&said.stdout)),
         false => Err(text(&said.stderr)),
     }
+}
+
+/// Where a volume is served.
+fn target(cluster: &Cluster, volume: &str) -> Target {
+    let attached = |v: &Volume| v.name == volume && !v.coordinator.is_empty();
+    cluster.wait_until("it is attached", |r| r.volumes.iter().any(attached));
+    cluster.target(volume)
 }
 
 fn files(dir: &Path, each: &mut impl FnMut(&Path)) {
@@ -74,8 +82,8 @@ fn an_encrypted_volume_is_opened_by_the_cluster_key_and_by_nothing_else() {
     keelctl(&cluster, &secure).unwrap();
     let again = keelctl(&cluster, &secure[..7]).unwrap_err();
     assert!(again.contains("encrypted"), "{again}");
-    Marker::connect(&cluster.target("s"), token).write(1);
-    Marker::connect(&cluster.target("s"), token).verify(1);
+    Marker::connect(&target(&cluster, "s"), token).write(1);
+    Marker::connect(&target(&cluster, "s"), token).verify(1);
     let data = file.parent().unwrap().join("data");
     let (with, all) = found(&data, &token[..16]);
     assert!(with.is_empty() && all > 9, "{with:?} of {all}");
@@ -93,7 +101,7 @@ fn an_encrypted_volume_is_opened_by_the_cluster_key_and_by_nothing_else() {
     assert!(refused.contains("wrapped by cluster key"), "{refused}");
     std::fs::write(&file, &old).unwrap();
     keelctl(&cluster, &["host", "attach", "s"]).unwrap();
-    Marker::connect(&cluster.target("s"), token).verify(1);
+    Marker::connect(&target(&cluster, "s"), token).verify(1);
 
     // Another cluster key.
     std::fs::write(&file, format!("{new}\n{old}\n")).unwrap();
@@ -113,17 +121,17 @@ fn an_encrypted_volume_is_opened_by_the_cluster_key_and_by_nothing_else() {
     assert_eq!(shown["volumes"][0]["key"], shown["keys"][0], "{shown}");
     keelctl(&cluster, &["host", "detach", "s"]).unwrap();
     keelctl(&cluster, &["host", "attach", "s"]).unwrap();
-    Marker::connect(&cluster.target("s"), token).verify(1);
+    Marker::connect(&target(&cluster, "s"), token).verify(1);
 
     // A single replica is encrypted as well.
     let single = ["volume", "create", "one", "--size", "64M", "--secure"];
     keelctl(&cluster, &single).unwrap();
-    Marker::connect(&cluster.target("one"), token).write(2);
-    Marker::connect(&cluster.target("one"), token).verify(2);
+    Marker::connect(&target(&cluster, "one"), token).write(2);
+    Marker::connect(&target(&cluster, "one"), token).verify(2);
     let (with, _) = found(&data, &token[..16]);
     assert!(with.is_empty(), "{with:?}");
     // What is looked for is found where it is.
-    Marker::connect(&cluster.target("p"), token).write(3);
+    Marker::connect(&target(&cluster, "p"), token).write(3);
     let (with, _) = found(&data, &token[..16]);
     assert_eq!(with.len(), 2, "{with:?}");
 

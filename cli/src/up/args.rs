@@ -40,6 +40,9 @@ pub struct UpArgs {
     /// three nodes or more with drives.
     #[arg(long, value_name = "NAME:SIZE[:REPLICAS]")]
     pub volume: Vec<VolumeWish>,
+    /// A file with the cluster key, which all nodes need for encrypted volumes: 64 hexadecimal digits.
+    #[arg(long, value_name = "FILE")]
+    pub cluster_key_file: Option<PathBuf>,
     /// Write what serves where into FILE as JSON once everything serves, and keep it current.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

@@ -55,7 +55,7 @@ impl Node {
             log: spec.dir.join(format!("{name}.log")),
         };
         let datapath = program("datapath", &binaries.datapath, datapath_args(&spec, args));
-        let control = program("control", &binaries.control, control_args(&spec));
+        let control = program("control", &binaries.control, control_args(&spec, args));
         Ok(Node {
             datapath: Service::start(datapath, screen.clone())?,
             control: Service::start(control, screen.clone())?,
@@ -155,7 +155,7 @@ fn datapath_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
     list
 }
 
-fn control_args(spec: &NodeSpec<'_>) -> Vec<String> {
+fn control_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
     let Ports {
         sdk, rest, kvdb, ..
     } = &spec.ports;
@@ -171,6 +171,11 @@ fn control_args(spec: &NodeSpec<'_>) -> Vec<String> {
         &spec.drive,
     ]));
     list.extend(words(["--sdk", &sdk, "--rest", &rest, uses, &kvdb]));
+    if let Some(file) = &args.cluster_key_file {
+        // The process has a working directory of its own.
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+        list.extend(words(["--cluster-key-file", &file.display().to_string()]));
+    }
     list
 }
 

@@ -33,7 +33,7 @@ pub fn encryption(seconds: f64, rounds: u32) -> Outcome {
     let key = builder.dir().join("cluster-key");
     std::fs::write(&key, "5e".repeat(32)).map_err(|e| e.to_string())?;
     let key = key.display().to_string();
-    let cluster = builder.env("KEELBLOCK_CLUSTER_KEY_FILE", &key).start();
+    let cluster = builder.arg(&["--cluster-key-file", &key]).start();
     let create = [
         "volume", "create", "secure", "--size", SIZE, "--repl", "3", "--secure",
     ];
