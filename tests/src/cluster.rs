@@ -248,7 +248,9 @@ impl Cluster {
         let ready = self.path("ready.json");
         let _ = fs::remove_file(&ready);
         let mut command = self.builder.command(&[]);
-        if !self.builder.args.iter().any(|a| a == "--size") {
+        // A block device has a size of its own.
+        let mut args = self.builder.args.iter();
+        if !args.any(|a| a == "--size" || a.starts_with("/dev/")) {
             command.args(["--size", DRIVE_SIZE]);
         }
         command.arg("--ready-file").arg(&ready).stdin(Stdio::null());
