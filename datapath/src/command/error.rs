@@ -10,6 +10,7 @@ use crate::store::engine::{OpenError, StoreError};
 use crate::store::pool::PoolError;
 use crate::store::{Name, NameError, VolumeId};
 use crate::volume::DriveError;
+use crate::volume::coordinator::set::NotNow;
 
 /// Why a command failed. The message is for the person who gave it.
 #[derive(Debug, thiserror::Error)]
@@ -143,6 +144,22 @@ pub enum CommandError {
         /// Its epoch.
         epoch: u32,
     },
+    /// Nobody here coordinates it in that epoch.
+    #[error("volume {volume} is not coordinated here in epoch {epoch}")]
+    NotServed {
+        /// The volume.
+        volume: VolumeId,
+        /// Asked for.
+        epoch: u32,
+    },
+    /// Its set cannot be changed so now.
+    #[error("the replicas of volume {volume} cannot be changed now: {why}")]
+    NotNow {
+        /// The volume.
+        volume: VolumeId,
+        /// Why.
+        why: NotNow,
+    },
     /// It is exported.
     #[error("volume {volume} is exported as {nqn}: unexport it first")]
     Exported {
@@ -192,9 +209,11 @@ impl CommandError {
             },
             Self::Store { source, .. } => store_code(*source),
             Self::Pool(e) => pool_code(e),
-            Self::NoPool(_) | Self::NoVolume(_) | Self::NoDrive(_) | Self::NoScrub(_) => {
-                Code::NotFound
-            }
+            Self::NoPool(_)
+            | Self::NoVolume(_)
+            | Self::NoDrive(_)
+            | Self::NoScrub(_)
+            | Self::NotServed { .. } => Code::NotFound,
             Self::OtherReplica { .. } => Code::AlreadyExists,
             Self::Begin(_) => Code::Internal,
             Self::Replica { source, .. } => match source {
@@ -212,6 +231,7 @@ impl CommandError {
             | Self::NoReplication
             | Self::Served(_)
             | Self::HigherEpoch { .. }
+            | Self::NotNow { .. }
             | Self::Scrubbing { .. }
             | Self::DriveMissing(_)
             | Self::DriveInUse { .. }

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{export_of, maybe_snapshot_id, named_volume_id, snapshot_id, volume_id};
 use super::prepare::{join_pool, open_pool, size_of};
 use super::replication::{
-    Epoch, NewReplica, Path, answer_of, keys_of, record_of, route_of, uuid_bytes,
+    Epoch, NewReplica, Path, Wanted, answer_of, keys_of, record_of, route_of, uuid_bytes,
 };
 use super::snapshots::{RANGES_MAX, SNAPSHOTS_MAX};
 use super::{CommandError, Commander, Events, Job};
@@ -672,6 +672,16 @@ impl Datapath for Service {
     ) -> Result<Response<proto::ListCoordinatorsReply>, Status> {
         let coordinators = self.ask(|c| async move { c.list_coordinators() }).await?;
         Ok(Response::new(proto::ListCoordinatorsReply { coordinators }))
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<proto::ChangeReplicasRequest>,
+    ) -> Result<Response<proto::Coordinator>, Status> {
+        let request = request.into_inner();
+        let wanted = Wanted::new(volume_id(&request.volume_id)?, request)?;
+        let changed = self.ask(move |c| async move { c.change_replicas(wanted) });
+        changed.await.map(Response::new)
     }
 
     async fn answer_set_change(

@@ -76,6 +76,11 @@ pub struct KeptSet {
     pub members: Vec<Id>,
 }
 
+impl KeptSet {
+    /// Most members beside the replica itself that a store has room for.
+    pub const OTHERS_MAX: usize = crate::store::superblock::OTHERS_MAX;
+}
+
 /// What a block is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Kind {

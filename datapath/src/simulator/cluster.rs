@@ -12,7 +12,7 @@ use super::ledger::Ledger;
 use crate::reactor::sim::NodeId;
 use crate::reactor::{Handle, mesh};
 use crate::replication::replica::door::{Out, Replicas};
-use crate::replication::replica::memory::Disk;
+use crate::replication::replica::memory::{Disk, Memory};
 use crate::replication::replica::service::{Identity, Replica};
 use crate::replication::seam::{Entry, Id, Kind, ReplicaStore};
 use crate::replication::session::rig::{Rig, address, name};
@@ -21,7 +21,7 @@ use crate::store::types::BLOCK_BYTES;
 use crate::volume::coordinator::driver::Driver;
 use crate::volume::coordinator::links::{Links, Route};
 use crate::volume::coordinator::members::Place;
-use crate::volume::coordinator::message::Event;
+use crate::volume::coordinator::message::{Event, Wish};
 use crate::volume::coordinator::set::{ReplicaState, VolumeRecord};
 use crate::volume::coordinator::state::{Config, Standing};
 
@@ -51,16 +51,25 @@ struct Process {
 
 /// What a process has when its store is open.
 struct Served {
-    replica: Replica<Opened, Out>,
-    store: Opened,
+    /// Of a node that has a replica.
+    here: Option<(Replica<Opened, Out>, Opened)>,
     acceptor: Acceptor,
+}
+
+/// A replica of a node, and what it is on.
+#[derive(Clone)]
+struct Kept {
+    id: Id,
+    drive: Drive,
 }
 
 /// What a run is like.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Nodes, each with a replica.
+    /// Nodes.
     pub nodes: usize,
+    /// The last ones of them that have no replica at first.
+    pub spares: usize,
     /// The volume's minimum.
     pub minimum: u8,
     /// VWC: a write is confirmed when it is written; then no power is cut.
@@ -85,27 +94,35 @@ pub struct Cluster {
     pub shape: Shape,
     /// What was sealed, if the volume is encrypted.
     pub ledger: Option<Rc<Ledger>>,
-    drives: Vec<Drive>,
+    kept: Vec<Option<Kept>>,
+    /// Replicas that were made since.
+    made: u8,
     processes: Vec<Option<Process>>,
     /// A node that never fails: hosts and the database.
     outside: (NodeId, Handle),
 }
 
 /// The drive of a node, with an empty replica on it.
-fn drive(rig: &Rig, node: usize, shape: Shape) -> Drive {
-    if !shape.real {
+fn kept(rig: &Rig, node: usize, id: Id, shape: Shape) -> Kept {
+    let drive = if shape.real {
+        let name = match id == replica(node) {
+            true => format!("d{node}"),
+            false => format!("d{node}.{}", id[1]),
+        };
+        let of = (VOLUME, id, LANES);
+        let how = (shape.lossy, shape.sealed);
+        Drive::format(&rig.sim, &rig.handle(node, 0), name, of, how)
+    } else {
         let disk = Disk::new(LANES, 1 << 20);
         disk.borrow_mut().sealed = shape.sealed;
-        return Drive::Memory(disk);
-    }
-    let (name, of) = (format!("d{node}"), (VOLUME, replica(node), LANES));
-    Drive::format(
-        &rig.sim,
-        &rig.handle(node, 0),
-        name,
-        of,
-        (shape.lossy, shape.sealed),
-    )
+        Drive::Memory(disk)
+    };
+    Kept { id, drive }
+}
+
+/// The node of a replica.
+fn node_of(id: &Id) -> usize {
+    usize::from(id[0] - 1)
 }
 
 /// A replica's id.
@@ -125,7 +142,8 @@ impl Cluster {
             }
         }
         let (id, handles) = rig.sim.start_node(1);
-        let replicas = (0..shape.nodes).map(|n| (replica(n), ReplicaState::Member));
+        let first = shape.nodes - shape.spares;
+        let replicas = (0..first).map(|n| (replica(n), ReplicaState::Member));
         let record = VolumeRecord {
             version: 1,
             epoch: 0,
@@ -138,9 +156,10 @@ impl Cluster {
         let mut cluster = Self {
             kvdb: Kvdb::new(&handles[0], record),
             ledger: shape.sealed.then(|| Rc::new(Ledger::new(seed))),
-            drives: (0..shape.nodes)
-                .map(|node| drive(&rig, node, shape))
+            kept: (0..shape.nodes)
+                .map(|node| (node < first).then(|| kept(&rig, node, replica(node), shape)))
                 .collect(),
+            made: 0,
             processes: (0..shape.nodes).map(|_| None).collect(),
             outside: (id, handles[0].clone()),
             rig,
@@ -165,10 +184,10 @@ impl Cluster {
         self.processes[node].is_some()
     }
 
-    fn identity(node: usize) -> Identity {
+    fn identity(replica: Id) -> Identity {
         Identity {
             volume: VOLUME,
-            replica: replica(node),
+            replica,
         }
     }
 
@@ -178,26 +197,33 @@ impl Cluster {
         // Some drives are slow, each time others.
         let slow = [200, 200, 5_000, 60_000][self.rig.sim.random() as usize % 4];
         let slow = Duration::from_micros(slow);
-        let drive = self.drives[node].clone();
-        drive.set_slow(&self.rig.sim, slow);
+        let kept = self.kept[node].clone();
+        if let Some(kept) = &kept {
+            kept.drive.set_slow(&self.rig.sim, slow);
+        }
         let replicas = Rc::new(Replicas::default());
         let served = Rc::new(RefCell::new(None));
         let own = self.rig.identity(node, 0);
         let (here, own_too, volatile) = (handle.clone(), own.clone(), self.shape.lossy);
         let (shared, told) = (replicas.clone(), served.clone());
         handle.spawn("open", async move {
-            let store = drive.open(&here, VOLUME, volatile).await;
-            store.set_slow(slow);
-            let identity = Self::identity(node);
-            let replica = Replica::start(&here, store.clone(), identity, true, LEASE);
-            shared.add(identity, replica.clone());
+            let opened = match kept {
+                Some(Kept { id, drive }) => {
+                    let store = drive.open(&here, VOLUME, volatile).await;
+                    store.set_slow(slow);
+                    let identity = Self::identity(id);
+                    let replica = Replica::start(&here, store.clone(), identity, true, LEASE);
+                    shared.add(identity, replica.clone());
+                    Some((replica, store))
+                }
+                None => None,
+            };
             // Whoever asks before its store is open finds nobody: else it would hear that the replica is not here.
             let end = mesh(1).remove(0);
             let acceptor = Acceptor::start(&here, own_too, end, address(node), shared);
             let acceptor = acceptor.expect("the address is free");
             told.replace(Some(Served {
-                replica,
-                store,
+                here: opened,
                 acceptor,
             }));
         });
@@ -215,13 +241,16 @@ impl Cluster {
         let Some(process) = self.processes[node].take() else {
             return;
         };
-        let drive = self.drives[node].clone();
+        let kept = self.kept[node].clone();
+        let drive = kept.as_ref().and_then(|k| k.drive.name());
         match power {
-            true => self.rig.cut_power(node, drive.name().as_slice()),
+            true => self.rig.cut_power(node, drive.as_slice()),
             false => self.rig.end(node),
         }
         // Nothing of it runs any more: whoever knows whom lets go.
-        process.replicas.remove(Self::identity(node));
+        if let Some(kept) = &kept {
+            process.replicas.remove(Self::identity(kept.id));
+        }
         for target in &process.coordinators {
             if let Some(driver) = target.take() {
                 driver.peers().stop();
@@ -232,7 +261,7 @@ impl Cluster {
             served.acceptor.stop();
         }
         let sim = &self.rig.sim;
-        if let Drive::Memory(disk) = drive {
+        if let Some(Drive::Memory(disk)) = kept.map(|k| k.drive) {
             let mut disk = disk.borrow_mut();
             match power {
                 true => disk.power_cut(|| sim.random()),
@@ -266,7 +295,7 @@ impl Cluster {
             }
         });
         let routes = record.replicas.iter().map(|(id, _)| {
-            let of = usize::from(id[0] - 1);
+            let of = node_of(id);
             Route {
                 replica: *id,
                 trunk: process.trunks.to(name(of)),
@@ -329,12 +358,137 @@ impl Cluster {
     /// Nodes whose replicas the record names.
     pub fn member_nodes(&self) -> Vec<usize> {
         let record = self.kvdb.record();
-        record.members().map(|id| usize::from(id[0] - 1)).collect()
+        record.members().map(|id| node_of(&id)).collect()
     }
 
     /// The place of a node's replica with a coordinator.
     pub fn place(&self, coordinator: &Coordinator, node: usize) -> Option<Place> {
-        coordinator.place(&replica(node))
+        let record = self.kvdb.record();
+        let id = record.members().find(|id| node_of(id) == node)?;
+        coordinator.place(&id)
+    }
+
+    /// Nodes that have no replica by the record, nor keep one.
+    pub fn spare_nodes(&self) -> Vec<usize> {
+        let record = self.kvdb.record();
+        let has = |node: &usize| record.replicas.iter().any(|r| node_of(&r.0) == *node);
+        let all = 0..self.shape.nodes;
+        all.filter(|n| !has(n) && self.kept[*n].is_none()).collect()
+    }
+
+    /// Has a coordinator add a replica on a node, which makes it when the record names it.
+    pub fn add_replica(&mut self, coordinator: &Coordinator, node: usize) {
+        let of = self.processes.iter().position(|p| {
+            let mut all = p.iter().flat_map(|p| &p.coordinators);
+            all.any(|t| {
+                t.borrow()
+                    .as_ref()
+                    .is_some_and(|c| c.epoch() == coordinator.epoch())
+            })
+        });
+        let Some(process) = of.and_then(|of| self.processes[of].as_ref()) else {
+            return;
+        };
+        self.made += 1;
+        let mut id = replica(node);
+        // The first ones have their node's number in all bytes, and there are few nodes.
+        id[1] = 100 + self.made;
+        if coordinator.may(&Wish::Add(id)).is_err() {
+            return;
+        }
+        coordinator.peers().offer(Route {
+            replica: id,
+            trunk: process.trunks.to(name(node)),
+            near: of == Some(node),
+        });
+        coordinator.event(Event::Change(Wish::Add(id)));
+    }
+
+    /// Nodes that run make what the record names, and delete what leaves or is not named.
+    pub fn follow_record(&mut self) {
+        let record = self.kvdb.record();
+        for node in 0..self.shape.nodes {
+            // One that is still opening is looked at later.
+            let runs = self.processes[node].as_ref();
+            if runs.is_none_or(|p| p.served.borrow().is_none()) {
+                continue;
+            }
+            let state = |id: &Id| record.replicas.iter().find(|r| r.0 == *id).map(|r| r.1);
+            if let Some(kept) = &self.kept[node]
+                && matches!(state(&kept.id), None | Some(ReplicaState::Leaving))
+            {
+                self.delete_replica(node);
+            }
+            let wanted = record
+                .replicas
+                .iter()
+                .find(|(id, state)| node_of(id) == node && !matches!(state, ReplicaState::Leaving));
+            if let Some((id, state)) = wanted.filter(|_| self.kept[node].is_none()) {
+                assert_eq!(
+                    *state,
+                    ReplicaState::Empty,
+                    "what was never made is no member"
+                );
+                self.make_replica(node, *id);
+            }
+        }
+    }
+
+    fn delete_replica(&mut self, node: usize) {
+        if self.shape.real {
+            self.end(node, false);
+            self.kept[node] = None;
+            return self.begin(node);
+        }
+        let Some(kept) = self.kept[node].take() else {
+            return;
+        };
+        let process = self.processes[node].as_ref().expect("it runs");
+        process.replicas.remove(Self::identity(kept.id));
+        let here = process
+            .served
+            .borrow_mut()
+            .as_mut()
+            .and_then(|s| s.here.take());
+        if let Some((replica, _)) = here {
+            let stop = async move { replica.stop().await };
+            self.rig.handle(node, 0).spawn("replica: deleted", stop);
+        }
+    }
+
+    fn make_replica(&mut self, node: usize, id: Id) {
+        if self.shape.real {
+            self.end(node, false);
+            self.rig.begin(node);
+            self.kept[node] = Some(kept(&self.rig, node, id, self.shape));
+            return self.serve(node);
+        }
+        let kept = kept(&self.rig, node, id, self.shape);
+        let Drive::Memory(disk) = &kept.drive else {
+            return;
+        };
+        let handle = self.rig.handle(node, 0);
+        let store = Opened::Memory(Memory::open(&handle, disk, self.shape.lossy));
+        let identity = Self::identity(id);
+        let replica = Replica::start(&handle, store.clone(), identity, true, LEASE);
+        let process = self.processes[node].as_ref().expect("it runs");
+        process.replicas.add(identity, replica.clone());
+        if let Some(served) = process.served.borrow_mut().as_mut() {
+            served.here = Some((replica, store));
+        }
+        self.kept[node] = Some(kept);
+    }
+
+    /// A replica that leaves and that its node has deleted.
+    pub fn deleted(&self) -> Option<Id> {
+        let record = self.kvdb.record();
+        let gone = |id: &Id| {
+            let kept = self.kept[node_of(id)].as_ref();
+            kept.is_none_or(|k| k.id != *id)
+        };
+        let mut leaving = record.replicas.iter();
+        let found = leaving.find(|(id, state)| *state == ReplicaState::Leaving && gone(id));
+        found.map(|r| r.0)
     }
 
     /// The KVDB cannot be reached from a node.
@@ -348,7 +502,11 @@ impl Cluster {
         let each = self.processes.iter().enumerate().map(|(n, p)| {
             let served = p.as_ref().map(|p| p.served.borrow());
             match served.as_deref() {
-                Some(Some(served)) => format!("{n}: {:?}", served.replica),
+                Some(Some(Served {
+                    here: Some((replica, _)),
+                    ..
+                })) => format!("{n}: {replica:?}"),
+                Some(Some(_)) => format!("{n}: no replica"),
                 Some(None) => format!("{n}: opening"),
                 None => format!("{n}: down"),
             }
@@ -359,7 +517,7 @@ impl Cluster {
     /// The first blocks of a lane as a node's store has them; nothing, if it is not open. What is erased is as good as absent.
     pub fn entries(&self, node: usize, lane: u8, blocks: u64) -> Option<Vec<Entry>> {
         let process = self.processes[node].as_ref()?;
-        let store = process.served.borrow().as_ref()?.store.clone();
+        let store = process.served.borrow().as_ref()?.here.as_ref()?.1.clone();
         let handle = self.rig.handle(node, 0);
         let on = handle.clone();
         let read = self.rig.sim.run(&handle, READ_WITHIN, async move {
@@ -378,7 +536,7 @@ impl Cluster {
 
     /// A node's store, if it is in memory.
     pub fn disk(&self, node: usize) -> Option<Rc<RefCell<Disk>>> {
-        match &self.drives[node] {
+        match &self.kept[node].as_ref()?.drive {
             Drive::Memory(disk) => Some(disk.clone()),
             Drive::Real(_) => None,
         }
@@ -391,7 +549,9 @@ impl Cluster {
     pub fn check_drives(&mut self) {
         for node in 0..self.shape.nodes {
             self.end(node, self.rig.sim.random() & 1 == 0);
-            self.drives[node].check(&self.rig.sim);
+            if let Some(kept) = &self.kept[node] {
+                kept.drive.check(&self.rig.sim);
+            }
         }
     }
 

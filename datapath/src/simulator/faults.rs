@@ -302,7 +302,7 @@ impl Faults {
 }
 
 /// Who serves, with its node; of several the newest.
-fn serving(cluster: &mut Cluster) -> Option<(usize, Coordinator)> {
+pub fn serving(cluster: &mut Cluster) -> Option<(usize, Coordinator)> {
     let all = cluster.coordinators().into_iter();
     let serve = all.filter(|(_, c)| c.standing() == Standing::Serving);
     serve.max_by_key(|(_, c)| c.epoch())

@@ -79,6 +79,13 @@ impl Kvdb {
         if record.version != request.expected && !planted::is(Bug::BlindSwap) {
             return Outcome::Conflict(record.clone());
         }
+        if record.version == request.expected {
+            assert_eq!(
+                record.after(&request.change).as_ref(),
+                Ok(&request.record),
+                "the record is what the change makes of it"
+            );
+        }
         let members = request.record.members().count();
         assert!(
             members >= usize::from(request.record.minimum),

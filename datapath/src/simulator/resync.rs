@@ -13,6 +13,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn cluster(nodes: usize) -> Cluster {
     let shape = Shape {
         nodes,
+        spares: 0,
         minimum: 1,
         volatile: false,
         lossy: true,

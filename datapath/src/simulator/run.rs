@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::changes::{Changes, all_joined};
 use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
 use super::history::{Did, History, Seen};
@@ -62,6 +63,10 @@ pub struct Counts {
     pub exclusions: u64,
     /// Blocks that were encrypted.
     pub sealed: u64,
+    /// Replicas that were to be added, and to be taken away.
+    pub additions: u64,
+    /// The latter.
+    pub departures: u64,
 }
 
 impl Counts {
@@ -76,6 +81,8 @@ impl Counts {
         self.attaches += other.attaches;
         self.exclusions += other.exclusions;
         self.sealed += other.sealed;
+        self.additions += other.additions;
+        self.departures += other.departures;
     }
 }
 
@@ -243,8 +250,11 @@ pub fn run(seed: u64, steps: usize) -> Counts {
     let mut sealed = Dice::new(seed ^ SEALED_STREAM);
     let nodes = 1 + dice.below(3) as usize * 2;
     let nodes = if nodes == 1 { 2 } else { nodes };
+    let mut changes = Changes::new(seed);
+    let spares = usize::from(changes.there);
     let shape = Shape {
-        nodes,
+        nodes: nodes + spares,
+        spares,
         minimum: if dice.once_in(2) {
             1
         } else {
@@ -278,13 +288,14 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         let pause = Duration::from_millis(1 + dice.below(pause));
         cluster.rig.sim.run_for(pause);
         faults.step(&mut cluster, &mut dice, &mut wrong, step);
+        changes.step(&mut cluster, &mut wrong);
         let all = cluster.coordinators();
         hosts
             .doors
             .replace(all.into_iter().map(|(_, driver)| driver).collect());
         hosts.doors.borrow_mut().sort_by_key(Coordinator::epoch);
     }
-    settle(seed, &mut cluster, &hosts);
+    settle(seed, &mut cluster, &hosts, &mut changes);
     wrong.sealed += cluster.ledger.as_ref().map_or(0, |l| l.len() as u64);
     let world = cluster.rig.sim.world();
     drop((cluster, outside));
@@ -299,7 +310,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
 }
 
 /// After everything is well again: a coordinator serves, hosts get their answers, members are alike, and one copy explains what was seen.
-fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>) {
+fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>, changes: &mut Changes) {
     cluster.heal();
     hosts.stop.set(true);
     let sim_until =
@@ -316,7 +327,17 @@ fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>) {
             }
         };
     sim_until(cluster, "hosts end", &mut |_| hosts.running.get() == 0);
-    let last = cluster.attach(0).expect("all nodes run");
+    let mut last = cluster.attach(0).expect("all nodes run");
+    while changes.there {
+        // No older coordinator changes the record any more; what it says may have this very process begin anew.
+        cluster.rig.sim.run_for(Duration::from_secs(1));
+        changes.finish(cluster);
+        let mut all = cluster.coordinators().into_iter();
+        if all.any(|(_, c)| c.epoch() == last.epoch()) {
+            break;
+        }
+        last = cluster.attach(0).expect("all nodes run");
+    }
     sim_until(cluster, "the last coordinator serves", &mut |_| {
         last.standing() == Standing::Serving
     });
@@ -343,9 +364,9 @@ fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>) {
         last.kept().records == 0
     });
     // Whoever was away comes back.
-    let nodes = cluster.shape.nodes;
     sim_until(cluster, "all replicas are members", &mut |cluster| {
-        cluster.kvdb.record().members().count() == nodes && last.standing() == Standing::Serving
+        changes.finish(cluster);
+        all_joined(cluster) && last.standing() == Standing::Serving
     });
     // Invariant 5.
     let members = cluster.member_nodes();

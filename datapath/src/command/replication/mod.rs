@@ -1,6 +1,7 @@
 //! Replication, as the control process commands it: who the nodes are (`nodes`), this node's replicas (`replicas`), paths to replicated volumes and
-//! coordinators of them (`serving`), in the words of the contract (`words`). All of it is on reactor 0: replicas are on drives whose home it is.
+//! coordinators of them (`serving`), replicas that come and go meanwhile (`changing`), in the words of the contract (`words`). All of it is on reactor 0: replicas are on drives whose home it is.
 
+mod changing;
 mod nodes;
 mod replicas;
 mod serving;
@@ -17,6 +18,7 @@ use super::{CommandError, Commander};
 use crate::replication::node::{Node, Served};
 use crate::replication::session::PrivateKey;
 use crate::store::VolumeId;
+pub use changing::Wanted;
 pub use replicas::NewReplica;
 use serving::Serving;
 pub use serving::{Epoch, Path};

@@ -23,6 +23,8 @@ use crate::volume::{Coordinating, Coordinator, LANES_MAX, Lanes, SLICE_BYTES, Vo
 
 /// How long a coordinator may take to end: what is stamped settles within a part of it.
 const END_LIMIT: Duration = Duration::from_secs(2);
+/// How often it is looked how far a resync is.
+const PROGRESS: Duration = Duration::from_secs(1);
 /// The lease where none is said.
 const LEASE_DEFAULT_MS: u32 = 3_000;
 /// The longest that a replica may give.
@@ -68,16 +70,28 @@ pub struct ServedKeys {
 /// A coordinator of this process.
 pub(super) struct Serving {
     volume: VolumeId,
-    by: Coordinating,
-    nodes: Vec<(Id, PeerId)>,
+    pub(super) by: Coordinating,
+    /// Where its replicas are, those that were added since included.
+    nodes: RefCell<Vec<(Id, PeerId)>>,
+    /// The replica that it was told to add last.
+    added: Rc<RefCell<Option<proto::NewReplica>>>,
     attempt: Id,
     /// Told it has ended, and its volume was let go.
     over: Cell<bool>,
 }
 
 impl Serving {
-    fn ended(&self) -> bool {
+    pub(super) fn ended(&self) -> bool {
         matches!(self.by.driver.standing(), Standing::Ended(_))
+    }
+
+    /// The replica that is to be added, and how it is reached.
+    pub(super) fn offer(&self, new: proto::NewReplica, replica: Id, node: PeerId, route: Route) {
+        let mut nodes = self.nodes.borrow_mut();
+        nodes.retain(|(id, _)| *id != replica);
+        nodes.push((replica, node));
+        self.added.replace(Some(new));
+        self.by.driver.peers().offer(route);
     }
 }
 
@@ -248,8 +262,12 @@ impl Commander {
         }
         let buffers = replication.buffers()?;
         let (events, volume) = (self.events.clone(), path.volume);
-        let ask: Box<dyn Fn(_)> =
-            Box::new(move |request| events.set_change(change_to(volume, &request)));
+        let added: Rc<RefCell<Option<proto::NewReplica>>> = Rc::default();
+        let new = added.clone();
+        let ask: Box<dyn Fn(_)> = Box::new(move |request| {
+            let change = change_to(volume, &request, new.borrow().as_ref());
+            events.set_change(change);
+        });
         let attempt = record.attempt;
         let driver = Coordinator::start(&self.handle, config, record, links, ask);
         target.replace(Some(driver.clone()));
@@ -261,7 +279,8 @@ impl Commander {
         let serving = Rc::new(Serving {
             volume,
             by,
-            nodes,
+            nodes: RefCell::new(nodes),
+            added,
             attempt,
             over: Cell::new(false),
         });
@@ -274,13 +293,14 @@ impl Commander {
         Ok(serving)
     }
 
-    /// Tells of each change of a coordinator, until it has ended. `_target`: what its replicas say comes to it as long as this runs.
+    /// Tells of each change of a coordinator, and how far a resync is, until it has ended. `_target`: what its replicas say comes to it as long as this runs.
     async fn watch(&self, serving: &Rc<Serving>, _target: Rc<RefCell<Option<Coordinator>>>) {
         let mut told = None;
         loop {
             let now = (
                 state_to(serving.by.driver.standing()),
                 serving.by.driver.record().version,
+                serving.by.driver.resync(),
             );
             if told.as_ref() != Some(&now) {
                 self.events.coordinator(self.coordinator_to(serving));
@@ -289,7 +309,12 @@ impl Commander {
             if serving.ended() {
                 break;
             }
-            serving.by.driver.stands().await;
+            let changes = serving.by.driver.stands();
+            match told.as_ref().is_some_and(|t| t.2.is_some()) {
+                // Whatever else happens, it gets further.
+                true => drop(self.handle.timeout(PROGRESS, changes).await),
+                false => changes.await,
+            }
         }
         self.let_go(serving);
     }
@@ -359,7 +384,7 @@ impl Commander {
         Ok(())
     }
 
-    fn coordinator_to(&self, serving: &Serving) -> proto::Coordinator {
+    pub(super) fn coordinator_to(&self, serving: &Serving) -> proto::Coordinator {
         let driver = &serving.by.driver;
         let (state, end, alarm) = state_to(driver.standing());
         let resync = driver.resync();
@@ -367,7 +392,7 @@ impl Commander {
             let resync = resync.as_ref().filter(|report| report.replica == r.id);
             proto::Peer {
                 replica_id: uuid::Uuid::from_bytes(r.id).to_string(),
-                node_id: node_of(r.id, &serving.nodes),
+                node_id: node_of(r.id, &serving.nodes.borrow()),
                 connected: r.follows,
                 behind_records: r.behind.map_or(0, |b| b.records as u64),
                 resync_done_bytes: resync.map_or(0, |r| r.done_bytes),
@@ -382,7 +407,7 @@ impl Commander {
             state: state.into(),
             end: end.into(),
             alarm,
-            record: Some(record_to(&driver.record(), &serving.nodes)),
+            record: Some(record_to(&driver.record(), &serving.nodes.borrow())),
             peers: peers.collect(),
             size_bytes: open.map_or(0, |v| v.size_bytes()),
             unauthentic_blocks: driver.not_opened(),

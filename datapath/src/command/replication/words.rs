@@ -67,15 +67,19 @@ pub fn record_of(record: &proto::SetRecord) -> Result<VolumeRecord, CommandError
     })
 }
 
+/// A node, as sessions have it.
+pub fn peer_of(field: &'static str, node: &str) -> Result<PeerId, CommandError> {
+    PeerId::new(node).ok_or_else(|| {
+        let why = format!("{node:?} is no name of a node");
+        CommandError::field(field, why)
+    })
+}
+
 /// Where the replicas of a record are, in its order.
 pub fn route_of(record: &proto::SetRecord) -> Result<Vec<(Id, PeerId)>, CommandError> {
     let route = |replica: &proto::SetReplica| {
         let id = uuid_bytes("record.replicas.replica_id", &replica.replica_id)?;
-        let node = PeerId::new(&replica.node_id).ok_or_else(|| {
-            let why = format!("{:?} is no name of a node", replica.node_id);
-            CommandError::field("record.replicas.node_id", why)
-        })?;
-        Ok((id, node))
+        Ok((id, peer_of("record.replicas.node_id", &replica.node_id)?))
     };
     record.replicas.iter().map(route).collect()
 }
@@ -110,8 +114,12 @@ pub fn node_of(id: Id, nodes: &[(Id, PeerId)]) -> String {
     found.map_or_else(String::new, |(_, node)| node.as_str().to_owned())
 }
 
-/// What a coordinator asks for. `None`: control knows what it asked for itself, and where the new replica is.
-pub fn change_to(volume: VolumeId, request: &Request) -> Option<proto::SetChange> {
+/// What a coordinator asks for. `added`: where the replica is that it was told to add; `None`: that is another one, so nothing can be asked for.
+pub fn change_to(
+    volume: VolumeId,
+    request: &Request,
+    added: Option<&proto::NewReplica>,
+) -> Option<proto::SetChange> {
     let ids = |ids: &[Id]| proto::ReplicaIds {
         replica_ids: ids.iter().copied().map(id_text).collect(),
     };
@@ -122,7 +130,10 @@ pub fn change_to(volume: VolumeId, request: &Request) -> Option<proto::SetChange
         Change::Leave(id) => Asked::Leave(id_text(*id)),
         Change::Remove(id) => Asked::Remove(id_text(*id)),
         Change::Minimum(minimum) => Asked::Minimum(u32::from(*minimum)),
-        Change::Add(_) => return None,
+        Change::Add(id) => {
+            let id = id_text(*id);
+            Asked::Add(added.filter(|new| new.replica_id == id)?.clone())
+        }
     };
     let record = &request.record;
     Some(proto::SetChange {
@@ -158,6 +169,7 @@ pub fn answer_of(
         Some(Told::Done(_)) => Outcome::Done,
         Some(Told::Conflict(record)) => Outcome::Conflict(record_of(record)?),
         Some(Told::Unknown(_)) => Outcome::Unknown,
+        Some(Told::Refused(_)) => Outcome::Refused,
         None => return Err(CommandError::field("outcome", "it is not given")),
     };
     let volume = volume_id(&request.volume_id)?;

@@ -117,6 +117,12 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             self.refuse(chan, Reason::Busy);
             return None;
         }
+        let others = new.members.iter().filter(|m| **m != self.identity.replica);
+        if others.count() > KeptSet::OTHERS_MAX {
+            // A store has no room for it, and no coordinator that is in order sends it.
+            self.refuse(chan, Reason::Full);
+            return None;
+        }
         if new_order > kept_order {
             self.running.set(self.running.get() + 1);
             let done = self.store.keep_set(&new).await;

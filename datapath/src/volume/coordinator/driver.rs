@@ -23,7 +23,7 @@ use super::resync::progress::Report;
 use super::resync::repair::Repairs;
 use super::resync::{self, Resyncs};
 use super::ring::Limits;
-use super::set::{Request, VolumeRecord};
+use super::set::{NotNow, Request, VolumeRecord};
 use super::state::{Config, Machine, ReplicaStatus, Standing};
 use crate::cipher::Cipher;
 use crate::reactor::{Handle, Nanos, Notify};
@@ -106,6 +106,12 @@ pub trait Peers: 'static {
     /// Ends the session to it: it broke the protocol. `Lost` follows.
     fn cut(&self, to: Place);
 
+    /// There is another replica, at this place: from now on it may be reached.
+    fn added(&self, at: Place, replica: Id);
+
+    /// Nothing is said any more to the replica at this place.
+    fn gone(&self, at: Place);
+
     /// The replica that is cheapest to ask: the one on this node.
     fn near(&self) -> Option<Place>;
 
@@ -170,8 +176,8 @@ pub(super) struct Inner<P, K> {
     work: Notify,
     /// Wakes reads, and whoever waits for a standing.
     changed: Notify,
-    /// Wakes whoever tells others: its standing or its set is another.
-    stands: Notify,
+    /// Wakes whoever tells others: its standing or its set is another, or a resync begins or ends.
+    pub(super) stands: Notify,
     waiting: RefCell<BTreeMap<Token, Waiting>>,
     next: Cell<Token>,
     pub(super) ended: Cell<bool>,
@@ -288,6 +294,24 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         }
     }
 
+    /// Whether a change of the set can be begun with now.
+    ///
+    /// # Errors
+    /// [`NotNow`].
+    pub fn may(&self, wish: &Wish) -> Result<(), NotNow> {
+        self.0.machine.borrow().may(wish)
+    }
+
+    /// Begins with a change of the set. What comes of it is seen in the record: it may be given up, and be asked for again.
+    ///
+    /// # Errors
+    /// [`NotNow`]: it is not begun with.
+    pub fn change(&self, wish: Wish) -> Result<(), NotNow> {
+        self.may(&wish)?;
+        self.0.event(Event::Change(wish));
+        Ok(())
+    }
+
     /// Writes the first `blocks` blocks of a buffer. Done when it is acknowledged (§8); with `fua` then it is on stable media.
     ///
     /// # Errors
@@ -351,7 +375,7 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         self.0.machine.borrow().record().clone()
     }
 
-    /// Waits until its standing or its set may be another.
+    /// Waits until its standing or its set may be another, or a resync begins or ends.
     pub async fn stands(&self) {
         self.0.stands.notified().await;
     }
@@ -493,6 +517,13 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
                 }
             }
             Action::Cut(place) => self.peers.cut(place),
+            Action::Added(place) => {
+                let replica = self.machine.borrow().replica(place);
+                if let Some(replica) = replica {
+                    self.peers.added(place, replica);
+                }
+            }
+            Action::Gone(place) => self.peers.gone(place),
             Action::Ended(end) => {
                 tracing::info!(?end, "a coordinator has ended");
                 self.ended.set(true);

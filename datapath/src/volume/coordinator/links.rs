@@ -5,7 +5,7 @@
 //! has no credit.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -68,10 +68,16 @@ struct Way {
     this: Weak<Way>,
 }
 
-/// The ways to all replicas of a volume in an epoch.
+/// The ways to all replicas of a volume in an epoch. Replicas come and go meanwhile.
 pub struct Links {
-    ways: Vec<Rc<Way>>,
-    near: Option<Place>,
+    handle: Handle,
+    of: (Id, Id, u32, u8),
+    tell: Rc<dyn Fn(Event)>,
+    /// By place.
+    ways: RefCell<BTreeMap<Place, Rc<Way>>>,
+    near: Cell<Option<Place>>,
+    /// To a replica that is to be added.
+    offered: RefCell<Option<Route>>,
 }
 
 /// A replica, and how its node is reached.
@@ -92,62 +98,78 @@ impl Links {
         routes: impl IntoIterator<Item = Route>,
         tell: Rc<dyn Fn(Event)>,
     ) -> Self {
-        let mut near = None;
-        let way = |(n, route): (usize, Route)| {
-            let place = Place::new(n)?;
-            if route.near {
-                near = Some(place);
-            }
-            let ends = Ends {
-                volume,
-                replica: route.replica,
-                incarnation,
-                lanes,
-            };
-            Some(Rc::new_cyclic(|this| Way {
-                handle: handle.clone(),
-                ends,
-                epoch,
-                place,
-                trunk: route.trunk,
-                tell: tell.clone(),
-                channel: RefCell::default(),
-                refused: Cell::new(false),
-                generation: Cell::new(0),
-                unsent: RefCell::default(),
-                draining: Cell::new(false),
-                reads: Asking::default(),
-                comparing: Comparing::default(),
-                next: Cell::new(0),
-                stopped: Cell::new(false),
-                this: this.clone(),
-            }))
+        let links = Self {
+            handle: handle.clone(),
+            of: (volume, incarnation, epoch, lanes),
+            tell,
+            ways: RefCell::default(),
+            near: Cell::new(None),
+            offered: RefCell::default(),
         };
-        let ways = routes.into_iter().enumerate().filter_map(way).collect();
-        Self { ways, near }
+        for (n, route) in routes.into_iter().enumerate() {
+            if let Some(place) = Place::new(n) {
+                links.add(place, route);
+            }
+        }
+        links
+    }
+
+    fn add(&self, place: Place, route: Route) -> Rc<Way> {
+        let (volume, incarnation, epoch, lanes) = self.of;
+        if route.near {
+            self.near.set(Some(place));
+        }
+        let ends = Ends {
+            volume,
+            replica: route.replica,
+            incarnation,
+            lanes,
+        };
+        let way = Rc::new_cyclic(|this| Way {
+            handle: self.handle.clone(),
+            ends,
+            epoch,
+            place,
+            trunk: route.trunk,
+            tell: self.tell.clone(),
+            channel: RefCell::default(),
+            refused: Cell::new(false),
+            generation: Cell::new(0),
+            unsent: RefCell::default(),
+            draining: Cell::new(false),
+            reads: Asking::default(),
+            comparing: Comparing::default(),
+            next: Cell::new(0),
+            stopped: Cell::new(false),
+            this: this.clone(),
+        });
+        self.ways.borrow_mut().insert(place, way.clone());
+        way
+    }
+
+    /// How a replica is reached that the coordinator is about to add.
+    pub fn offer(&self, route: Route) {
+        self.offered.replace(Some(route));
     }
 
     /// Begins to speak to all of them.
     pub fn connect(&self) {
-        for way in &self.ways {
-            let rider: Rc<dyn Rider> = way.clone();
-            way.trunk.ride(&rider);
+        let ways: Vec<_> = self.ways.borrow().values().cloned().collect();
+        for way in ways {
+            way.begin();
         }
     }
 
     /// Says nothing any more.
     pub fn stop(&self) {
-        for way in &self.ways {
-            way.stopped.set(true);
-            way.unsent.borrow_mut().clear();
-            if let Some(channel) = way.channel.take() {
-                channel.close(way.epoch);
-            }
+        let ways: Vec<_> = self.ways.borrow().values().cloned().collect();
+        for way in ways {
+            way.stop();
         }
     }
 
-    fn way(&self, place: Place) -> Option<&Rc<Way>> {
-        self.ways.get(place.index())
+    fn way(&self, place: Place) -> Option<Rc<Way>> {
+        self.ways.borrow().get(&place).cloned()
     }
 }
 
@@ -176,8 +198,31 @@ impl Peers for Links {
         }
     }
 
+    fn added(&self, at: Place, replica: Id) {
+        let offered = self.offered.borrow_mut().take_if(|r| r.replica == replica);
+        match offered {
+            // Whoever is told of it is busy with this very change.
+            Some(route) => {
+                let way = self.add(at, route);
+                self.handle
+                    .spawn("replication: a new replica", async move { way.begin() });
+            }
+            None => tracing::error!(?at, "how a new replica is reached is not known"),
+        }
+    }
+
+    fn gone(&self, at: Place) {
+        if self.near.get() == Some(at) {
+            self.near.set(None);
+        }
+        if let Some(way) = self.ways.borrow_mut().remove(&at) {
+            self.handle
+                .spawn("replication: a replica goes", async move { way.stop() });
+        }
+    }
+
     fn near(&self) -> Option<Place> {
-        self.near
+        self.near.get()
     }
 
     async fn read(
@@ -250,6 +295,19 @@ impl Rider for Way {
 }
 
 impl Way {
+    fn begin(self: &Rc<Self>) {
+        let rider: Rc<dyn Rider> = self.clone();
+        self.trunk.ride(&rider);
+    }
+
+    fn stop(&self) {
+        self.stopped.set(true);
+        self.unsent.borrow_mut().clear();
+        if let Some(channel) = self.channel.take() {
+            channel.close(self.epoch);
+        }
+    }
+
     fn open(&self) {
         // One that had not begun is told nothing when its session ends.
         let lives = |c: &Channel| !c.has_ended();

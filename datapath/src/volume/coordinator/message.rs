@@ -218,7 +218,7 @@ pub enum Wish {
     Exclude(Place),
     /// A replica is added.
     Add(Id),
-    /// One that is no member is to go.
+    /// One is to go; a member leaves the set by it.
     Leave(Id),
     /// One that was going is gone.
     Remove(Id),
@@ -281,6 +281,10 @@ pub enum Action {
     Stalled(bool),
     /// The set has changed.
     SetChanged,
+    /// There is another replica: it may be reached from now on.
+    Added(Place),
+    /// A replica goes, or has gone: nothing is said to it any more.
+    Gone(Place),
     /// A wish was not met.
     NotMet(Wish),
     /// It has ended.

@@ -3,11 +3,15 @@
 //! A change is sent with the version that it replaces. Its outcome may be lost, and it may be applied long after it was sent; so while nothing is known
 //! the same change is sent again: it is applied once, as its version fits once, and what finds the record as it asked for is done.
 
-use super::members::PLACES_MAX;
 use super::quorum::write_quorum;
 use crate::reactor::Nanos;
 use crate::replication::planted::{self, Bug};
 use crate::replication::seam::Id;
+
+/// Most members of a set, and most replicas that stay: each keeps the ids of no more than four others.
+pub const MEMBERS_MAX: usize = 5;
+/// Most replicas of a record, with those that come and go.
+pub const REPLICAS_MAX: usize = 8;
 
 /// What a replica is to its volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +84,7 @@ pub enum Change {
     Join(Id),
     /// K5: a replica is added.
     Add(Id),
-    /// K5: one that is no member is to go.
+    /// K5: one is to go; a member leaves the set by it.
     Leave(Id),
     /// K5: one that was going is gone.
     Remove(Id),
@@ -143,7 +147,9 @@ impl VolumeRecord {
             }
             Change::Join(id) => next.promote(id, |s| s != ReplicaState::Member)?,
             Change::Add(id) => {
-                if next.replicas.len() >= PLACES_MAX {
+                let stay = next.replicas.iter();
+                let stay = stay.filter(|r| r.1 != ReplicaState::Leaving).count();
+                if stay >= MEMBERS_MAX || next.replicas.len() >= REPLICAS_MAX {
                     return Err(NotNow::TooMany);
                 }
                 if next.replicas.iter().any(|r| r.0 == *id) {
@@ -153,7 +159,7 @@ impl VolumeRecord {
             }
             Change::Leave(id) => {
                 let replica = next.replica(id)?;
-                if replica.1 == ReplicaState::Member {
+                if replica.1 == ReplicaState::Leaving {
                     return Err(NotNow::State);
                 }
                 replica.1 = ReplicaState::Leaving;
@@ -173,6 +179,9 @@ impl VolumeRecord {
                 left,
                 minimum: next.minimum,
             });
+        }
+        if left > MEMBERS_MAX {
+            return Err(NotNow::TooMany);
         }
         Ok(next)
     }
@@ -219,6 +228,8 @@ pub enum Outcome {
     Conflict(VolumeRecord),
     /// Nobody knows; it may be done, or be done later.
     Unknown,
+    /// The record does not allow it, and is as it was; it never will be done.
+    Refused,
 }
 
 /// What that means.
@@ -228,6 +239,8 @@ pub enum Verdict {
     Done,
     /// It never will be: the record is this one, of the same holder and with the same set.
     Withdrawn(VolumeRecord),
+    /// It never will be: the record is as it was.
+    Refused,
     /// Still nobody knows.
     Again,
     /// The epoch is another's.
@@ -269,6 +282,7 @@ impl Pending {
         match outcome {
             Outcome::Done => Verdict::Done,
             Outcome::Unknown => Verdict::Again,
+            Outcome::Refused => Verdict::Refused,
             Outcome::Conflict(there) if !there.held_as(asked) => Verdict::Ended,
             Outcome::Conflict(there) if there == asked => Verdict::Done,
             // Not there yet: it may still arrive.
@@ -349,11 +363,18 @@ mod tests {
         assert_eq!(members(&after(Change::Join(id(4))).unwrap()), [1, 2, 3, 4]);
         assert_eq!(after(Change::Join(id(5))), Err(NotNow::State));
         assert_eq!(after(Change::Join(id(2))), Err(NotNow::State));
-        assert_eq!(after(Change::Leave(id(2))), Err(NotNow::State));
+        let left = after(Change::Leave(id(2))).unwrap();
+        assert_eq!(members(&left), [1, 3]);
+        assert_eq!(left.replicas[1].1, ReplicaState::Leaving);
+        let two = left.after(&Change::Leave(id(3)));
+        assert!(matches!(two, Err(NotNow::BelowMinimum { left: 1, .. })));
+        assert_eq!(after(Change::Leave(id(5))), Err(NotNow::State), "again");
         assert_eq!(after(Change::Remove(id(4))), Err(NotNow::State));
         assert_eq!(after(Change::Remove(id(5))).unwrap().replicas.len(), 4);
         assert_eq!(after(Change::Add(id(1))), Err(NotNow::State));
-        assert_eq!(after(Change::Add(id(9))).unwrap().replicas.len(), 6);
+        let more = after(Change::Add(id(9))).unwrap();
+        assert_eq!(more.replicas.len(), 6);
+        assert_eq!(more.after(&Change::Add(id(10))), Err(NotNow::TooMany));
         assert_eq!(after(Change::Minimum(3)).unwrap().write_quorum(), 3);
         let more = after(Change::Minimum(4));
         assert!(matches!(more, Err(NotNow::BelowMinimum { left: 3, .. })));
@@ -376,6 +397,7 @@ mod tests {
         let conflict = |there: VolumeRecord| p.judge(&Outcome::Conflict(there));
         assert_eq!(p.judge(&Outcome::Done), Verdict::Done);
         assert_eq!(p.judge(&Outcome::Unknown), Verdict::Again);
+        assert_eq!(p.judge(&Outcome::Refused), Verdict::Refused);
         assert_eq!(conflict(p.request.record.clone()), Verdict::Done);
         assert_eq!(
             conflict(record(true)),

@@ -103,6 +103,7 @@ pub(super) async fn run<P: Peers, K: SetStore>(of: Rc<Inner<P, K>>) {
         };
         let came = Resync { of: &of, place }.run().await;
         of.resyncs.progress.end();
+        of.stands.notify_all();
         match came {
             Ok(()) => drop(later.remove(&place)),
             Err(why) => {
@@ -130,6 +131,7 @@ impl<P: Peers, K: SetStore> Resync<'_, P, K> {
         let moved = of.peers.moved(place);
         let id = of.machine.borrow().replica(place);
         of.resyncs.progress.begin(id, of.total_bytes());
+        of.stands.notify_all();
         if !planted::is(Bug::JoinsBehind) {
             self.pass(&subscription).await?;
         }

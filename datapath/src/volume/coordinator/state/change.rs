@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::super::members::{Members, PLACES_MAX, Place};
 use super::super::message::{Action, End, Message, State, Wish};
 use super::super::quorum::Sets;
-use super::super::set::{AGAIN_MS, Change, Outcome, Pending, Verdict, VolumeRecord};
+use super::super::set::{
+    AGAIN_MS, Change, NotNow, Outcome, Pending, ReplicaState, Verdict, VolumeRecord,
+};
 use super::super::slow::Seen;
 use super::peer::Peer;
 use super::{Machine, Phase};
@@ -73,10 +75,20 @@ impl Transition {
 }
 
 impl Machine {
-    pub(super) fn wish(&mut self, wish: Wish, now: Nanos, out: &mut Vec<Action>) {
-        let id = |place: Place| self.peers.get(place.index()).map(|p| p.id);
+    /// What a wish comes to now.
+    fn plan(&self, wish: &Wish) -> Result<(Change, Step), NotNow> {
+        if !matches!(self.phase, Phase::Serving) {
+            return Err(NotNow::Phase);
+        }
+        if self.transition.is_some() {
+            return Err(NotNow::Busy);
+        }
+        let id = |place: Place| {
+            let peer = self.peers.get(place.index());
+            peer.map(|p| p.id).ok_or(NotNow::State)
+        };
         let members = self.sets.now().members;
-        let (change, step) = match &wish {
+        let (change, step) = match wish {
             Wish::Join(place) => {
                 // A member could lack a record up to s0 that this one has by copies only, and lists nowhere.
                 let settled = self.s0(*place).is_some_and(|s0| {
@@ -84,28 +96,51 @@ impl Machine {
                     lanes.all(|(lane, s0)| self.settled.of(lane) >= *s0)
                 });
                 let fed = self.ring.fed().has(*place) && self.opened().has(*place);
-                let ready = settled && fed && !members.has(*place);
-                let change = id(*place).filter(|_| ready).map(Change::Join);
-                (change, Step::Note(*place, self.record.version + 1))
+                if !settled || !fed || members.has(*place) {
+                    return Err(NotNow::State);
+                }
+                let step = Step::Note(*place, self.record.version + 1);
+                (Change::Join(id(*place)?), step)
             }
             Wish::Exclude(place) => {
-                let change = id(*place).map(|id| Change::Exclude(vec![id]));
+                let change = Change::Exclude(vec![id(*place)?]);
                 (change, Step::Level(members.without(*place)))
             }
-            Wish::Add(id) => {
-                let room = self.peers.len() < PLACES_MAX;
-                (room.then_some(Change::Add(*id)), Step::Level(Members::NONE))
+            Wish::Add(id) => (Change::Add(*id), Step::Level(Members::NONE)),
+            Wish::Leave(id) => {
+                // As for K3, if it is a member.
+                let stay = match self.place(id).filter(|p| members.has(*p)) {
+                    Some(place) => members.without(place),
+                    None => Members::NONE,
+                };
+                (Change::Leave(*id), Step::Level(stay))
             }
-            Wish::Leave(id) => (Some(Change::Leave(*id)), Step::Level(Members::NONE)),
-            Wish::Remove(id) => (Some(Change::Remove(*id)), Step::Level(Members::NONE)),
+            Wish::Remove(id) => (Change::Remove(*id), Step::Level(Members::NONE)),
             // W may rise, and with it fewer are asked in a takeover: what is acknowledged must be on all.
-            Wish::Minimum(m) => (Some(Change::Minimum(*m)), Step::Level(members)),
+            Wish::Minimum(m) => (Change::Minimum(*m), Step::Level(members)),
         };
-        let allowed = matches!(self.phase, Phase::Serving) && self.transition.is_none();
-        let change = change.filter(|c| allowed && self.record.after(c).is_ok());
-        let Some(change) = change else {
+        self.record.after(&change)?;
+        Ok((change, step))
+    }
+
+    /// Whether a wish can be begun with now.
+    ///
+    /// # Errors
+    /// [`NotNow`].
+    pub fn may(&self, wish: &Wish) -> Result<(), NotNow> {
+        self.plan(wish).map(drop)
+    }
+
+    pub(super) fn wish(&mut self, wish: Wish, now: Nanos, out: &mut Vec<Action>) {
+        let Ok((change, step)) = self.plan(&wish) else {
             return out.push(Action::NotMet(wish));
         };
+        if matches!(wish, Wish::Add(_)) && self.peers.len() >= PLACES_MAX {
+            // A place never gets another replica in an epoch; the next one begins with those that there are.
+            tracing::info!("this epoch has seen as many replicas as it can: another begins");
+            out.push(Action::NotMet(wish));
+            return self.end(End::Again, out);
+        }
         if let Step::Note(place, version) = step {
             if !self.peers[place.index()].told {
                 self.heartbeat(now, out);
@@ -294,7 +329,7 @@ impl Machine {
                     _ => record,
                 };
                 transition.step = Step::Keep;
-                self.adopt_replicas();
+                self.adopt_replicas(out);
                 if k2 {
                     self.transition = None;
                     let set = self.set_of(&self.record);
@@ -302,6 +337,7 @@ impl Machine {
                     let gapped = set.members.minus(self.ring.fed());
                     self.sets = Sets::new(set);
                     self.sets.gap(gapped);
+                    self.let_go(now, out);
                     self.begin(now, out);
                 } else {
                     self.tell_set(out);
@@ -311,7 +347,7 @@ impl Machine {
             Verdict::Withdrawn(there) => {
                 let change = transition.change.clone();
                 let before = std::mem::replace(&mut self.record, there);
-                self.adopt_replicas();
+                self.adopt_replicas(out);
                 if k2 {
                     // Nothing else ends a takeover: again, on the record as it is.
                     match self.record.after(&change) {
@@ -330,6 +366,15 @@ impl Machine {
                 );
                 self.sets.withdraw();
                 self.give_up(now, out);
+                self.let_go(now, out);
+                self.recheck(now, out);
+            }
+            // The next epoch finds out what the record allows.
+            Verdict::Refused if k2 => self.end(End::Again, out),
+            Verdict::Refused => {
+                tracing::error!(change = ?transition.change, "a change of the set was refused");
+                self.sets.withdraw();
+                self.give_up(now, out);
                 self.recheck(now, out);
             }
             Verdict::Ended => {
@@ -346,12 +391,31 @@ impl Machine {
     }
 
     /// Replicas that were added get places.
-    fn adopt_replicas(&mut self) {
+    fn adopt_replicas(&mut self, out: &mut Vec<Action>) {
         for (id, _) in &self.record.replicas {
             let known = self.peers.iter().any(|p| p.id == *id);
-            if !known && self.peers.len() < PLACES_MAX {
+            if let Some(place) = Place::new(self.peers.len()).filter(|_| !known) {
                 self.peers.push(Peer::new(*id));
+                out.push(Action::Added(place));
             }
+        }
+    }
+
+    /// Nothing is said any more to replicas that go, or have gone, when the set without them is used.
+    fn let_go(&mut self, now: Nanos, out: &mut Vec<Action>) {
+        for place in (0..self.peers.len()).filter_map(Place::new) {
+            let id = self.peers[place.index()].id;
+            let state = self.record.replicas.iter().find(|r| r.0 == id);
+            let stays = state.is_some_and(|r| r.1 != ReplicaState::Leaving);
+            if stays || self.peers[place.index()].gone || self.sets.everyone().has(place) {
+                continue;
+            }
+            self.ring.leave(place);
+            self.lost(place, now);
+            let peer = &mut self.peers[place.index()];
+            peer.gone = true;
+            peer.subscriber = false;
+            out.push(Action::Gone(place));
         }
     }
 
@@ -379,6 +443,7 @@ impl Machine {
             self.peers[place.index()].subscriber = false;
             self.slow.forget(place, now);
         }
+        self.let_go(now, out);
         out.push(Action::SetChanged);
         self.recheck(now, out);
     }

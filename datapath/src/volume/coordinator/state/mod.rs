@@ -231,12 +231,16 @@ impl Machine {
 
     /// What is known of each replica, in the record's order.
     pub fn replicas(&self) -> Vec<ReplicaStatus> {
-        let status = |(n, peer): (usize, &Peer)| ReplicaStatus {
-            id: peer.id,
-            follows: peer.opened,
-            behind: Place::new(n).and_then(|place| self.ring.behind(place)),
+        let status = |id: &Id| {
+            let place = self.place(id)?;
+            Some(ReplicaStatus {
+                id: *id,
+                follows: self.peers[place.index()].opened,
+                behind: self.ring.behind(place),
+            })
         };
-        self.peers.iter().enumerate().map(status).collect()
+        let all = self.record.replicas.iter();
+        all.filter_map(|(id, _)| status(id)).collect()
     }
 
     /// Its sets.

@@ -25,6 +25,8 @@ pub(super) struct Lists {
 pub(super) struct Peer {
     pub id: Id,
     pub connected: bool,
+    /// It goes, or has gone, by the record.
+    pub gone: bool,
     /// Since when it is not, if it was.
     pub lost: Option<Nanos>,
     /// It follows, on the session that there is.
@@ -58,6 +60,7 @@ impl Peer {
         Self {
             id,
             connected: false,
+            gone: false,
             lost: None,
             opened: false,
             subscriber: false,
@@ -107,7 +110,7 @@ impl Machine {
             _ => false,
         };
         let fed = self.ring.fed().has(place);
-        let Some(peer) = self.peer(place) else {
+        let Some(peer) = self.peer(place).filter(|p| !p.gone) else {
             return;
         };
         peer.reset();

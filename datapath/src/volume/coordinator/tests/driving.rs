@@ -67,6 +67,14 @@ impl Peers for Ways {
         panic!("{to:?} is cut: a replica that is in order broke the protocol");
     }
 
+    fn added(&self, at: Place, _: Id) {
+        panic!("a replica is added at {at:?}");
+    }
+
+    fn gone(&self, at: Place) {
+        panic!("a replica has gone from {at:?}");
+    }
+
     fn near(&self) -> Option<Place> {
         self.0.near
     }

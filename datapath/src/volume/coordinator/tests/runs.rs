@@ -10,6 +10,7 @@ const ALL: Faults = Faults {
     coordinators: 6,
     kvdb: true,
     clocks: true,
+    changes: false,
 };
 
 /// Says which seed it was.
@@ -33,7 +34,7 @@ fn run(faults: Faults, runs: u64, steps: usize) {
     let first = given.unwrap_or_else(|| u64::from(StdRng::from_os_rng().random::<u32>()) << 16);
     let runs = if given.is_some() { 1 } else { runs };
     println!("seeds {first} to {}", first + runs - 1);
-    let mut sums = [0; 6];
+    let mut sums = [0; 8];
     for seed in first..first + runs {
         let _says = Seed(seed);
         let mut world = World::new(seed, faults);
@@ -49,19 +50,24 @@ fn run(faults: Faults, runs: u64, steps: usize) {
             world.joins,
             world.served,
             world.gapped,
+            world.added,
+            world.left,
         ];
         for (sum, n) in sums.iter_mut().zip(saw) {
             *sum += n;
         }
     }
-    println!("acknowledged, reads, exclusions, joins, takeovers, gapped: {sums:?}");
+    println!(
+        "acknowledged, reads, exclusions, joins, takeovers, gapped, added, taken away: {sums:?}"
+    );
     if given.is_none() {
-        let [acked, reads, exclusions, joins, served, _] = sums;
+        let [acked, reads, exclusions, joins, served, _, added, left] = sums;
         let mut far = acked > 0 && reads > 0 && served > 0;
         if faults.power || faults.cuts {
             // Else a member is hardly ever excluded: in one run of seven. Gapped ones are rare.
             far &= exclusions > 0 && joins > 0;
         }
+        far &= !faults.changes || added > 0 && left > 0;
         assert!(far, "the runs did not get far");
     }
 }
@@ -93,4 +99,14 @@ fn takeovers_with_nobody_lost() {
         ..ALL
     };
     run(calm, 20, 2000);
+}
+
+/// The same with replicas that are added, and taken away however well they are, amid all of it.
+#[test]
+fn replicas_are_added_and_taken_away() {
+    let changes = Faults {
+        changes: true,
+        ..ALL
+    };
+    run(changes, 60, 3000);
 }

@@ -6,7 +6,7 @@ impl World {
     pub(super) fn calm(&mut self, c: usize, rounds: usize) {
         self.faults.kvdb = false;
         for _ in 0..rounds {
-            for r in 0..self.replicas.len() {
+            for r in self.there() {
                 self.connect(c, r);
                 let now = self.clock(self.rates[r]);
                 while self.replicas[r].admitted() > 0 {
@@ -57,13 +57,20 @@ impl World {
         let standing = self.coordinators[c].machine.standing();
         assert_eq!(standing, Standing::Serving, "everybody is there");
         for _ in 0..200 {
-            if self.kv.members().count() == self.replicas.len() {
+            if self.faults.changes {
+                self.nodes_follow();
+                if let Some(id) = self.leaving() {
+                    self.event(c, Event::Change(Wish::Remove(id)));
+                    self.calm(c, 8);
+                }
+            }
+            if self.all_joined() {
                 break;
             }
             self.step_resync(c);
             self.calm(c, 8);
         }
-        assert_eq!(self.kv.members().count(), self.replicas.len(), "all join");
+        assert!(self.all_joined(), "all join: {:?}", self.kv);
         let before = self.history.reads;
         for lane in 0..LANES as u8 {
             self.host_read(c, lane, 0..BLOCKS);
@@ -74,9 +81,16 @@ impl World {
         assert_eq!(self.history.reads - before, LANES, "all reads are answered");
         assert!(self.coordinators[c].writes.is_empty() && self.coordinators[c].flushes.is_empty());
         // Invariant 5.
-        for r in &self.replicas[1..] {
-            assert_eq!(r.blocks(), self.replicas[0].blocks(), "idle members differ");
+        let there = self.there();
+        let first = self.replicas[there[0]].blocks();
+        for r in &there[1..] {
+            assert_eq!(self.replicas[*r].blocks(), first, "idle members differ");
         }
+    }
+
+    fn all_joined(&self) -> bool {
+        self.kv.members().count() == self.kv.replicas.len()
+            && self.kv.replicas.len() == self.there().len()
     }
 
     /// A replica that is no member comes back.
@@ -87,8 +101,11 @@ impl World {
         }
         let out: Vec<usize> = (0..self.replicas.len())
             .filter(|&r| {
-                let place = machine.place(&self.replicas[r].id);
-                place.is_some_and(|p| !machine.sets().everyone().has(p))
+                let id = self.replicas[r].id;
+                let stays = machine.record().replicas.iter();
+                let mut stays = stays.filter(|r| r.1 != ReplicaState::Leaving);
+                let place = machine.place(&id).filter(|_| stays.any(|r| r.0 == id));
+                place.is_some_and(|p| !machine.sets().everyone().has(p)) && !self.gone.contains(&r)
             })
             .collect();
         let Some(&r) = out.choose(&mut self.rng) else {

@@ -173,7 +173,11 @@ impl World {
                 }
                 for place in higher.machine.sets().now().members.iter() {
                     let id = higher.machine.replica(place);
-                    let r = self.replicas.iter().find(|r| Some(r.id) == id).unwrap();
+                    let mut all = self.there().into_iter().map(|r| &self.replicas[r]);
+                    // Who was deleted meanwhile is no member by the record.
+                    let Some(r) = all.find(|r| Some(r.id) == id) else {
+                        continue;
+                    };
                     let here = r.blocks()[usize::from(write.lane)].get(&block);
                     assert!(
                         here.is_some_and(|b| b.stamp >= stamp),

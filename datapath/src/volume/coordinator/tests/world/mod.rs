@@ -1,8 +1,9 @@
 //! Replicas, coordinators one after the other and beside each other, the KVDB, the network, hosts: what may happen next is drawn.
+mod changing;
 mod healing;
 mod hosts;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use super::replica::{Pipe, Replica, Who, value_of};
 use super::{LANES, erase, write};
 use crate::reactor::Nanos;
 use crate::replication::held::What;
-use crate::replication::seam::Entry;
+use crate::replication::seam::{Entry, Id};
 use crate::store::types::Stamp;
 
 /// Blocks of a lane.
@@ -37,6 +38,8 @@ pub struct Faults {
     pub coordinators: usize,
     pub kvdb: bool,
     pub clocks: bool,
+    /// Replicas are added and taken away.
+    pub changes: bool,
 }
 
 struct Session {
@@ -87,6 +90,8 @@ pub struct World {
     /// The KVDB is away most of the time.
     kvdb_away: bool,
     pub replicas: Vec<Replica>,
+    /// Those that were deleted.
+    gone: BTreeSet<usize>,
     rates: Vec<i64>,
     kv: VolumeRecord,
     swaps: Vec<(usize, Request)>,
@@ -99,6 +104,8 @@ pub struct World {
     pub joins: usize,
     pub served: usize,
     pub gapped: usize,
+    pub added: usize,
+    pub left: usize,
 }
 
 const UNLIMITED: Limits = Limits {
@@ -142,6 +149,7 @@ impl World {
             confirmed,
             kvdb_away,
             replicas,
+            gone: BTreeSet::new(),
             rates,
             kv,
             swaps: Vec::new(),
@@ -154,6 +162,8 @@ impl World {
             joins: 0,
             served: 0,
             gapped: 0,
+            added: 0,
+            left: 0,
         }
     }
 
@@ -200,13 +210,13 @@ impl World {
             served: false,
         });
         let c = self.coordinators.len() - 1;
-        for r in 0..self.replicas.len() {
+        for r in self.there() {
             self.connect(c, r);
         }
     }
 
     fn connect(&mut self, c: usize, r: usize) {
-        if self.coordinators[c].sessions.contains_key(&r) {
+        if self.coordinators[c].sessions.contains_key(&r) || self.gone.contains(&r) {
             return;
         }
         let Some(place) = self.coordinators[c].machine.place(&self.replicas[r].id) else {
@@ -304,7 +314,14 @@ impl World {
                     self.coordinators[c].served = true;
                     self.served += 1;
                 }
-                Action::SetChanged => {}
+                Action::SetChanged | Action::Added(_) => {}
+                Action::Gone(place) => {
+                    let id = self.coordinators[c].machine.replica(place);
+                    let r = self.replicas.iter().position(|r| Some(r.id) == id);
+                    if let Some(r) = r {
+                        self.cut(c, r);
+                    }
+                }
                 Action::Ended(end) => {
                     assert!(
                         !matches!(end, super::super::message::End::Alarm(_)),
@@ -359,6 +376,14 @@ impl World {
             && self.kv.epoch == request.record.epoch
             && self.kv.incarnation == request.record.incarnation;
         let outcome = if applied {
+            assert_eq!(
+                self.kv.after(&request.change).as_ref(),
+                Ok(&request.record),
+                "the record is what the change makes of it"
+            );
+            let ids = self.kv.replicas.len();
+            self.added += usize::from(request.record.replicas.len() > ids);
+            self.left += usize::from(request.record.replicas.len() < ids);
             let members = request.record.members().count();
             let least = usize::from(request.record.minimum);
             assert!(members >= least && least > 0, "invariant 17");
@@ -393,11 +418,15 @@ impl World {
             true => self.newest(),
             false => alive.choose(&mut self.rng).copied(),
         };
-        let r = self.rng.random_range(0..self.replicas.len());
+        let there = self.there();
+        let r = *there.choose(&mut self.rng).expect("somebody stays");
         let chance = self.rng.random_range(0..1000);
         let Some(c) = c else {
             return self.attach();
         };
+        if self.faults.changes && self.rng.random_bool(0.01) {
+            return self.step_change(c);
+        }
         match chance {
             0..400 => self.deliver_some(),
             400..600 => self.drive(r),
