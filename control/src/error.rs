@@ -65,6 +65,17 @@ pub enum OpError {
         /// The others, each with the reason.
         others: Vec<String>,
     },
+    /// No node can have one replica more.
+    #[error(
+        "no node can have one replica more ({})",
+        .has.iter().map(|n| format!("{n}: it has one")).chain(.others.iter().cloned()).collect::<Vec<_>>().join("; ")
+    )]
+    NoNode {
+        /// Nodes that have one.
+        has: Vec<String>,
+        /// The others, each with the reason.
+        others: Vec<String>,
+    },
     /// Somebody else changed the same record at the same time, several times over.
     #[error("{what} was changed by somebody else at the same time: try again")]
     Contended {
@@ -134,7 +145,9 @@ impl OpError {
             }
             Self::NotFound { .. } => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
-            Self::State(_) | Self::TooFewNodes { .. } => Code::FailedPrecondition,
+            Self::State(_) | Self::TooFewNodes { .. } | Self::NoNode { .. } => {
+                Code::FailedPrecondition
+            }
             Self::NoSpace(_) => Code::ResourceExhausted,
             Self::Contended { .. } | Self::Busy(_) => Code::Aborted,
             Self::Unavailable(_) | Self::Datapath { .. } => Code::Unavailable,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use keelblock_api::datapath::answer_set_change_request::Outcome as Answer;
 use keelblock_api::datapath::set_change::Change as Wish;
 use keelblock_api::datapath::{
-    AnswerSetChangeRequest, ReplicaIds, ReplicaRole, SetChange, SetDone, SetRecord, SetReplica,
-    SetUnknown,
+    AnswerSetChangeRequest, ReplicaIds, ReplicaRole, SetChange, SetDone, SetRecord, SetRefused,
+    SetReplica, SetUnknown,
 };
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::replication::change::{Change, ChangeError, submit};
 use crate::replication::record::{Epoch, Phase, ReplicaState, ReplicationRecord, Token};
 use crate::replication::swap::{self, Outcome};
-use crate::replication::transition::Coordinator;
+use crate::replication::transition::{Coordinator, Refusal};
 
 /// How long it is tried to find out what became of a change. The coordinator asks again.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -59,6 +59,10 @@ impl Node {
                 tracing::warn!(volume = %id, %error, "what became of a change is not known");
                 Answer::Unknown(SetUnknown {})
             }
+            Err(ChangeError::Refused(refusal)) if !ended(&refusal) => {
+                tracing::warn!(volume = %id, epoch = change.epoch, version = change.expected_version, %refusal, "a coordinator asks for what the record does not allow");
+                Answer::Refused(SetRefused {})
+            }
             Err(error) => {
                 // It never will be made: as a conflict with the record as it is.
                 tracing::error!(volume = %id, epoch = change.epoch, version = change.expected_version, %error, "a coordinator asks for what cannot be");
@@ -71,20 +75,17 @@ impl Node {
         }
     }
 
-    async fn try_change(&self, id: Uuid, change: &SetChange) -> Result<Outcome, OpError> {
+    async fn try_change(&self, id: Uuid, change: &SetChange) -> Result<Outcome, ChangeError> {
+        let malformed = |error: OpError| ChangeError::Malformed(error.to_string());
         let by = Coordinator {
             epoch: Epoch::from_number(change.epoch),
-            incarnation: token(&change.incarnation)?,
-            attempt: token(&change.attempt)?,
+            incarnation: token(&change.incarnation).map_err(malformed)?,
+            attempt: token(&change.attempt).map_err(malformed)?,
         };
-        let wish = wish(change)?;
+        let wish = wish(change).map_err(malformed)?;
         let key = self.registry.keys().replication(id);
         let asked = (by, change.expected_version);
-        let made = submit(self.registry.kv(), &key, asked, &wish, PATIENCE).await;
-        made.map_err(|error| match error {
-            ChangeError::Refused(refusal) => OpError::State(refusal.to_string()),
-            ChangeError::Swap(error) => OpError::Internal(error.to_string()),
-        })
+        submit(self.registry.kv(), &key, asked, &wish, PATIENCE).await
     }
 
     async fn answer_change(&self, change: &SetChange, outcome: Answer) -> Result<(), OpError> {
@@ -101,6 +102,11 @@ impl Node {
                 });
         told.await.map(drop)
     }
+}
+
+/// Whether a coordinator that is refused so has ended: it is told by the record as it is.
+fn ended(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Epoch { .. } | Refusal::Holder(_))
 }
 
 /// No process, and no attempt of one: tokens are random.

@@ -1,4 +1,4 @@
-//! Which nodes get the replicas of a new volume: different ones that live, with drives, and of these the ones whose pools have most room.
+//! Which nodes get the replicas of a volume: different ones that live, with drives, and of these the ones whose pools have most room.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -65,6 +65,48 @@ pub fn place(
         .iter()
         .map(|c| (c.node_id.to_owned(), c.pool_id))
         .collect())
+}
+
+/// A node and pool for one replica more, of `nodes`, which have none; `has`: those that have one.
+///
+/// # Errors
+/// [`OpError::NoNode`].
+pub fn another(
+    nodes: &[Seen],
+    there: &[ReplicationRecord],
+    first: &str,
+    has: &[&str],
+) -> Result<(String, Uuid), OpError> {
+    let placed = match place(nodes, there, 1, first) {
+        Ok(placed) => placed,
+        Err(OpError::TooFewNodes { others, .. }) => {
+            return Err(OpError::NoNode {
+                has: has.iter().map(|n| (*n).to_owned()).collect(),
+                others,
+            });
+        }
+        Err(other) => return Err(other),
+    };
+    let one = placed.into_iter().next();
+    one.ok_or_else(|| OpError::Internal("a place is none".into()))
+}
+
+/// The pool for a replica on this node.
+///
+/// # Errors
+/// There is no such node, or why it can have none.
+pub fn place_on(nodes: &[Seen], node_id: &str) -> Result<(String, Uuid), OpError> {
+    let found = nodes.iter().find(|(node, _)| node.node_id == node_id);
+    let (node, alive) = found.ok_or_else(|| OpError::NotFound {
+        kind: "node",
+        name: node_id.into(),
+    })?;
+    match candidate(node, alive.as_ref()) {
+        Ok(pool) => Ok((node_id.to_owned(), pool.pool_id)),
+        Err(why) => Err(OpError::State(format!(
+            "node {node_id} cannot have a replica: {why}"
+        ))),
+    }
 }
 
 /// The pool of a node with most room, or why it has none for a replica.
@@ -156,5 +198,19 @@ mod tests {
             assert!(error.contains(says), "{error} does not say {says}");
         }
         assert_eq!(ids(place(&nodes, &[], 1, "z").unwrap()), ["a"]);
+        let error = another(&nodes[1..], &[], "a", &["a"]).unwrap_err();
+        for says in ["a: it has one", "b: it is away", "f: it has no pool"] {
+            assert!(
+                error.to_string().contains(says),
+                "{error} does not say {says}"
+            );
+        }
+        assert_eq!(place_on(&nodes, "a").unwrap().0, "a");
+        let error = place_on(&nodes, "b").unwrap_err().to_string();
+        assert!(error.contains("it is away"), "{error}");
+        assert!(matches!(
+            place_on(&nodes, "z"),
+            Err(OpError::NotFound { .. })
+        ));
     }
 }

@@ -54,6 +54,7 @@ impl Node {
             node_id: self.node_id().into(),
             made: false,
             error: String::new(),
+            lost: false,
         };
         if !begun {
             // Not of a volume that somebody gave up meanwhile: its replicas would be forgotten.
@@ -103,16 +104,20 @@ impl Node {
         replica: &Replica,
         known: &ReplicaRecord,
     ) -> Result<(), OpError> {
-        let error = match self.coordination.told().replica(replica.replica_id) {
-            Some(here) => here.error.clone(),
-            None => "its data are missing: a drive was lost or replaced".into(),
+        let (error, lost) = match self.coordination.told().replica(replica.replica_id) {
+            Some(here) => (here.error.clone(), false),
+            None => (
+                "its data are missing: a drive was lost or replaced".into(),
+                true,
+            ),
         };
-        if error == known.error {
+        if (error.as_str(), lost) == (known.error.as_str(), known.lost) {
             return Ok(());
         }
         let key = self.registry.keys().replica(volume, replica.replica_id);
         let record = ReplicaRecord {
             error: error.clone(),
+            lost,
             ..known.clone()
         };
         self.registry.put(&key, &record).await?;
@@ -220,6 +225,7 @@ impl Node {
             keys.attachment(id),
             keys.cntlids(id),
             keys.reservation(id),
+            keys.task(id),
         ];
         kv.commit(vec![], gone.iter().map(Write::delete).collect())
             .await?;

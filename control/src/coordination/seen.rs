@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::records::{
-    AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, Versioned, VolumeRecord,
+    AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, TaskRecord, Versioned,
+    VolumeRecord,
 };
 use crate::replication::record::{Phase, ReplicationRecord};
 
@@ -36,6 +37,7 @@ pub struct Seen {
     sets: HashMap<Uuid, (Versioned<ReplicationRecord>, Instant)>,
     attachments: HashMap<Uuid, (Versioned<AttachmentRecord>, Instant)>,
     replicas: HashMap<Uuid, BTreeMap<Uuid, Versioned<ReplicaRecord>>>,
+    tasks: HashMap<Uuid, Versioned<TaskRecord>>,
     nodes: BTreeMap<String, NodeRecord>,
     alive: BTreeMap<String, Life>,
     /// Since when a node does not say so, as far as was seen.
@@ -59,6 +61,8 @@ pub struct Now {
     pub attached_since: Option<Instant>,
     /// What became of its replicas.
     pub replicas: BTreeMap<Uuid, Versioned<ReplicaRecord>>,
+    /// The task that changes them, or the last one that did.
+    pub task: Option<Versioned<TaskRecord>>,
 }
 
 /// Whom a change concerns.
@@ -209,6 +213,10 @@ impl Seen {
                     self.replicas.remove(&id);
                 }
             }
+            ("tasks", None) => {
+                let record = value.and_then(decode::<TaskRecord>);
+                set(&mut self.tasks, id, record);
+            }
             _ => return touched,
         }
         touched.volumes.insert(id);
@@ -246,6 +254,7 @@ impl Seen {
             attachment: self.attachments.get(&id).map(|a| a.0.clone()),
             attached_since: self.attachments.get(&id).map(|a| a.1),
             replicas: self.replicas.get(&id).cloned().unwrap_or_default(),
+            task: self.tasks.get(&id).cloned(),
         })
     }
 
@@ -257,6 +266,11 @@ impl Seen {
     /// Who coordinates, and which replicas there are.
     pub fn set(&self, id: Uuid) -> Option<&ReplicationRecord> {
         self.sets.get(&id).map(|s| &s.0.record)
+    }
+
+    /// The task that changes the replicas of a volume, or the last one that did.
+    pub fn task(&self, id: Uuid) -> Option<&TaskRecord> {
+        self.tasks.get(&id).map(|t| &t.record)
     }
 
     /// The node that serves a volume, by the record.
@@ -361,6 +375,7 @@ mod tests {
             node_id: "n1".into(),
             made: true,
             error: String::new(),
+            lost: false,
         };
         let key = keys.replica(id, Uuid::from_u128(6));
         let touched = seen.apply(&keys, &[put(key.clone(), &encode(&replica))]);

@@ -53,7 +53,7 @@ impl Node {
         let coordinator = self.coordination.told().coordinator(now.id).cloned();
         // The KVDB's watch may be behind the epoch that was given a moment ago.
         let mine = coordinator.filter(|c| runs(c) && c.epoch >= set.record.epoch.number());
-        let state = match &mine {
+        let state = match mine.as_ref() {
             Some(c) if serves(c) => PathState::Optimized,
             _ => PathState::Inaccessible,
         };
@@ -63,7 +63,11 @@ impl Node {
                 self.coordination.set_trouble(now.id, None);
             }
             self.export_path(volume, attachment, state).await?;
-            return Ok(None);
+            let serves = state == PathState::Optimized;
+            return match mine.filter(|c| serves && c.epoch == set.record.epoch.number()) {
+                Some(coordinator) => self.change_replicas(now, &coordinator).await,
+                None => Ok(None),
+            };
         }
         // Hosts keep their connections: they wait, or go elsewhere.
         self.export_path_if_open(volume, attachment).await?;

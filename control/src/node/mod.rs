@@ -1,5 +1,5 @@
 //! This node: what it is, and every change that it can make to volumes (`volumes`), their snapshots (`snapshots`), clones (`clones`) and exports
-//! (`exports`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
+//! (`exports`), to their replicas (`replicated`, `ha`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
 //!
 //! A change is written to the KVDB as an intention where it can be interrupted, then done in the data path, then confirmed; what was
 //! interrupted is completed when the data path or this process is back (`datapath::reconcile`). One change at a time.
@@ -8,6 +8,7 @@ mod alerts;
 mod clones;
 mod drives;
 mod exports;
+mod ha;
 mod replicated;
 mod resize;
 mod scans;
@@ -16,7 +17,9 @@ mod volumes;
 
 pub use alerts::AlertFilter;
 pub use drives::Replaced;
+pub(crate) use ha::HaWish;
 pub use replicated::REPLICAS_MAX;
+pub(crate) use replicated::level;
 pub use resize::{ResizeFactor, ResizeHow};
 pub use scans::ScanReport;
 pub(crate) use scans::Steer;

@@ -3,11 +3,12 @@
 use super::Node;
 use super::volumes::VolumeWish;
 use crate::coordination::place::{Seen, place};
+use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
-    AliveRecord, AttachmentRecord, ClusterRecord, PathState, Phase, ReplicatedRecord, Versioned,
-    VolumeRecord, encode, unix_ms,
+    AliveRecord, AttachmentRecord, ClusterRecord, PathState, Phase, ReplicatedRecord, TaskRecord,
+    Versioned, VolumeRecord, encode, unix_ms,
 };
 use crate::replication::record::{MEMBERS_MAX, ReplicationRecord};
 use crate::secrets::SecretRecord;
@@ -33,17 +34,15 @@ const LANES_FROM: u64 = 1 << 30;
 /// Most replicas of a volume.
 pub const REPLICAS_MAX: u8 = MEMBERS_MAX as u8;
 
+/// The level that users are told: one that rises is the old one until the new replica has everything.
+pub(crate) fn level(wanted: u8, task: Option<&TaskRecord>) -> u8 {
+    let rises = |t: &&TaskRecord| !t.state.is_over() && t.wanted > t.wanted_before;
+    task.filter(rises).map_or(wanted, |t| t.wanted_before)
+}
+
 /// Lanes of a volume of a size, for good.
 fn lanes(size_bytes: u64) -> u8 {
     if size_bytes < LANES_FROM { 1 } else { 16 }
-}
-
-/// Nothing is served by fewer members: the majority; 1 of two.
-fn minimum(replicas: u8) -> u8 {
-    match replicas {
-        0..=2 => 1,
-        n => n / 2 + 1,
-    }
 }
 
 impl Node {
@@ -68,7 +67,7 @@ impl Node {
         let set = ReplicationRecord::new(
             generation,
             replicas,
-            minimum(wish.replicas),
+            minimum_of(wish.replicas),
             replicas_wanted,
         );
         let set = set.map_err(|fault| OpError::Internal(fault.to_string()))?;
@@ -82,6 +81,7 @@ impl Node {
                 lanes: lanes(size_bytes),
                 // A file counts as one that has a volatile cache, and so do most drives.
                 volatile_cache: true,
+                minimum: None,
             }),
             size_bytes,
             block_bytes: wish.block_bytes,
@@ -222,8 +222,13 @@ impl Node {
         if record.replicated.is_none() {
             return Ok(1);
         }
-        let set = self.replication(record.volume_id).await?;
-        Ok(set.map_or(1, |s| s.record.wanted))
+        let id = record.volume_id;
+        let set = self.replication(id).await?;
+        let wanted = set.map_or(1, |s| s.record.wanted);
+        let key = self.registry.keys().task(id);
+        let task = self.registry.get::<TaskRecord>(&key).await?;
+        let task = task.map(|t| t.record);
+        Ok(level(wanted, task.as_ref()))
     }
 
     /// The record of a volume's replication.
@@ -246,7 +251,7 @@ impl Node {
     }
 
     /// Nodes, and what those that live say.
-    async fn places(&self) -> Result<Vec<Seen>, OpError> {
+    pub(super) async fn places(&self) -> Result<Vec<Seen>, OpError> {
         let keys = self.registry.keys();
         let prefix = keys.alive_all();
         let alive = self.registry.kv().list(&prefix).await?;
@@ -479,7 +484,7 @@ mod tests {
 
     #[test]
     fn a_volume_is_served_by_the_majority_of_its_replicas_or_by_one_of_two() {
-        assert_eq!((1..=5).map(minimum).collect::<Vec<_>>(), [1, 1, 2, 3, 3]);
+        assert_eq!((1..=5).map(minimum_of).collect::<Vec<_>>(), [1, 1, 2, 3, 3]);
         assert_eq!((lanes(LANES_FROM - 4096), lanes(LANES_FROM)), (1, 16));
     }
 }

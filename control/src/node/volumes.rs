@@ -1,5 +1,5 @@
 //! Volumes: made, changed, deleted.
-use super::Node;
+use super::{HaWish, Node};
 use crate::datapath::create_request;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
@@ -44,6 +44,8 @@ pub struct VolumeChange {
     pub size_bytes: Option<u64>,
     /// How many nodes are to hold it.
     pub replicas: Option<u8>,
+    /// The node of the replica that comes or goes by that.
+    pub node: Option<String>,
     /// Whether it can be deleted.
     pub sticky: Option<bool>,
     /// Labels to set; an empty value takes one away.
@@ -362,13 +364,13 @@ impl Node {
             return self.label_snapshot(&snapshot.record, change.labels).await;
         }
         let record = self.registry.volume(name).await?.record;
-        if let Some(replicas) = change.replicas
-            && replicas != self.ha_level(&record).await?
-        {
-            return Err(OpError::Unsupported {
-                field: "spec.ha_level".into(),
-                why: " in an update by this version: the number of replicas is chosen when a volume is made",
-            });
+        match (change.replicas, &record.replicated) {
+            (Some(1), None) if change.node.is_none() => {}
+            (Some(replicas), _) => {
+                let wish = HaWish::Replicas(replicas, change.node.clone());
+                self.change_ha(name, wish).await?;
+            }
+            (None, _) => {}
         }
         if let Some(size) = change.size_bytes {
             self.grow(&record, rounded(size)?).await?;

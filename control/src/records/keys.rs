@@ -140,6 +140,11 @@ impl Keys {
         format!("{}{volume_id}", self.secrets())
     }
 
+    /// The task that changes the replicas of a volume, or the last one that did.
+    pub fn task(&self, volume_id: Uuid) -> String {
+        format!("{}tasks/{volume_id}", self.root)
+    }
+
     /// Reservations of a volume.
     pub fn reservation(&self, volume_id: Uuid) -> String {
         format!("{}reservations/{volume_id}", self.root)

@@ -5,6 +5,7 @@ mod keys;
 mod registry;
 mod scans;
 mod snapshots;
+mod tasks;
 mod types;
 
 pub use alerts::{AlertKind, AlertRecord, Resource, Severity};
@@ -12,4 +13,5 @@ pub use keys::Keys;
 pub use registry::{Found, Registry, Versioned, encode};
 pub use scans::{ScanRecord, ScanResult, ScanState, Schedule};
 pub use snapshots::{SnapshotRecord, SourceRecord};
+pub use tasks::{TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep};
 pub use types::*;

@@ -195,6 +195,9 @@ pub struct ReplicatedRecord {
     pub lanes: u8,
     /// Hosts are told of a volatile cache: what they did not flush may be lost if a quorum loses power at once.
     pub volatile_cache: bool,
+    /// Nothing is to be served by fewer replicas, as somebody said; absent: as follows from how many there are to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minimum: Option<u8>,
 }
 
 /// What has become of a replica: written by its node. It is there before the replica is, and until it is deleted.
@@ -208,6 +211,9 @@ pub struct ReplicaRecord {
     /// What is wrong with it; empty: nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub error: String,
+    /// Its data are gone for good: it never is a copy again, and another is to take its place.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lost: bool,
 }
 
 /// A node's path to a volume, as hosts see it.

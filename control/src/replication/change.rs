@@ -74,6 +74,9 @@ pub enum ChangeError {
     /// Something is wrong with the KVDB or the record.
     #[error(transparent)]
     Swap(#[from] SwapError),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Malformed(String),
 }
 
 /// Makes a change of the record of that key, if its version is still `version`. Asked again with the same, it does not do it twice. A conflict of

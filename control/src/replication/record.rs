@@ -9,7 +9,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use uuid::Uuid;
 
-/// Most members of a set, and most replicas that a volume can be wanted to have.
+/// Most members of a set, most replicas that stay, and most that a volume can be wanted to have.
 pub const MEMBERS_MAX: usize = 5;
 /// Most replicas of a record, with those that come and go.
 pub const REPLICAS_MAX: usize = 8;
@@ -198,6 +198,11 @@ pub enum Fault {
     /// Too many replicas.
     #[error("{0} replicas: at most {REPLICAS_MAX} are possible")]
     Replicas(usize),
+    /// Too many replicas stay.
+    #[error(
+        "{0} replicas that stay: at most {MEMBERS_MAX} are possible, so one has to leave first"
+    )]
+    Staying(usize),
     /// A replica is there twice.
     #[error("replica {0} is listed twice")]
     ReplicaTwice(Uuid),
@@ -394,6 +399,12 @@ impl Fields {
         }
         if self.replicas.len() > REPLICAS_MAX {
             return Err(Fault::Replicas(self.replicas.len()));
+        }
+        // Each replica keeps the ids of four others at most.
+        let stay = self.replicas.iter();
+        let stay = stay.filter(|r| r.state != ReplicaState::Leaving).count();
+        if stay > MEMBERS_MAX {
+            return Err(Fault::Staying(stay));
         }
         for (i, id) in self.members.iter().enumerate() {
             if self.members[..i].contains(id) {

@@ -241,10 +241,10 @@ pub fn add(
     })
 }
 
-/// K5: this replica is to be deleted.
+/// K5: this replica is to be deleted. A member leaves the set by it, as by K3.
 ///
 /// # Errors
-/// [`Refusal`]: not the holder, not serving, no such replica, a member, or leaving already.
+/// [`Refusal`]: not the holder, not serving, no such replica, leaving already, or too few members would be left.
 pub fn leave(
     record: &ReplicationRecord,
     by: Coordinator,
@@ -252,6 +252,10 @@ pub fn leave(
 ) -> Result<ReplicationRecord, Refusal> {
     serving(record, by, "K5")?;
     change(record, |f| {
+        let stay: Vec<_> = f.members.iter().copied().filter(|m| *m != one).collect();
+        if stay.len() < f.members.len() {
+            set(f, &stay)?;
+        }
         let replica = outside(f, one)?;
         if replica.state == ReplicaState::Leaving {
             return Err(Refusal::Same);

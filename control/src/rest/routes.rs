@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 53] = [
+pub const ROUTES: [Route; 55] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -171,6 +171,18 @@ pub const ROUTES: [Route; 53] = [
         "/v1/keelblock/volumes/{volume}/replicas",
         "Admin",
         "LocateVolume",
+    ),
+    route(
+        Put,
+        "/v1/keelblock/volumes/{volume}/replicas",
+        "Admin",
+        "UpdateReplicas",
+    ),
+    route(
+        Post,
+        "/v1/keelblock/volumes/{volume}/replicas/cancel",
+        "Admin",
+        "CancelUpdateReplicas",
     ),
     route(
         Put,

@@ -1,5 +1,5 @@
 //! What Keelblock has and the SDK has no words for (`api/proto/keelblock/admin.proto`).
-use super::{Services, answer, storage};
+use super::{Services, answer, replicas, storage};
 use crate::error::OpError;
 use crate::names;
 use crate::node::{SnapshotWish as Wish, Steer};
@@ -294,6 +294,28 @@ impl Admin for Services {
         request: Request<LocateVolumeRequest>,
     ) -> Result<Response<LocateVolumeReply>, Status> {
         Services::locate_volume(self, request.into_inner()).await
+    }
+
+    async fn update_replicas(
+        &self,
+        request: Request<UpdateReplicasRequest>,
+    ) -> Result<Response<UpdateReplicasReply>, Status> {
+        let (volume, wish) = replicas::wish(request.into_inner())?;
+        let begun = self.to_the_end(|node| async move { node.change_ha(&volume, wish).await });
+        answer(begun.await.map(|task| UpdateReplicasReply {
+            task: task.as_ref().map(replicas::task),
+        }))
+    }
+
+    async fn cancel_update_replicas(
+        &self,
+        request: Request<CancelUpdateReplicasRequest>,
+    ) -> Result<Response<UpdateReplicasReply>, Status> {
+        let volume = request.into_inner().volume;
+        let taken = self.to_the_end(|node| async move { node.cancel_ha(&volume).await });
+        answer(taken.await.map(|task| UpdateReplicasReply {
+            task: Some(replicas::task(&task)),
+        }))
     }
 
     async fn create_snapshots(

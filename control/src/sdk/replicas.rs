@@ -2,10 +2,14 @@
 use super::{Services, answer};
 use crate::coordination::Seen;
 use crate::error::OpError;
-use crate::records::AttachmentRecord;
+use crate::node::{HaWish, REPLICAS_MAX};
+use crate::records::{AttachmentRecord, TaskRecord, TaskReplica, TaskState};
 use crate::replication::record::{Phase, ReplicaState, ReplicationRecord};
 use keelblock_api::admin::admin_client::AdminClient;
-use keelblock_api::admin::{LocateVolumeReply, LocateVolumeRequest, ReplicaStatus};
+use keelblock_api::admin::{
+    LocateVolumeReply, LocateVolumeRequest, ReplicaStatus, ReplicaTask, UpdateReplicasRequest,
+    update_replicas_request,
+};
 use keelblock_api::datapath::{Coordinator, CoordinatorState, Peer};
 use keelblock_api::openstorage::{ReplicaSet, RuntimeStateMap, VolumeStatus};
 use std::collections::HashMap;
@@ -17,6 +21,9 @@ use uuid::Uuid;
 /// How long another node may take to say how its coordinator is.
 const ASK_LIMIT: Duration = Duration::from_secs(2);
 
+/// Bytes of a block.
+const BLOCK_BYTES: u64 = 4096;
+
 /// Nodes and pools that hold a volume.
 pub fn replica_set(set: &ReplicationRecord) -> ReplicaSet {
     ReplicaSet {
@@ -26,8 +33,55 @@ pub fn replica_set(set: &ReplicationRecord) -> ReplicaSet {
     }
 }
 
-/// What operators know such systems by: set, quorums, whether it is clean.
-pub fn runtime_state(set: &ReplicationRecord) -> RuntimeStateMap {
+/// A change of replicas, as it is asked for; the volume first.
+pub fn wish(request: UpdateReplicasRequest) -> Result<(String, HaWish), OpError> {
+    use update_replicas_request::Change;
+    let node = Some(request.node).filter(|n| !n.is_empty());
+    let small = |field: &'static str, n: u32| {
+        u8::try_from(n)
+            .ok()
+            .filter(|n| *n <= REPLICAS_MAX)
+            .ok_or_else(|| OpError::invalid(field, format!("must be 1 to {REPLICAS_MAX}, not {n}")))
+    };
+    let wish = match request.change {
+        None => {
+            return Err(OpError::Missing {
+                field: "change",
+                hint: "replicas, move_from or minimum",
+            });
+        }
+        Some(Change::Replicas(n)) => HaWish::Replicas(small("replicas", n.max(1))?, node),
+        Some(Change::MoveFrom(from)) => HaWish::Move(from, node),
+        Some(Change::Minimum(0)) => HaWish::Minimum(None),
+        Some(Change::Minimum(n)) => HaWish::Minimum(Some(small("minimum", n)?)),
+    };
+    Ok((request.volume, wish))
+}
+
+/// A task, as it is told.
+pub fn task(task: &TaskRecord) -> ReplicaTask {
+    let node = |r: &Option<TaskReplica>| r.as_ref().map(|r| r.node_id.clone()).unwrap_or_default();
+    ReplicaTask {
+        task_id: task.task_id.to_string(),
+        kind: task.kind.name().into(),
+        state: task.state.name().into(),
+        step: task.step.name().into(),
+        replicas_before: task.wanted_before.into(),
+        replicas: task.wanted.into(),
+        new_node: node(&task.new),
+        old_node: node(&task.old),
+        done_bytes: task.done_bytes,
+        total_bytes: task.total_bytes,
+        copied_bytes: task.copied_bytes,
+        error: task.error.clone(),
+        created_unix_ms: task.created_unix_ms,
+        updated_unix_ms: task.updated_unix_ms,
+    }
+}
+
+/// What operators know such systems by: set now and next, quorums, whether it is clean.
+pub fn runtime_state(set: &ReplicationRecord, task: Option<&TaskRecord>) -> RuntimeStateMap {
+    let task = task.filter(|t| !t.state.is_over());
     let nodes = |members: bool| {
         let of = set
             .replicas
@@ -36,27 +90,59 @@ pub fn runtime_state(set: &ReplicationRecord) -> RuntimeStateMap {
         let nodes: Vec<&str> = of.map(|r| r.node_id.as_str()).collect();
         format!("[{}]", nodes.join(" "))
     };
-    let state = match set.members.len() >= usize::from(set.wanted) {
+    let state = match task.is_none() && set.members.len() >= usize::from(set.wanted) {
         true => "clean",
         false => "resync",
     };
+    let next = {
+        let stays = |r: &&crate::replication::record::Replica| {
+            r.state != ReplicaState::Leaving && task.is_none_or(|t| !ends(t, r.replica_id))
+        };
+        let stay = set.replicas.iter().filter(stays);
+        let mut nodes: Vec<&str> = stay.map(|r| r.node_id.as_str()).collect();
+        let new = task.filter(|t| t.state == TaskState::Running);
+        let new = new.and_then(|t| t.new.as_ref());
+        nodes.extend(
+            new.filter(|new| set.replica(new.replica_id).is_none())
+                .map(|new| new.node_id.as_str()),
+        );
+        format!("[{}]", nodes.join(" "))
+    };
+    let blocks = |bytes: u64| (bytes / BLOCK_BYTES).to_string();
+    let left = task.map_or(0, |t| t.total_bytes.saturating_sub(t.done_bytes));
     let pairs = [
         ("RuntimeState", state.to_owned()),
         ("ReplicaSetCurr", nodes(false)),
+        ("ReplicaSetNext", next),
         ("ReadSet", nodes(true)),
         ("WriteSet", nodes(true)),
         ("ReadQuorum", set.read_quorum().to_string()),
         ("WriteQuorum", set.write_quorum.to_string()),
         ("Minimum", set.minimum.to_string()),
         ("Epoch", set.epoch.to_string()),
+        ("ResyncBlocks", blocks(left)),
+        (
+            "FullResyncBlocks",
+            blocks(task.map_or(0, |t| t.total_bytes)),
+        ),
     ];
     let runtime_state = pairs.map(|(key, value)| (key.to_owned(), value)).into();
     RuntimeStateMap { runtime_state }
 }
 
+/// Whether a replica is gone when a task is over.
+fn ends(task: &TaskRecord, id: Uuid) -> bool {
+    let goes = match task.state {
+        TaskState::Undoing => &task.new,
+        _ => &task.old,
+    };
+    goes.as_ref().is_some_and(|r| r.replica_id == id)
+}
+
 /// UP takes I/O; DEGRADED does with fewer copies than it should have, DOWN does not: nobody serves it, or, detached, nobody could.
 pub fn status(
     set: &ReplicationRecord,
+    level: u8,
     attachment: Option<&AttachmentRecord>,
     lives: impl Fn(&str) -> bool,
 ) -> VolumeStatus {
@@ -77,7 +163,7 @@ pub fn status(
     };
     match works {
         false => VolumeStatus::Down,
-        true if reached < usize::from(set.wanted) => VolumeStatus::Degraded,
+        true if reached < usize::from(level) => VolumeStatus::Degraded,
         true => VolumeStatus::Up,
     }
 }
@@ -152,6 +238,9 @@ impl Services {
                 .map(|(id, r)| (id, r.record.error))
                 .collect()
         };
+        let key = node.registry.keys().task(id);
+        let last = node.registry.get::<TaskRecord>(&key).await?;
+        reply.task = last.map(|t| task(&t.record));
         let coordinator = node.coordination.told().coordinator(id).cloned();
         let coordinator = coordinator.filter(|c| c.epoch == set.epoch.number());
         self.describe(&mut reply, &set, coordinator.as_ref(), &errors);
@@ -243,11 +332,11 @@ mod tests {
         let replica = |n: u128| (Uuid::from_u128(n), format!("n{n}"), Uuid::nil());
         let set = ReplicationRecord::new(0, [1, 2, 3].map(replica), 2, 3).unwrap();
         let alive = |nodes: &'static [&'static str]| move |node: &str| nodes.contains(&node);
-        let of = |nodes| status(&set, None, alive(nodes));
+        let of = |nodes| status(&set, 3, None, alive(nodes));
         assert_eq!(of(&["n1", "n2", "n3"]), VolumeStatus::Up);
         assert_eq!(of(&["n1", "n3"]), VolumeStatus::Degraded);
         assert_eq!(of(&["n2"]), VolumeStatus::Down);
-        let state = runtime_state(&set).runtime_state;
+        let state = runtime_state(&set, None).runtime_state;
         assert_eq!(state["RuntimeState"], "clean");
         assert_eq!(state["WriteSet"], "[n1 n2 n3]");
         assert_eq!(

@@ -4,7 +4,7 @@ use crate::error::OpError;
 use crate::node::{REPLICAS_MAX, VolumeChange, VolumeWish};
 use keelblock_api::openstorage::volume_spec_update::{HaLevelOpt, SizeOpt, StickyOpt};
 use keelblock_api::openstorage::{
-    SdkVolumeCreateRequest, SdkVolumeUpdateRequest, VolumeSpec, VolumeSpecUpdate,
+    ReplicaSet, SdkVolumeCreateRequest, SdkVolumeUpdateRequest, VolumeSpec, VolumeSpecUpdate,
 };
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
@@ -19,7 +19,7 @@ const HONOURED: [&str; 7] = [
     "aggregation_level",
     "encrypted",
 ];
-const HONOURED_IN_UPDATE: [&str; 3] = ["size", "ha_level", "sticky"];
+const HONOURED_IN_UPDATE: [&str; 4] = ["size", "ha_level", "replica_set", "sticky"];
 /// Bytes of a logical block, unless the spec says otherwise.
 const BLOCK_BYTES: u32 = 4096;
 
@@ -96,8 +96,17 @@ impl Rules {
         let level = spec
             .ha_level_opt
             .map(|HaLevelOpt::HaLevel(level)| replicas(level));
+        let replicas = level.transpose()?;
+        let node = spec.replica_set.map(node_of).transpose()?.flatten();
+        if node.is_some() && replicas.is_none() {
+            return Err(OpError::Missing {
+                field: "spec.ha_level",
+                hint: "one more or less than now: spec.replica_set names the node of that replica",
+            });
+        }
         Ok(VolumeChange {
-            replicas: level.transpose()?,
+            replicas,
+            node,
             size_bytes: spec.size_opt.map(|SizeOpt::Size(size)| size),
             sticky: spec.sticky_opt.map(|StickyOpt::Sticky(sticky)| sticky),
             labels: request.labels.into_iter().collect(),
@@ -126,6 +135,23 @@ fn replicas(level: i64) -> Result<u8, OpError> {
         _ => Err(OpError::invalid(
             "spec.ha_level",
             format!("must be 1 to {REPLICAS_MAX}, not {level}"),
+        )),
+    }
+}
+
+/// The node of the replica that comes or goes.
+fn node_of(set: ReplicaSet) -> Result<Option<String>, OpError> {
+    if !set.pool_uuids.is_empty() || set.id != 0 {
+        return Err(OpError::Unsupported {
+            field: "spec.replica_set.pool_uuids".into(),
+            why: ": the pool of a node with most room is taken",
+        });
+    }
+    match set.nodes.len() {
+        0 | 1 => Ok(set.nodes.into_iter().next()),
+        n => Err(OpError::invalid(
+            "spec.replica_set.nodes",
+            format!("{n} nodes, and one replica comes or goes at a time"),
         )),
     }
 }
@@ -291,5 +317,22 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(rules.change(request(spec)).unwrap().size_bytes, Some(7));
+        let on = |nodes: &[&str], level: Option<i64>| {
+            rules.change(request(VolumeSpecUpdate {
+                ha_level_opt: level.map(HaLevelOpt::HaLevel),
+                replica_set: Some(ReplicaSet {
+                    nodes: nodes.iter().map(|n| (*n).to_owned()).collect(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }))
+        };
+        let change = on(&["n3"], Some(3)).unwrap();
+        assert_eq!(
+            (change.replicas, change.node.as_deref()),
+            (Some(3), Some("n3"))
+        );
+        assert!(on(&["n3"], None).is_err(), "comes, or goes?");
+        assert!(on(&["n3", "n4"], Some(3)).is_err(), "one at a time");
     }
 }

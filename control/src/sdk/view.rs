@@ -4,8 +4,10 @@ use super::spec::spec;
 use crate::datapath::LinkState;
 use crate::error::OpError;
 use crate::names;
-use crate::node::Node;
-use crate::records::{AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, VolumeRecord};
+use crate::node::{Node, level};
+use crate::records::{
+    AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, TaskRecord, VolumeRecord,
+};
 use crate::replication::record::ReplicationRecord;
 use keelblock_api::datapath::{ListReplicasRequest, ListSnapshotsRequest, ListVolumesRequest};
 use keelblock_api::openstorage::*;
@@ -24,6 +26,8 @@ pub struct Viewer {
     nodes: Vec<(NodeRecord, bool)>,
     /// Of replicated volumes.
     sets: HashMap<Uuid, ReplicationRecord>,
+    /// What changes their replicas, or did last.
+    tasks: HashMap<Uuid, TaskRecord>,
 }
 
 /// Volumes and snapshots that are asked for one by one; of more, all are.
@@ -63,6 +67,11 @@ impl Viewer {
             },
             nodes,
             sets: sets(node, shown).await?,
+            tasks: {
+                let seen = node.coordination.seen();
+                let task = |(id, _): &Shown| Some((*id, seen.task(*id)?.clone()));
+                shown.iter().filter_map(task).collect()
+            },
         })
     }
 
@@ -140,6 +149,8 @@ impl Viewer {
     fn volume(&self, record: &VolumeRecord) -> Volume {
         let attachment = self.attachments.get(&record.volume_id);
         let set = self.sets.get(&record.volume_id);
+        let task = self.tasks.get(&record.volume_id);
+        let replicas_shown = set.map_or(1, |s| level(s.wanted, task));
         let mut volume = Volume {
             id: record.volume_id.to_string(),
             locator: Some(VolumeLocator {
@@ -148,10 +159,13 @@ impl Viewer {
                 ..Default::default()
             }),
             ctime: Some(timestamp(record.created_unix_ms)),
-            spec: Some(spec(record, set.map_or(1, |s| s.wanted))),
+            spec: Some(spec(record, replicas_shown)),
             usage: self.used(record).unwrap_or(0),
             replica_sets: vec![set.map_or_else(|| single(record), replicas::replica_set)],
-            runtime_state: set.map(replicas::runtime_state).into_iter().collect(),
+            runtime_state: set
+                .map(|s| replicas::runtime_state(s, task))
+                .into_iter()
+                .collect(),
             error: record.error.clone(),
             source: record.source.as_ref().map(|s| Source {
                 parent: s.parent().to_string(),
@@ -162,7 +176,7 @@ impl Viewer {
         };
         let well = record.error.is_empty() && record.restoring.is_none();
         volume.set_status(match set.filter(|_| well && record.phase == Phase::Ready) {
-            Some(set) => replicas::status(set, attachment, |node| self.lives(node)),
+            Some(set) => replicas::status(set, replicas_shown, attachment, |node| self.lives(node)),
             None => self.status(record.phase, well, &record.node_id),
         });
         volume.set_state(match (record.phase, attachment) {

@@ -13,6 +13,7 @@ const LONG: Duration = Duration::from_secs(60);
 fn cluster(real: bool) -> (Cluster, Coordinator) {
     let shape = Shape {
         nodes: 2,
+        spares: 0,
         minimum: 1,
         volatile: false,
         lossy: true,

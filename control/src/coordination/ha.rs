@@ -1,0 +1,198 @@
+//! Changes of a volume's replicas, by the node that coordinates it: what [`super::tasks`] says is next is done, and how far it is is written down.
+
+use std::time::Duration;
+
+use keelblock_api::datapath::change_replicas_request::Change;
+use keelblock_api::datapath::{ChangeReplicasRequest, Coordinator, NewReplica};
+use uuid::Uuid;
+
+use super::Now;
+use super::tasks::{Next, View, Wish};
+use crate::datapath::CALL_TIMEOUT;
+use crate::error::OpError;
+use crate::kvdb::client::{Guard, Write};
+use crate::node::Node;
+use crate::records::{TaskRecord, TaskState, TaskStep, Versioned, encode, unix_ms};
+use crate::replication::transition;
+
+/// What was asked for, or is waited for, is looked at again after this.
+const LOOK: Duration = Duration::from_secs(1);
+/// How far a resync is, and that something is in its way, is written down so often at most.
+const TELL_MS: u64 = 2_000;
+
+impl Node {
+    /// Does what is next for the replicas of a volume that this node serves. When to look again.
+    pub(super) async fn change_replicas(
+        &self,
+        now: &Now,
+        coordinator: &Coordinator,
+    ) -> Result<Option<Duration>, OpError> {
+        let (Some(volume), Some(set)) = (&now.volume, &now.set) else {
+            return Ok(None);
+        };
+        let layout = volume.record.replicated.as_ref();
+        let alive: Vec<String> = self.coordination.seen().alive().keys().cloned().collect();
+        let next = View {
+            set: &set.record,
+            replicas: &now.replicas,
+            task: now.task.as_ref().map(|t| &t.record),
+            minimum: layout.and_then(|l| l.minimum),
+            lives: &|node| alive.iter().any(|n| n == node),
+        }
+        .next();
+        let task = now.task.as_ref();
+        match next {
+            Next::Nothing => Ok(None),
+            Next::Ask(wish, step) => {
+                let asked = self.ask_coordinator(now.id, coordinator.epoch, wish).await;
+                let why = match asked {
+                    Ok(()) => String::new(),
+                    Err(OpError::State(why)) => why,
+                    Err(error) => return Err(error),
+                };
+                if let (Some(task), Some(step)) = (task, step) {
+                    self.tell_task(task, step, &why, coordinator).await?;
+                }
+                Ok(Some(LOOK))
+            }
+            Next::Wait(step, why) => {
+                if let Some(task) = task {
+                    self.tell_task(task, step, &why, coordinator).await?;
+                }
+                Ok(Some(LOOK))
+            }
+            Next::State(state, error) => {
+                if let Some(task) = task {
+                    let record = TaskRecord {
+                        state,
+                        error,
+                        ..task.record.clone()
+                    };
+                    self.write_task(task, record).await?;
+                }
+                Ok(Some(LOOK))
+            }
+            Next::Back(state) => {
+                if let Some(task) = task {
+                    self.task_back(now, task, state).await?;
+                }
+                Ok(Some(LOOK))
+            }
+        }
+    }
+
+    async fn ask_coordinator(&self, volume: Uuid, epoch: u32, wish: Wish) -> Result<(), OpError> {
+        let change = match wish {
+            Wish::Add(new) => Change::Add(NewReplica {
+                replica_id: new.replica_id.to_string(),
+                node_id: new.node_id,
+                pool_id: new.pool_id.to_string(),
+            }),
+            Wish::Leave(id) => Change::Leave(id.to_string()),
+            Wish::Remove(id) => Change::Remove(id.to_string()),
+            Wish::Minimum(minimum) => Change::Minimum(minimum.into()),
+        };
+        let request = ChangeReplicasRequest {
+            volume_id: volume.to_string(),
+            epoch,
+            change: Some(change),
+        };
+        let what = format!("change the replicas of volume {volume}");
+        let asked = self
+            .link
+            .call_within(CALL_TIMEOUT, &what, |mut c| async move {
+                c.change_replicas(request).await
+            });
+        asked.await.map(drop)
+    }
+
+    /// Writes down how far a task is, if that is another step, or was not said for a while.
+    async fn tell_task(
+        &self,
+        task: &Versioned<TaskRecord>,
+        step: TaskStep,
+        why: &str,
+        coordinator: &Coordinator,
+    ) -> Result<(), OpError> {
+        let mut record = task.record.clone();
+        record.step = step;
+        if record.state == TaskState::Running {
+            record.error = why.to_owned();
+        }
+        let id = task
+            .record
+            .new
+            .as_ref()
+            .map(|new| new.replica_id.to_string());
+        let mut peers = coordinator.peers.iter();
+        let peer = peers.find(|p| Some(&p.replica_id) == id.as_ref());
+        if let Some(peer) = peer.filter(|p| p.resync_total_bytes > 0) {
+            record.done_bytes = peer.resync_done_bytes;
+            record.total_bytes = peer.resync_total_bytes;
+            record.copied_bytes = peer.resync_copied_bytes;
+        }
+        let soon = unix_ms().saturating_sub(task.record.updated_unix_ms) < TELL_MS;
+        if record == task.record || soon && step == task.record.step {
+            return Ok(());
+        }
+        self.write_task(task, record).await
+    }
+
+    /// Writes a task; who was first is right, and is seen by the watch.
+    async fn write_task(
+        &self,
+        task: &Versioned<TaskRecord>,
+        mut record: TaskRecord,
+    ) -> Result<(), OpError> {
+        record.updated_unix_ms = unix_ms();
+        self.say(&task.record, &record);
+        let key = self.registry.keys().task(record.volume_id);
+        let written = self
+            .registry
+            .kv()
+            .compare_and_swap(&key, task.revision, encode(&record));
+        written.await.map(drop).map_err(OpError::from)
+    }
+
+    fn say(&self, before: &TaskRecord, now: &TaskRecord) {
+        if before.state != now.state || before.step != now.step {
+            tracing::info!(
+                volume = %now.volume_id,
+                task = now.kind.name(),
+                state = now.state.name(),
+                step = now.step.name(),
+                error = now.error,
+                "replicas are changed"
+            );
+        }
+    }
+
+    /// As many are wanted as before (K8), and the task is over.
+    async fn task_back(
+        &self,
+        now: &Now,
+        task: &Versioned<TaskRecord>,
+        state: TaskState,
+    ) -> Result<(), OpError> {
+        let Some(set) = &now.set else { return Ok(()) };
+        let record = TaskRecord {
+            state,
+            updated_unix_ms: unix_ms(),
+            ..task.record.clone()
+        };
+        let keys = self.registry.keys();
+        let (task_key, set_key) = (keys.task(now.id), keys.replication(now.id));
+        let mut guards = vec![Guard::at(&task_key, task.revision)];
+        let mut writes = vec![Write::put(&task_key, encode(&record))];
+        if set.record.wanted != record.wanted_before {
+            let back = transition::want(&set.record, record.wanted_before);
+            let back = back.map_err(|why| OpError::State(why.to_string()))?;
+            guards.push(Guard::at(&set_key, set.revision));
+            writes.push(Write::put(&set_key, encode(&back)));
+        }
+        self.say(&task.record, &record);
+        // Whoever was first is seen by the watch.
+        self.registry.kv().commit(guards, writes).await?;
+        Ok(())
+    }
+}
