@@ -2,6 +2,7 @@
 //! connection and its arguments to an [`Answer`]; printing and exit codes are done once, here.
 mod alerts;
 mod cluster;
+mod ha;
 mod host;
 mod hosts;
 mod node;

@@ -1,9 +1,9 @@
-//! `keelctl volume locate`, `replicas` and `ha-update`.
+//! `keelctl volume locate` and `replicas`.
+use super::ha;
 use crate::client::Client;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::render::{Answer, facts, table};
 use keelblock_api::admin::{LocateVolumeReply, ReplicaStatus};
-use keelblock_api::openstorage as sdk;
 use serde_json::{Value, json};
 
 /// Where a volume is coordinated, and how its replicas are.
@@ -19,6 +19,10 @@ pub async fn locate(client: &mut Client, volume: &str) -> Result<Answer> {
         ("Replicas wanted", found.ha_level.to_string()),
         ("Served by at least", found.minimum.to_string()),
         ("In the way", found.trouble.clone()),
+        (
+            "Change",
+            found.task.as_ref().map(ha::shown).unwrap_or_default(),
+        ),
     ]);
     text += "\n";
     text += &replica_table(&found.replicas);
@@ -28,27 +32,11 @@ pub async fn locate(client: &mut Client, volume: &str) -> Result<Answer> {
 /// The replicas alone.
 pub async fn list(client: &mut Client, volume: &str) -> Result<Answer> {
     let found = client.locate(volume).await?;
-    let text = replica_table(&found.replicas);
+    let mut text = replica_table(&found.replicas);
+    if let Some(task) = found.task.as_ref().filter(|t| !ha::is_over(t)) {
+        text += &format!("\n{}\n", ha::shown(task));
+    }
     Ok(Answer::new(json_of(&found)["replicas"].clone(), text))
-}
-
-/// Another number of replicas.
-pub async fn update(client: &mut Client, name: &str, replicas: i64) -> Result<Answer> {
-    let volume = client.volume(name).await?;
-    let spec = sdk::VolumeSpecUpdate {
-        ha_level_opt: Some(sdk::volume_spec_update::HaLevelOpt::HaLevel(replicas)),
-        ..Default::default()
-    };
-    let request = sdk::SdkVolumeUpdateRequest {
-        volume_id: volume.id.clone(),
-        spec: Some(spec),
-        ..Default::default()
-    };
-    let done = client.volumes.update(request).await;
-    done.map_err(|s| Failure::from_status(format!("update volume {}", volume.name), &s))?;
-    let found = client.locate(&volume.id).await?;
-    let text = format!("Volume {} has {} replicas.", volume.name, found.ha_level);
-    Ok(Answer::new(json_of(&found), text))
 }
 
 fn replica_table(replicas: &[ReplicaStatus]) -> String {
@@ -110,6 +98,7 @@ fn json_of(found: &LocateVolumeReply) -> Value {
         "state": found.state,
         "epoch": found.epoch,
         "trouble": found.trouble,
+        "task": found.task.as_ref().map(ha::json_of),
         "replicas": found.replicas.iter().map(replica).collect::<Vec<_>>(),
     })
 }

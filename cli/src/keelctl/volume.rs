@@ -1,6 +1,6 @@
 //! `keelctl volume …`.
 use super::view::VolumeView;
-use super::{hosts, replicas, snapshot, stats};
+use super::{ha, hosts, replicas, snapshot, stats};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
@@ -80,14 +80,8 @@ pub enum Command {
         /// Name or id.
         volume: String,
     },
-    /// Change the number of replicas of a volume.
-    HaUpdate {
-        /// Name or id.
-        volume: String,
-        /// Number of replicas.
-        #[arg(long, value_parser = clap::value_parser!(i64).range(1..=5))]
-        repl: i64,
-    },
+    /// Change the number of replicas of a volume, one at a time, or move one to another node, while the volume is used.
+    HaUpdate(ha::Update),
     /// How a host connects to a volume.
     ConnectInfo {
         /// Name or id.
@@ -188,7 +182,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Attach { volume, node } => attach(client, &volume, node.as_deref()).await,
         Command::Locate { volume } => replicas::locate(client, &volume).await,
         Command::Replicas { volume } => replicas::list(client, &volume).await,
-        Command::HaUpdate { volume, repl } => replicas::update(client, &volume, repl).await,
+        Command::HaUpdate(args) => ha::update(client, args).await,
         Command::ConnectInfo { volume } => connect_info(client, &volume).await,
         Command::Path { volume, state } => path(client, &volume, state).await,
     }
