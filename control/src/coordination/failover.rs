@@ -231,6 +231,7 @@ mod tests {
                 attachment: Some(at(attachment)),
                 attached_since: Some(self.start),
                 replicas: BTreeMap::new(),
+                task: None,
             };
             View {
                 now: &now,

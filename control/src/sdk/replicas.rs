@@ -2,7 +2,7 @@
 use super::{Services, answer};
 use crate::coordination::Seen;
 use crate::error::OpError;
-use crate::node::{HaWish, REPLICAS_MAX};
+use crate::node::{HaWish, REPLICAS_MAX, level};
 use crate::records::{AttachmentRecord, TaskRecord, TaskReplica, TaskState};
 use crate::replication::record::{Phase, ReplicaState, ReplicationRecord};
 use keelblock_api::admin::admin_client::AdminClient;
@@ -240,10 +240,12 @@ impl Services {
         };
         let key = node.registry.keys().task(id);
         let last = node.registry.get::<TaskRecord>(&key).await?;
-        reply.task = last.map(|t| task(&t.record));
+        let last = last.map(|t| t.record);
+        reply.task = last.as_ref().map(task);
         let coordinator = node.coordination.told().coordinator(id).cloned();
         let coordinator = coordinator.filter(|c| c.epoch == set.epoch.number());
         self.describe(&mut reply, &set, coordinator.as_ref(), &errors);
+        reply.ha_level = level(set.wanted, last.as_ref()).into();
         reply.trouble = match record.error.is_empty() {
             true => node.coordination.trouble(id).unwrap_or_default(),
             false => record.error,
@@ -258,7 +260,6 @@ impl Services {
         coordinator: Option<&Coordinator>,
         errors: &HashMap<Uuid, String>,
     ) {
-        reply.ha_level = set.wanted.into();
         reply.minimum = set.minimum.into();
         reply.epoch = set.epoch.to_string();
         let holder = set

@@ -359,7 +359,7 @@ impl Machine {
                     }
                     return;
                 }
-                tracing::warn!(
+                tracing::info!(
                     from = before.version,
                     to = self.record.version,
                     "a change of the set was overtaken"
