@@ -111,11 +111,7 @@ async fn wait(client: &mut Client, id: &str, task_id: &str, what: String) -> Res
             let why = "another change of its replicas was begun meanwhile".to_owned();
             return Err(Failure::local(what, why));
         }
-        let waits = match found.attached_on.is_empty() && !is_over(&task) {
-            true => " (it goes on when the volume is attached)",
-            false => "",
-        };
-        progress.show(&format!("{}{waits}", shown(&task)));
+        progress.show(&shown(&task));
         match task.state.as_str() {
             "running" | "undoing" => tokio::time::sleep(LOOK).await,
             "done" => {

@@ -10,9 +10,11 @@ use super::Now;
 use super::tasks::{Next, View, Wish};
 use crate::datapath::CALL_TIMEOUT;
 use crate::error::OpError;
-use crate::kvdb::client::{Guard, Write};
+use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
-use crate::records::{TaskRecord, TaskState, TaskStep, Versioned, encode, unix_ms};
+use crate::records::{
+    AlertKind, Severity, TaskRecord, TaskReplica, TaskState, TaskStep, Versioned, encode, unix_ms,
+};
 use crate::replication::transition;
 
 /// What was asked for, or is waited for, is looked at again after this.
@@ -151,7 +153,40 @@ impl Node {
             .registry
             .kv()
             .compare_and_swap(&key, task.revision, encode(&record));
-        written.await.map(drop).map_err(OpError::from)
+        match written.await? {
+            Committed::Yes(_) => self.tell_over(&record).await,
+            Committed::No => Ok(()),
+        }
+    }
+
+    /// What came of a task that is over.
+    async fn tell_over(&self, task: &TaskRecord) -> Result<(), OpError> {
+        let severity = match task.state {
+            TaskState::Running | TaskState::Undoing => return Ok(()),
+            TaskState::Failed => Severity::Warning,
+            TaskState::Done | TaskState::Cancelled => Severity::Notify,
+        };
+        let on = |what: &str, r: &Option<TaskReplica>| {
+            let node = r.as_ref().map(|r| format!(" {what} node {}", r.node_id));
+            node.unwrap_or_default()
+        };
+        let why = match task.error.is_empty() {
+            true => String::new(),
+            false => format!(": {}", task.error),
+        };
+        let message = format!(
+            "volume {}: {} of replicas ({} to {},{}{}) {}{why}",
+            task.volume_id,
+            task.kind.name(),
+            task.wanted_before,
+            task.wanted,
+            on("from", &task.old),
+            on("to", &task.new),
+            task.state.name()
+        );
+        let id = task.volume_id.to_string();
+        self.raise_alert(AlertKind::ReplicasChanged, &id, "", severity, message)
+            .await
     }
 
     fn say(&self, before: &TaskRecord, now: &TaskRecord) {
@@ -192,7 +227,9 @@ impl Node {
         }
         self.say(&task.record, &record);
         // Whoever was first is seen by the watch.
-        self.registry.kv().commit(guards, writes).await?;
-        Ok(())
+        match self.registry.kv().commit(guards, writes).await? {
+            Committed::Yes(_) => self.tell_over(&record).await,
+            Committed::No => Ok(()),
+        }
     }
 }

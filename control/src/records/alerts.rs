@@ -70,6 +70,8 @@ pub enum AlertKind {
     VolumeError = 6,
     /// A drive cannot read a block.
     ReadError = 7,
+    /// The replicas of a volume were changed, or could not be.
+    ReplicasChanged = 8,
 }
 
 impl AlertKind {
@@ -80,7 +82,7 @@ impl AlertKind {
                 Resource::Drive
             }
             Self::PoolSpaceLow | Self::ScanDone => Resource::Pool,
-            Self::VolumeError => Resource::Volume,
+            Self::VolumeError | Self::ReplicasChanged => Resource::Volume,
         }
     }
 
@@ -94,6 +96,7 @@ impl AlertKind {
             Self::ScanDone => "scan-done",
             Self::VolumeError => "volume-error",
             Self::ReadError => "read-error",
+            Self::ReplicasChanged => "replicas-changed",
         }
     }
 }

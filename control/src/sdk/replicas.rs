@@ -242,6 +242,12 @@ impl Services {
         let last = node.registry.get::<TaskRecord>(&key).await?;
         let last = last.map(|t| t.record);
         reply.task = last.as_ref().map(task);
+        if let (Some(task), Some(last)) = (&mut reply.task, &last)
+            && attached.is_empty()
+            && !last.state.is_over()
+        {
+            task.error = "the volume is attached nowhere: it goes on when it is".into();
+        }
         let coordinator = node.coordination.told().coordinator(id).cloned();
         let coordinator = coordinator.filter(|c| c.epoch == set.epoch.number());
         self.describe(&mut reply, &set, coordinator.as_ref(), &errors);

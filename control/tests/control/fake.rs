@@ -818,12 +818,29 @@ impl Datapath for Service {
         request: Request<AnswerSetChangeRequest>,
     ) -> Result<Response<AnswerSetChangeReply>, Status> {
         let mut memory = self.begin("answer_set_change").await?;
-        let reports = memory.replication.answer(request.into_inner());
-        if let (Some(reports), Some(events)) = (reports, &memory.events) {
+        let said = memory.replication.answer(request.into_inner());
+        if let (Some((reports, asks)), Some(events)) = (said, &memory.events) {
             let what = event::What::Coordinator(reports);
             events.try_send(Ok(happened(what))).unwrap();
+            if let Some(asks) = asks {
+                let what = event::What::SetChange(asks);
+                events.try_send(Ok(happened(what))).unwrap();
+            }
         }
         Ok(Response::new(AnswerSetChangeReply {}))
+    }
+
+    async fn change_replicas(
+        &self,
+        request: Request<ChangeReplicasRequest>,
+    ) -> Result<Response<Coordinator>, Status> {
+        let mut memory = self.begin("change_replicas").await?;
+        let (coordinator, asks) = memory.replication.change(request.into_inner())?;
+        if let (Some(asks), Some(events)) = (asks, &memory.events) {
+            let what = event::What::SetChange(asks);
+            events.try_send(Ok(happened(what))).unwrap();
+        }
+        Ok(Response::new(coordinator))
     }
 }
 

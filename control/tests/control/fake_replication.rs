@@ -22,6 +22,8 @@ pub struct Replication {
     pub heard_ms: Option<u32>,
     /// Takeovers do not get to their end.
     pub stuck: bool,
+    /// Changes of replicas that coordinators asked for, by volume.
+    asked: BTreeMap<String, set_change::Change>,
     /// Epochs that it was given, one after the other.
     pub served: Vec<u32>,
 }
@@ -93,14 +95,11 @@ impl Replication {
         let members = record.replicas.iter();
         let members = members.filter(|r| r.role() == ReplicaRole::ReplicaMember);
         let replica_ids = members.map(|r| r.replica_id.clone()).collect();
-        let asks = SetChange {
-            volume_id: id.clone(),
-            expected_version: record.version,
-            epoch: record.epoch,
-            incarnation: record.incarnation.clone(),
-            attempt: record.attempt.clone(),
-            change: Some(set_change::Change::Serve(ReplicaIds { replica_ids })),
-        };
+        let asks = asking(
+            &id,
+            &record,
+            set_change::Change::Serve(ReplicaIds { replica_ids }),
+        );
         let coordinator = Coordinator {
             volume_id: id.clone(),
             epoch: record.epoch,
@@ -112,18 +111,69 @@ impl Replication {
         Ok((coordinator, (!self.stuck).then_some(asks)))
     }
 
-    /// The outcome of a change; how the coordinator is after it.
-    pub fn answer(&mut self, answer: AnswerSetChangeRequest) -> Option<Coordinator> {
+    /// A coordinator is to change its replicas: what it asks for, and how it is.
+    pub fn change(&mut self, request: ChangeReplicasRequest) -> Result<Asks, Status> {
+        use change_replicas_request::Change as Wanted;
+        let id = request.volume_id;
+        let served = self.coordinators.get(&id);
+        let served = served.filter(|c| c.epoch == request.epoch);
+        let coordinator = served.ok_or_else(|| Status::not_found("not served"))?;
+        let record = coordinator.record.clone().unwrap_or_default();
+        if self.asked.contains_key(&id) {
+            return Err(Status::failed_precondition("another change is under way"));
+        }
+        let change = match request.change.unwrap() {
+            Wanted::Add(new) => set_change::Change::Add(new),
+            Wanted::Leave(one) => set_change::Change::Leave(one),
+            Wanted::Remove(one) => set_change::Change::Remove(one),
+            Wanted::Minimum(n) => set_change::Change::Minimum(n),
+        };
+        self.asked.insert(id.clone(), change.clone());
+        Ok((coordinator.clone(), Some(asking(&id, &record, change))))
+    }
+
+    /// The outcome of a change; how the coordinator is after it, and what it asks for next: a replica that was added is a copy at once.
+    pub fn answer(&mut self, answer: AnswerSetChangeRequest) -> Option<Asks> {
         self.answers.push(answer.clone());
-        let coordinator = self.coordinators.get_mut(&answer.volume_id)?;
+        let id = &answer.volume_id;
+        let coordinator = self.coordinators.get_mut(id)?;
+        let asked = self.asked.remove(id);
+        let mut next = None;
         match answer.outcome {
-            Some(Outcome::Done(_)) => coordinator.set_state(CoordinatorState::CoordinatorServing),
+            Some(Outcome::Done(_)) => {
+                coordinator.set_state(CoordinatorState::CoordinatorServing);
+                let record = coordinator.record.get_or_insert_default();
+                record.version = answer.expected_version + 1;
+                if let Some(set_change::Change::Add(new)) = asked {
+                    let admit = set_change::Change::Admit(new.replica_id);
+                    next = Some(asking(id, record, admit.clone()));
+                    self.asked.insert(id.clone(), admit);
+                }
+            }
+            Some(Outcome::Conflict(found)) if found.epoch == coordinator.epoch => {
+                coordinator.record = Some(found);
+                return None;
+            }
             Some(Outcome::Conflict(found)) if found.epoch != coordinator.epoch => {
                 coordinator.set_state(CoordinatorState::CoordinatorEnded);
                 coordinator.set_end(EndReason::EndSuperseded);
             }
             _ => return None,
         }
-        Some(coordinator.clone())
+        Some((coordinator.clone(), next))
+    }
+}
+
+/// How a coordinator is, and what it asks for.
+pub type Asks = (Coordinator, Option<SetChange>);
+
+fn asking(volume_id: &str, record: &SetRecord, change: set_change::Change) -> SetChange {
+    SetChange {
+        volume_id: volume_id.into(),
+        expected_version: record.version,
+        epoch: record.epoch,
+        incarnation: record.incarnation.clone(),
+        attempt: record.attempt.clone(),
+        change: Some(change),
     }
 }

@@ -494,3 +494,78 @@ async fn a_replica_that_is_lost_is_not_made_again() {
     assert!(c.nodes[1].fake.memory().replication.replicas.is_empty());
     c.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_more_replica_then_one_that_cannot_be_made_then_one_less() {
+    let c = Nodes::start(3).await;
+    let id = c.create("v", 2).await;
+    let has = |c: &Nodes, n: usize| !c.nodes[n].fake.memory().replication.replicas.is_empty();
+    let spare = (0..3).find(|n| !has(&c, *n)).unwrap();
+    let first = (spare + 1) % 3;
+    let first_id = format!("n{}", first + 1);
+    c.attach_to(first, &id, &first_id).await.unwrap();
+    let update = async |replicas: u32, node: &str| {
+        let request = UpdateReplicasRequest {
+            volume: "v".into(),
+            change: Some(update_replicas_request::Change::Replicas(replicas)),
+            node: node.into(),
+        };
+        let reply = c.nodes[spare].admin().update_replicas(request).await;
+        reply.map(|r| r.into_inner().task.unwrap())
+    };
+    let until_over = async |state: &str| {
+        let wait = async {
+            loop {
+                let found = c.locate(first, "v").await;
+                if found.task.as_ref().is_some_and(|t| t.state == state) {
+                    return found;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect(state)
+    };
+    // Its pool is full.
+    let full = (Code::ResourceExhausted, "there is no room");
+    let refuse = |how: Option<_>| {
+        let mut memory = c.nodes[spare].fake.memory();
+        match how {
+            Some(how) => drop(memory.refuse.insert("create_replica", how)),
+            None => drop(memory.refuse.remove("create_replica")),
+        }
+    };
+    refuse(Some(full));
+    let task = update(3, "").await.unwrap();
+    let spare_id = format!("n{}", spare + 1);
+    assert_eq!(
+        (task.kind.as_str(), task.new_node.as_str()),
+        ("increase", spare_id.as_str())
+    );
+    refused(
+        update(1, "").await,
+        Code::FailedPrecondition,
+        "being changed already",
+    );
+    let found = until_over("failed").await;
+    assert!(found.task.unwrap().error.contains("there is no room"));
+    assert_eq!((found.ha_level, found.replicas.len()), (2, 2));
+    refuse(None);
+    refused(update(4, "").await, Code::FailedPrecondition, "3 first");
+    refused(
+        update(3, &first_id).await,
+        Code::FailedPrecondition,
+        "has a replica",
+    );
+    refused(update(3, "n9").await, Code::NotFound, "n9");
+    update(3, "").await.unwrap();
+    let found = until_over("done").await;
+    assert_eq!((found.ha_level, found.replicas.len()), (3, 3));
+    c.until("it is made there", |c| has(c, spare)).await;
+    // Whoever is asked for less says so to the node.
+    update(2, &spare_id).await.unwrap();
+    c.until("it is deleted there", |c| !has(c, spare)).await;
+    let found = until_over("done").await;
+    assert_eq!((found.ha_level, found.replicas.len()), (2, 2));
+    assert_eq!(found.minimum, 1);
+    c.stop().await;
+}
