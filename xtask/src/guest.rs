@@ -86,6 +86,27 @@ pub fn kills(args: &KillsArgs) -> Outcome {
 }
 
 #[derive(Args)]
+pub struct DeathsArgs {
+    /// For how long.
+    #[arg(long, default_value = "1800")]
+    seconds: u64,
+    /// Decides everything that is random but time; another each time without it.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Ends and pauses processes of three nodes while hosts write.
+pub fn deaths(args: &DeathsArgs) -> Outcome {
+    build_release()?;
+    let mut command = Command::new(release_dir().join("keelblock-deaths"));
+    command.args(["--seconds", &args.seconds.to_string()]);
+    if let Some(seed) = args.seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+}
+
+#[derive(Args)]
 pub struct ScaleArgs {
     /// Sizes of drives, in TiB; 0 for none. They are sparse files behind loop devices, which needs root.
     #[arg(long, default_value = "1,10")]

@@ -45,6 +45,8 @@ enum Task {
     Fuzz(guest::FuzzArgs),
     /// Kill the data path of a cluster over and over while hosts write, and compare what is found.
     Kills(guest::KillsArgs),
+    /// End and pause processes of three nodes at random, while hosts write to a volume with three replicas.
+    Deaths(guest::DeathsArgs),
     /// Measure large drives and many snapshots: what opening and deleting take, and whether accounts add up.
     Scale(guest::ScaleArgs),
     /// Run the tests with a real Linux host in a virtual machine.
@@ -65,6 +67,7 @@ fn main() -> std::process::ExitCode {
         Task::Conformance(args) => conformance::conformance(&args),
         Task::Fuzz(args) => guest::fuzz(&args),
         Task::Kills(args) => guest::kills(&args),
+        Task::Deaths(args) => guest::deaths(&args),
         Task::Scale(args) => guest::scale(&args),
         Task::Guest(args) => guest::guest(&args),
         Task::Ci => ci::ci(),
