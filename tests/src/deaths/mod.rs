@@ -104,7 +104,7 @@ pub fn run(seconds: u64, seed: u64) -> Result<Report, String> {
         nqn: ready.volume("r").nqn.clone(),
         nsid: 1,
     };
-    assert!(HOSTS * BLOCKS * 4096 <= 64 << 20, "hosts fit the volume");
+    const { assert!(HOSTS * BLOCKS * 4096 <= 64 << 20, "hosts fit the volume") };
     let paths: Vec<Target> = ready.nodes.iter().map(path).collect();
     let (shared, mut report) = (Shared::default(), Report::default());
     std::thread::scope(|scope| {
