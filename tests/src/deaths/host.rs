@@ -148,8 +148,8 @@ impl<'a> Host<'a> {
                 }
                 Err(error) => error,
             };
-            // A status that is no path's trouble stays what it is wherever it is asked.
-            let fatal = error.status().is_some_and(|s| s.is_dnr());
+            // A status of a command that is no path's trouble stays what it is wherever it is asked. A node that has just begun knows no subsystem yet.
+            let fatal = self.open.is_some() && error.status().is_some_and(|s| s.is_dnr());
             if fatal || began.elapsed() > LIMIT {
                 let seconds = began.elapsed().as_secs();
                 return Err(format!("{what} fails after {seconds} s: {error}"));
