@@ -18,6 +18,8 @@ pub struct Replication {
     pub coordinators: BTreeMap<String, Coordinator>,
     /// What it answered was heard.
     pub answers: Vec<AnswerSetChangeRequest>,
+    /// A replica that is added stays empty: it cannot be copied to.
+    pub stays_empty: bool,
     /// Of all replicas.
     pub heard_ms: Option<u32>,
     /// Takeovers do not get to their end.
@@ -144,7 +146,9 @@ impl Replication {
                 coordinator.set_state(CoordinatorState::CoordinatorServing);
                 let record = coordinator.record.get_or_insert_default();
                 record.version = answer.expected_version + 1;
-                if let Some(set_change::Change::Add(new)) = asked {
+                if let Some(set_change::Change::Add(new)) = asked
+                    && !self.stays_empty
+                {
                     let admit = set_change::Change::Admit(new.replica_id);
                     next = Some(asking(id, record, admit.clone()));
                     self.asked.insert(id.clone(), admit);

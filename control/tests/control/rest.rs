@@ -139,7 +139,7 @@ async fn errors_have_the_sdks_form() {
             "/v1/volumes",
             json!({"name": "w", "spec": {"size": "4096", "encrypted": true}}),
             400,
-            3,
+            9,
         ),
         (
             "POST",

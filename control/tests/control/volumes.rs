@@ -177,8 +177,8 @@ async fn what_is_missing_or_not_supported_is_named() {
             },
         )
         .await,
-        Code::InvalidArgument,
-        "spec.encrypted",
+        Code::FailedPrecondition,
+        "there are 0 (node-1: its data path was started without --replication)",
     );
     refused(
         b.try_create(
