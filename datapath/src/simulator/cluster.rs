@@ -313,10 +313,18 @@ impl Cluster {
             config.cipher = Some(ledger.clone());
         }
         let kvdb = self.kvdb.clone();
+        let to = target.clone();
+        let answered = Rc::new(move |expected, outcome| {
+            let driver = to.borrow().clone();
+            // Late answers to an earlier change are nobody's.
+            if let Some(driver) = driver.filter(|d| d.record().version == expected) {
+                driver.event(Event::Outcome(outcome));
+            }
+        });
         let way = Way {
             kvdb,
             of: incarnation,
-            tell,
+            tell: answered,
         };
         let driver = Driver::start(&handle, config, record, links, way);
         target.replace(Some(driver.clone()));

@@ -8,7 +8,6 @@ use crate::reactor::Handle;
 use crate::replication::planted::{self, Bug};
 use crate::replication::seam::Id;
 use crate::volume::coordinator::driver::SetStore;
-use crate::volume::coordinator::message::Event;
 use crate::volume::coordinator::set::{Outcome, Request, VolumeRecord};
 
 /// The database.
@@ -102,8 +101,8 @@ pub struct Way {
     pub kvdb: Rc<Kvdb>,
     /// Of this process.
     pub of: Id,
-    /// Who is told outcomes.
-    pub tell: Rc<dyn Fn(Event)>,
+    /// Who is told outcomes, and of which change: by the version that it expected, as in the contract with control.
+    pub tell: Rc<dyn Fn(u64, Outcome)>,
 }
 
 impl SetStore for Way {
@@ -112,13 +111,14 @@ impl SetStore for Way {
         self.kvdb.handle.clone().spawn("swap", async move {
             let Some(there) = way(&kvdb, of) else { return };
             kvdb.handle.sleep(there).await;
+            let expected = request.expected;
             let outcome = kvdb.swap(request);
             if kvdb.mute.get() {
                 return;
             }
             let Some(back) = way(&kvdb, of) else { return };
             kvdb.handle.sleep(back).await;
-            tell(Event::Outcome(outcome));
+            tell(expected, outcome);
         });
     }
 }
