@@ -1,7 +1,7 @@
 //! Whole-system tests: a cluster builder, faults, real Linux hosts.
 //!
 //! Everything here treats Keelblock as its users do: it starts `keelblock up`, talks to it with `keelctl` and NVMe/TCP, and
-//! kills processes. [`cluster`] is that cluster, [`programs`] finds (or builds) the executables, [`guest`] boots Debian's
+//! kills processes. [`cluster`] is that cluster, [`several`] one of several nodes with a replicated volume, [`programs`] finds (or builds) the executables, [`guest`] boots Debian's
 //! kernel in a virtual machine, [`workload`] is verified I/O from our own initiator, [`fuzz`] is hosts that break the protocol,
 //! [`kills`] a data path that dies while hosts write, [`deaths`] processes of three nodes that do, [`scale`] large drives and many snapshots.
 //! The tests are in `tests/tests`, one file per kind of failure.
@@ -15,6 +15,7 @@ pub mod marked;
 pub mod programs;
 pub mod recorder;
 pub mod scale;
+pub mod several;
 pub mod workload;
 
 /// A seed for a test's randomness: another each time, and printed, so that a failure can be repeated with `KEELBLOCK_SEED`.

@@ -2,7 +2,8 @@
 //! dies afterwards or meanwhile.
 use keelblock_tests::cluster::{Cluster, PATIENCE, kill};
 use keelblock_tests::seed;
-use keelblock_tests::workload::{Target, WhenLost, Workload, verify_region, write_region};
+use keelblock_tests::several::{Held, at, coordinator, locate, place};
+use keelblock_tests::workload::{WhenLost, Workload, verify_region, write_region};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::time::{Duration, Instant};
@@ -17,33 +18,6 @@ fn two_of_three() -> Cluster {
 
 fn id(cluster: &Cluster, node: usize) -> String {
     cluster.ready().nodes[node].id.clone()
-}
-
-fn place(cluster: &Cluster, node_id: &str) -> usize {
-    let mut nodes = cluster.ready().nodes.into_iter();
-    nodes
-        .position(|n| n.id == node_id)
-        .expect("a node of the cluster")
-}
-
-fn at(cluster: &Cluster, node: usize) -> Target {
-    let ready = cluster.ready();
-    Target {
-        address: ready.nodes[node].nvme,
-        nqn: ready.volume("r").nqn.clone(),
-        nsid: 1,
-    }
-}
-
-fn coordinator(cluster: &Cluster) -> usize {
-    place(cluster, &cluster.ready().volume("r").coordinator)
-}
-
-/// What a node says of the volume.
-fn locate(cluster: &Cluster, node: usize) -> Option<Value> {
-    let said = cluster.keelctl_at(node, &["volume", "locate", "r", "--json"]);
-    let text = said.status.success().then_some(said.stdout)?;
-    serde_json::from_slice(&text).ok()
 }
 
 fn until(cluster: &Cluster, node: usize, what: &str, is: impl Fn(&Value) -> bool) -> Value {
@@ -88,22 +62,6 @@ fn refused(cluster: &Cluster, words: &[&str]) -> String {
     let said = cluster.keelctl(&[&all[..], words].concat());
     assert!(!said.status.success(), "{said:?}");
     String::from_utf8_lossy(&said.stderr).into_owned()
-}
-
-/// `up` does nothing while this is there: what dies stays dead.
-struct Held(u32);
-
-impl Held {
-    fn new(pid: u32) -> Self {
-        kill(pid, Signal::STOP);
-        Self(pid)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        kill(self.0, Signal::CONT);
-    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! A volume with three replicas on three nodes: one that only holds a replica dies, and the one that coordinates dies. Nothing that was acknowledged is lost.
 use keelblock_tests::cluster::{Cluster, PATIENCE, kill};
 use keelblock_tests::seed;
-use keelblock_tests::workload::{Target, WhenLost, Workload, verify_region, write_region};
+use keelblock_tests::several::{Held, at, coordinator, locate, place};
+use keelblock_tests::workload::{WhenLost, Workload, verify_region, write_region};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -10,13 +11,6 @@ const LOOK: Duration = Duration::from_millis(50);
 fn three() -> Cluster {
     let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
     Cluster::builder().arg(&size).volume("r:64M:3").start()
-}
-
-/// What a node says of the volume; `None`: it does not answer.
-fn locate(cluster: &Cluster, node: usize) -> Option<serde_json::Value> {
-    let said = cluster.keelctl_at(node, &["volume", "locate", "r", "--json"]);
-    let text = said.status.success().then_some(said.stdout)?;
-    serde_json::from_slice(&text).ok()
 }
 
 /// Waits until a node says that another than `former` serves, and gives its place.
@@ -29,45 +23,10 @@ fn until_served_by_another(cluster: &Cluster, ask: usize, former: &str) -> usize
             && found["coordinator"] != former
         {
             let now = found["coordinator"].as_str().expect("a node").to_owned();
-            let mut nodes = cluster.ready().nodes.into_iter();
-            return nodes
-                .position(|n| n.id == now)
-                .expect("a node of the cluster");
+            return place(cluster, &now);
         }
         assert!(Instant::now() < deadline, "nobody takes it over: {found:?}");
         std::thread::sleep(LOOK);
-    }
-}
-
-fn at(cluster: &Cluster, node: usize) -> Target {
-    let ready = cluster.ready();
-    Target {
-        address: ready.nodes[node].nvme,
-        nqn: ready.volume("r").nqn.clone(),
-        nsid: 1,
-    }
-}
-
-fn coordinator(cluster: &Cluster) -> usize {
-    let ready = cluster.ready();
-    let id = &ready.volume("r").coordinator;
-    let place = ready.nodes.iter().position(|n| n.id == *id);
-    place.expect("it is attached")
-}
-
-/// `up` does nothing while this is there: what dies stays dead.
-struct Held(u32);
-
-impl Held {
-    fn new(pid: u32) -> Self {
-        kill(pid, Signal::STOP);
-        Self(pid)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        kill(self.0, Signal::CONT);
     }
 }
 

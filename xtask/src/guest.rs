@@ -1,4 +1,4 @@
-//! `cargo xtask guest`, `fuzz`, `kills` and `scale`: long tests by themselves, on the release build.
+//! `cargo xtask guest`, `fuzz`, `kills`, `deaths` and `scale`: long tests by themselves, on the release build.
 use crate::cluster::{build_release, release_dir};
 use crate::run::{Outcome, cargo, root, step};
 use clap::Args;
@@ -35,6 +35,17 @@ pub fn guest(args: &GuestArgs) -> Outcome {
     step(tests.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
 }
 
+/// Runs a program of `keelblock-tests` on the release build.
+fn run(program: &str, words: &[&str], seed: Option<u64>) -> Outcome {
+    build_release()?;
+    let mut command = Command::new(release_dir().join(program));
+    command.args(words);
+    if let Some(seed) = seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+}
+
 #[derive(Args)]
 pub struct FuzzArgs {
     /// PDUs to send; 10000000 is the long run.
@@ -50,18 +61,9 @@ pub struct FuzzArgs {
 
 /// Sends junk to the target of a cluster.
 pub fn fuzz(args: &FuzzArgs) -> Outcome {
-    build_release()?;
-    let mut command = Command::new(release_dir().join("keelblock-fuzz"));
-    command.args([
-        "--pdus",
-        &args.pdus.to_string(),
-        "--threads",
-        &args.threads.to_string(),
-    ]);
-    if let Some(seed) = args.seed {
-        command.args(["--seed", &seed.to_string()]);
-    }
-    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+    let (pdus, threads) = (args.pdus.to_string(), args.threads.to_string());
+    let words = ["--pdus", &pdus, "--threads", &threads];
+    run("keelblock-fuzz", &words, args.seed)
 }
 
 #[derive(Args)]
@@ -76,13 +78,8 @@ pub struct KillsArgs {
 
 /// Kills the data path of a cluster while hosts write.
 pub fn kills(args: &KillsArgs) -> Outcome {
-    build_release()?;
-    let mut command = Command::new(release_dir().join("keelblock-kills"));
-    command.args(["--count", &args.count.to_string()]);
-    if let Some(seed) = args.seed {
-        command.args(["--seed", &seed.to_string()]);
-    }
-    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+    let count = args.count.to_string();
+    run("keelblock-kills", &["--count", &count], args.seed)
 }
 
 #[derive(Args)]
@@ -97,13 +94,8 @@ pub struct DeathsArgs {
 
 /// Ends and pauses processes of three nodes while hosts write.
 pub fn deaths(args: &DeathsArgs) -> Outcome {
-    build_release()?;
-    let mut command = Command::new(release_dir().join("keelblock-deaths"));
-    command.args(["--seconds", &args.seconds.to_string()]);
-    if let Some(seed) = args.seed {
-        command.args(["--seed", &seed.to_string()]);
-    }
-    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+    let seconds = args.seconds.to_string();
+    run("keelblock-deaths", &["--seconds", &seconds], args.seed)
 }
 
 #[derive(Args)]
@@ -127,17 +119,12 @@ pub struct ScaleArgs {
 
 /// Measures large drives and many snapshots.
 pub fn scale(args: &ScaleArgs) -> Outcome {
-    build_release()?;
     // A sparse file of 10 TiB is more than some file systems of memory take.
     let dir = root().join("target/scale");
     std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let mut command = Command::new(release_dir().join("keelblock-scale"));
-    command.args(["--tib", &args.tib, "--gib", &args.gib.to_string()]);
-    command.args(["--blocks", &args.blocks.to_string()]);
-    command.args(["--snapshots", &args.snapshots.to_string()]);
-    command.arg("--dir").arg(dir);
-    if let Some(seed) = args.seed {
-        command.args(["--seed", &seed.to_string()]);
-    }
-    step(command.env("KEELBLOCK_BIN_DIR", release_dir())).map(drop)
+    let (gib, blocks) = (args.gib.to_string(), args.blocks.to_string());
+    let (snapshots, dir) = (args.snapshots.to_string(), dir.display().to_string());
+    let mut words = vec!["--tib", &args.tib, "--gib", &gib, "--blocks", &blocks];
+    words.extend(["--snapshots", &snapshots, "--dir", &dir]);
+    run("keelblock-scale", &words, args.seed)
 }

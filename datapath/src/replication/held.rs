@@ -81,23 +81,8 @@ impl Held {
         let crcs = bytes
             .chunks_exact(BLOCK_BYTES)
             .flat_map(|b| Crc::of(b).0.to_le_bytes());
-        let crcs: Box<[u8]> = crcs.collect();
-        assert!(
-            Blocks::new(first, &crcs, &[]).is_some(),
-            "{blocks} blocks at {first:?}"
-        );
-        let what = What::Write {
-            first,
-            crcs,
-            tags: Box::default(),
-            data: Some(data),
-        };
-        Self {
-            lane,
-            stamp,
-            key: 0,
-            what,
-        }
+        let crcs = crcs.collect();
+        Self::with_checksums(lane, stamp, first, crcs, data)
     }
 
     /// A write that is encrypted when it has its stamp: it has room for checksums, and none yet.
@@ -112,10 +97,20 @@ impl Held {
         data: Rc<Buffer>,
     ) -> Self {
         assert!(data.len() >= blocks * BLOCK_BYTES, "{blocks} blocks");
-        let crcs: Box<[u8]> = vec![0; 4 * blocks].into();
+        Self::with_checksums(lane, stamp, first, vec![0; 4 * blocks].into(), data)
+    }
+
+    fn with_checksums(
+        lane: u8,
+        stamp: Stamp,
+        first: LaneBlock,
+        crcs: Box<[u8]>,
+        data: Rc<Buffer>,
+    ) -> Self {
         assert!(
             Blocks::new(first, &crcs, &[]).is_some(),
-            "{blocks} blocks at {first:?}"
+            "{} blocks at {first:?}",
+            crcs.len() / 4
         );
         let what = What::Write {
             first,

@@ -6,6 +6,7 @@
 mod host;
 
 use crate::cluster::{Cluster, PATIENCE, kill};
+use crate::several::{Held, VOLUME, at, kvdb_pid, locate};
 use crate::workload::Target;
 use host::{BLOCKS, Host, Shared};
 use rand::rngs::SmallRng;
@@ -98,14 +99,8 @@ pub fn run(seconds: u64, seed: u64) -> Result<Report, String> {
     let mut random = SmallRng::seed_from_u64(seed);
     let size = ["--nodes", "3", "--size", "1G", "--reactors", "1"];
     let cluster = Cluster::builder().arg(&size).volume("r:64M:3").start();
-    let ready = cluster.ready();
-    let path = |node: &crate::cluster::Node| Target {
-        address: node.nvme,
-        nqn: ready.volume("r").nqn.clone(),
-        nsid: 1,
-    };
     const { assert!(HOSTS * BLOCKS * 4096 <= 64 << 20, "hosts fit the volume") };
-    let paths: Vec<Target> = ready.nodes.iter().map(path).collect();
+    let paths: Vec<Target> = (0..3).map(|node| at(&cluster, node)).collect();
     let (shared, mut report) = (Shared::default(), Report::default());
     std::thread::scope(|scope| {
         for n in 0..HOSTS {
@@ -157,7 +152,7 @@ fn over(shared: &Shared) -> bool {
 
 fn happen(cluster: &Cluster, what: Misfortune, random: &mut SmallRng) {
     let ready = cluster.ready();
-    let id = &ready.volume("r").coordinator;
+    let id = &ready.volume(VOLUME).coordinator;
     let first = ready.nodes.iter().position(|n| n.id == *id).unwrap_or(0);
     let other = (first + random.random_range(1..3)) % 3;
     let pause = Duration::from_millis(random.random_range(100..PAUSE_MS));
@@ -178,7 +173,7 @@ fn happen(cluster: &Cluster, what: Misfortune, random: &mut SmallRng) {
         }
         Misfortune::CoordinatorPaused => stand_still(coordinator.datapath_pid, pause),
         Misfortune::ReplicaPaused => stand_still(replica.datapath_pid, pause),
-        Misfortune::KvdbPaused => stand_still(kvdb(cluster), pause),
+        Misfortune::KvdbPaused => stand_still(kvdb_pid(cluster), pause),
     }
 }
 
@@ -196,22 +191,9 @@ fn stand_still(pid: Option<u32>, pause: Duration) {
     let Some(pid) = pid.filter(|pid| alive(*pid)) else {
         return;
     };
-    kill(pid, Signal::STOP);
+    let held = Held::new(pid);
     std::thread::sleep(pause);
-    kill(pid, Signal::CONT);
-}
-
-/// The key-value database: the child of `up` that belongs to no node.
-fn kvdb(cluster: &Cluster) -> Option<u32> {
-    let up = cluster.up_pid();
-    let children = std::fs::read_to_string(format!("/proc/{up}/task/{up}/children"));
-    let children = children.unwrap_or_default();
-    let is_kvdb = |pid: &u32| {
-        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        words.split(|b| *b == 0).nth(1) == Some(b"kvdb")
-    };
-    let mut pids = children.split_whitespace().filter_map(|p| p.parse().ok());
-    pids.find(is_kvdb)
+    drop(held);
 }
 
 /// Waits until the volume is served, and all replicas are in sync.
@@ -220,9 +202,7 @@ fn until_well(cluster: &Cluster, shared: &Shared) {
     let mut last = None;
     while !over(shared) {
         for node in 0..3 {
-            let said = cluster.keelctl_at(node, &["volume", "locate", "r", "--json"]);
-            let found = serde_json::from_slice::<serde_json::Value>(&said.stdout).ok();
-            let Some(found) = found.filter(|_| said.status.success()) else {
+            let Some(found) = locate(cluster, node) else {
                 continue;
             };
             let members = found["replicas"].as_array().map_or(0, |replicas| {

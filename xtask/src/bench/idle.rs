@@ -2,6 +2,7 @@
 use super::process::{cpu_seconds, rss};
 use crate::cluster::builder;
 use crate::run::Outcome;
+use keelblock_tests::several::kvdb_pid;
 use std::time::Duration;
 
 /// Share of a core that an idle cluster may use, all processes together.
@@ -21,7 +22,8 @@ pub fn idle(seconds: u64, nodes: u16) -> Outcome {
         processes.push((format!("{} control", node.id), pid(node.control_pid)?));
     }
     if nodes > 1 {
-        processes.push(("kvdb".to_owned(), kvdb_of(cluster.up_pid(), &processes)?));
+        let kvdb = kvdb_pid(&cluster).ok_or("the key-value database is not running")?;
+        processes.push(("kvdb".to_owned(), kvdb));
     }
     // What starting up left to do is not idling.
     std::thread::sleep(Duration::from_secs(5));
@@ -53,13 +55,4 @@ pub fn idle(seconds: u64, nodes: u16) -> Outcome {
         return Err(format!("a data path holds {} MiB", most >> 20));
     }
     Ok(())
-}
-
-/// The key-value database of several nodes: the child of `up` that is none of the others.
-fn kvdb_of(up: u32, known: &[(String, u32)]) -> Outcome<u32> {
-    let path = format!("/proc/{up}/task/{up}/children");
-    let children = std::fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
-    let mut pids = children.split_whitespace().filter_map(|p| p.parse().ok());
-    pids.find(|pid| known.iter().all(|(_, known)| known != pid))
-        .ok_or_else(|| "the key-value database is not running".into())
 }

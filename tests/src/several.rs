@@ -1,0 +1,77 @@
+//! A cluster of several nodes, and the replicated volume [`VOLUME`] in it: who serves it, how to reach it by a certain node, and processes that stand still.
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::cluster::{Cluster, kill};
+use crate::workload::Target;
+
+/// The volume's name.
+pub const VOLUME: &str = "r";
+
+/// The place of a node in the ready file.
+///
+/// # Panics
+/// If there is no such node.
+pub fn place(cluster: &Cluster, node_id: &str) -> usize {
+    let mut nodes = cluster.ready().nodes.into_iter();
+    let found = nodes.position(|n| n.id == node_id);
+    found.unwrap_or_else(|| panic!("no node {node_id:?} in the cluster"))
+}
+
+/// The path to the volume by a node.
+pub fn at(cluster: &Cluster, node: usize) -> Target {
+    let ready = cluster.ready();
+    Target {
+        address: ready.nodes[node].nvme,
+        nqn: ready.volume(VOLUME).nqn.clone(),
+        nsid: 1,
+    }
+}
+
+/// The node that the volume is attached to.
+///
+/// # Panics
+/// If it is to none.
+pub fn coordinator(cluster: &Cluster) -> usize {
+    place(cluster, &cluster.ready().volume(VOLUME).coordinator)
+}
+
+/// What a node says of the volume; `None`: it does not answer.
+pub fn locate(cluster: &Cluster, node: usize) -> Option<Value> {
+    let said = cluster.keelctl_at(node, &["volume", "locate", VOLUME, "--json"]);
+    let text = said.status.success().then_some(said.stdout)?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// The key-value database that the nodes share: the child of `up` that belongs to none of them.
+pub fn kvdb_pid(cluster: &Cluster) -> Option<u32> {
+    let up = cluster.up_pid();
+    let children = std::fs::read_to_string(format!("/proc/{up}/task/{up}/children"));
+    let is_kvdb = |pid: &u32| {
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        words.split(|b| *b == 0).nth(1) == Some(b"kvdb")
+    };
+    let children = children.ok()?;
+    let mut pids = children.split_whitespace().filter_map(|p| p.parse().ok());
+    pids.find(is_kvdb)
+}
+
+/// A process that stands still while this is there. Of `up`: what dies stays dead.
+pub struct Held(u32);
+
+impl Held {
+    /// Stops it.
+    ///
+    /// # Panics
+    /// If there is no such process.
+    pub fn new(pid: u32) -> Self {
+        kill(pid, Signal::STOP);
+        Self(pid)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        kill(self.0, Signal::CONT);
+    }
+}
