@@ -1,8 +1,11 @@
 //! Where the cluster's keys come from: a line for each, 64 hexadecimal digits, the present one first.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
 
 use ring::digest::{SHA256, digest};
 use zeroize::{Zeroize, Zeroizing};
@@ -13,10 +16,10 @@ use super::wrap::{hex, unhex};
 pub const KEY_BYTES: usize = 32;
 /// Most keys: there are two while one takes the other's place.
 const KEYS_MAX: usize = 16;
-/// Longest text that is looked at.
+/// Longest text that is read.
 const TEXT_MAX: usize = 64 << 10;
-/// How long a command may take.
-const COMMAND_LIMIT: Duration = Duration::from_secs(10);
+/// How long reading a file, or a command, may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// See the module's text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -60,6 +63,9 @@ pub enum SourceError {
         /// Counted from 1.
         line: usize,
     },
+    /// It is a text of another kind.
+    #[error("what is to be the cluster key is longer than {} KiB", TEXT_MAX >> 10)]
+    Long,
     /// There is nothing, or too much.
     #[error(
         "what is to be the cluster key has {0} keys: 1 to {KEYS_MAX} are needed, the present one first"
@@ -105,11 +111,14 @@ impl Source {
         let text = match self {
             Self::Nowhere => return Err(SourceError::Nowhere),
             Self::File(path) => {
-                let read = tokio::fs::read(path).await;
-                read.map_err(|error| SourceError::File {
-                    path: path.clone(),
-                    error,
-                })?
+                let read = tokio::time::timeout(LIMIT, read_file(path)).await;
+                // Of a file system that is away.
+                let late = |_| Err(std::io::ErrorKind::TimedOut.into());
+                read.unwrap_or_else(late)
+                    .map_err(|error| SourceError::File {
+                        path: path.clone(),
+                        error,
+                    })?
             }
             Self::Variable(name) => {
                 let text = std::env::var(name);
@@ -122,23 +131,63 @@ impl Source {
     }
 }
 
+async fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    // A pipe that nobody writes into is empty, instead of holding a thread for ever.
+    let file = tokio::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .await?;
+    let mode = file.metadata().await?.permissions().mode();
+    if mode & 0o007 != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format!("{:o}", mode & 0o777),
+            "everybody on this machine may read the cluster key: take that away with chmod o="
+        );
+    }
+    read_all(file).await
+}
+
+/// Everything, up to one byte more than may be there.
+async fn read_all(from: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(TEXT_MAX + 1);
+    from.take(TEXT_MAX as u64 + 1)
+        .read_to_end(&mut text)
+        .await?;
+    Ok(text)
+}
+
 async fn run(command: &str) -> Result<Vec<u8>, String> {
-    let run = tokio::process::Command::new("sh")
+    let late = |_| format!("did not end within {} s", LIMIT.as_secs());
+    let done = tokio::time::timeout(LIMIT, run_to_end(command)).await;
+    done.map_err(late)?
+}
+
+async fn run_to_end(command: &str) -> Result<Vec<u8>, String> {
+    let cannot = |e: std::io::Error| format!("cannot be run: {e}");
+    let mut child = tokio::process::Command::new("sh")
         .args(["-c", command])
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .kill_on_drop(true)
-        .output();
-    let late = |_| format!("did not end within {} s", COMMAND_LIMIT.as_secs());
-    let done = tokio::time::timeout(COMMAND_LIMIT, run).await;
-    let mut output = done
-        .map_err(late)?
-        .map_err(|e| format!("cannot be run: {e}"))?;
-    if !output.status.success() {
-        output.stdout.zeroize();
-        return Err(format!("failed: {}", output.status));
+        .spawn()
+        .map_err(cannot)?;
+    let mut text = match child.stdout.take() {
+        Some(out) => read_all(out).await.map_err(cannot)?,
+        None => Vec::new(),
+    };
+    // Who prints more is not waited for, and is ended.
+    if text.len() > TEXT_MAX {
+        return Ok(text);
     }
-    Ok(output.stdout)
+    let status = child.wait().await.map_err(cannot)?;
+    if !status.success() {
+        text.zeroize();
+        return Err(format!("failed: {status}"));
+    }
+    Ok(text)
 }
 
 impl ClusterKeys {
@@ -147,7 +196,9 @@ impl ClusterKeys {
     /// # Errors
     /// [`SourceError`].
     pub fn parse(text: &[u8]) -> Result<Self, SourceError> {
-        let text = &text[..text.len().min(TEXT_MAX)];
+        if text.len() > TEXT_MAX {
+            return Err(SourceError::Long);
+        }
         let mut keys = Vec::new();
         for (n, line) in text.split(|b| *b == b'\n').enumerate() {
             let line = line.trim_ascii();
@@ -241,6 +292,15 @@ mod tests {
         let id = file.read().await.unwrap().present().id.clone();
         let echo = Source::Command(format!("echo {good}"));
         assert_eq!(echo.read().await.unwrap().present().id, id);
+        let long = Source::File("/dev/zero".into()).read().await;
+        assert!(matches!(long, Err(SourceError::Long)), "{long:?}");
+        let long = Source::Command("cat /dev/zero".into()).read().await;
+        assert!(matches!(long, Err(SourceError::Long)), "{long:?}");
+        let pipe = dir.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, mode).unwrap();
+        let empty = Source::File(pipe).read().await;
+        assert!(matches!(empty, Err(SourceError::Count(0))), "{empty:?}");
         let fails = Source::Command("echo ab; exit 3".into());
         let error = fails.read().await.unwrap_err().to_string();
         assert!(error.contains("failed"), "{error}");
