@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Carries it out and says what happened.
 ///
 /// # Errors
-/// Whatever does not hold, in words.
+/// Whatever does not hold, in words; the volume is left for a look then.
 pub async fn drill(nodes: &mut Nodes, cluster_id: &str) -> Result<String> {
     let name = format!("check-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
     let wish = super::args::VolumeWish {
@@ -92,11 +92,12 @@ impl Drill {
         nodes.find(victim)?.node.kill().await;
         let began = Instant::now();
         let other = loop {
-            let now = self.coordinator(nodes).await.unwrap_or_default();
-            if !now.is_empty() && now != victim {
-                break now;
-            }
-            self.patience(began, "no other node takes over")?;
+            let why = match self.coordinator(nodes).await {
+                Ok(now) if !now.is_empty() && now != victim => break now,
+                Ok(_) => "no other node takes over".to_owned(),
+                Err(failure) => failure.to_string(),
+            };
+            self.patience(began, &why)?;
             tokio::time::sleep(LOOK).await;
         };
         load.go_to(nodes.find(&other)?.node.ports.nvme);
@@ -106,14 +107,22 @@ impl Drill {
         let began = Instant::now();
         member.wait_until_serving(false).await?;
         loop {
-            let found = nodes.any().watcher.client().await?.locate(&self.id).await?;
-            let members = found.replicas.iter().filter(|r| r.state == "member");
-            if members.count() == usize::from(REPLICAS) && found.state == "serving" {
-                return Ok((other, began.elapsed()));
-            }
-            self.patience(began, "not all replicas are in sync again")?;
+            let why = match self.in_sync(nodes).await {
+                Ok(true) => return Ok((other, began.elapsed())),
+                Ok(false) => "not all replicas are in sync again".to_owned(),
+                // Whoever is asked may be the one that has just begun.
+                Err(failure) => failure.to_string(),
+            };
+            self.patience(began, &why)?;
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    async fn in_sync(&self, nodes: &mut Nodes) -> Result<bool> {
+        let client = nodes.any().watcher.client().await?;
+        let found = client.locate(&self.id).await?;
+        let members = found.replicas.iter().filter(|r| r.state == "member");
+        Ok(members.count() == usize::from(REPLICAS) && found.state == "serving")
     }
 
     /// The node that serves it; empty: none does.
@@ -145,7 +154,7 @@ impl Drill {
 
     fn patience(&self, since: Instant, what: &str) -> Result<()> {
         match since.elapsed() > LIMIT {
-            true => Err(self.failed(&format!("{what} within {} s", LIMIT.as_secs()))),
+            true => Err(self.failed(&format!("after {} s: {what}", LIMIT.as_secs()))),
             false => Ok(()),
         }
     }

@@ -89,6 +89,7 @@ impl CacheBudget {
     }
 
     /// Bytes that shares have, of all.
+    #[cfg(test)]
     pub fn used_bytes(&self) -> u64 {
         let free = self.0.free.load(Relaxed);
         ((self.0.blocks - free) * BLOCK_BYTES) as u64
