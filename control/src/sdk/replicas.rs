@@ -40,7 +40,7 @@ pub fn wish(request: UpdateReplicasRequest) -> Result<(String, HaWish), OpError>
     let small = |field: &'static str, n: u32| {
         u8::try_from(n)
             .ok()
-            .filter(|n| *n <= REPLICAS_MAX)
+            .filter(|n| (1..=REPLICAS_MAX).contains(n))
             .ok_or_else(|| OpError::invalid(field, format!("must be 1 to {REPLICAS_MAX}, not {n}")))
     };
     let wish = match request.change {
@@ -50,7 +50,7 @@ pub fn wish(request: UpdateReplicasRequest) -> Result<(String, HaWish), OpError>
                 hint: "replicas, move_from or minimum",
             });
         }
-        Some(Change::Replicas(n)) => HaWish::Replicas(small("replicas", n.max(1))?, node),
+        Some(Change::Replicas(n)) => HaWish::Replicas(small("replicas", n)?, node),
         Some(Change::MoveFrom(from)) => HaWish::Move(from, node),
         Some(Change::Minimum(0)) => HaWish::Minimum(None),
         Some(Change::Minimum(n)) => HaWish::Minimum(Some(small("minimum", n)?)),

@@ -562,6 +562,13 @@ async fn one_more_replica_then_one_that_cannot_be_made_then_one_less() {
     refuse(None);
     coordinator.memory().replication.stays_empty = false;
     refused(update(4, "").await, Code::FailedPrecondition, "3 first");
+    for replicas in [0, 6] {
+        refused(
+            update(replicas, "").await,
+            Code::InvalidArgument,
+            "must be 1 to 5",
+        );
+    }
     refused(
         update(3, &first_id).await,
         Code::FailedPrecondition,
