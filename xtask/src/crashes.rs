@@ -29,7 +29,7 @@ pub struct PlantedArgs {
     #[arg(long)]
     pub bug: Option<String>,
     /// Crash points after which a bug counts as not found.
-    #[arg(long, default_value_t = 20_000)]
+    #[arg(long, default_value_t = 50_000)]
     pub bound: u64,
     /// Where the seeds begin.
     #[arg(long, default_value_t = 1)]

@@ -6,6 +6,7 @@
 
 mod admin;
 mod faults;
+mod generations;
 mod life;
 mod many;
 mod oracle;
