@@ -15,7 +15,7 @@ use crate::reactor::sim::Sim;
 
 const DRIVE: &str = "d";
 const VOLUME: VolumeId = VolumeId([1; 16]);
-/// The block that is written in both mounts.
+/// The block that is changed in both mounts.
 const BLOCK: u64 = 2;
 
 async fn write(handle: &Handle, store: &Store, block: u64, value: u8) {
@@ -47,7 +47,7 @@ async fn journal(handle: &Handle) -> Range<u64> {
     start..start + u64::from(layout.journal_blocks()) * BLOCK_BYTES as u64
 }
 
-/// Writes a block in one mount; another one, which cannot read the last two blocks of the journal, writes it too; a third reads it. What the second
+/// Erases a block in one mount; another one, which cannot read the last two blocks of the journal, writes it; a third reads it. What the second
 /// wrote, and what the third found.
 pub fn written_behind_an_older_mount() -> (u8, u8) {
     let sim = Sim::new(1);
@@ -64,9 +64,12 @@ pub fn written_behind_an_older_mount() -> (u8, u8) {
     let done = sim.run(&handle, LONG, async move {
         let made = store.create_lanes(VOLUME, &[0], 1, 16 * 4096).await;
         made.expect("a lane");
-        for (block, value) in [(0, 1), (1, 2), (BLOCK, 3)] {
+        for (block, value) in [(0, 1), (BLOCK, 2), (1, 3)] {
             write(&at, &store, block, value).await;
         }
+        // No data that somebody else may have taken the place of: nothing but the mount says that it is old.
+        let lane = store.lane(VOLUME, 0).expect("the lane");
+        lane.erase(BLOCK..BLOCK + 1).await.expect("an erasure");
         journal(&at).await
     });
     let places = done.expect("it ends");
