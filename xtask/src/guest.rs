@@ -90,12 +90,21 @@ pub struct DeathsArgs {
     /// Decides everything that is random but time; another each time without it.
     #[arg(long)]
     seed: Option<u64>,
+    /// Drop packets between nodes, the key-value database and hosts, too: needs root and nft.
+    #[arg(long)]
+    cuts: bool,
+    /// Let drives fail and fill up, too: needs root.
+    #[arg(long)]
+    drives: bool,
 }
 
 /// Ends and pauses processes of three nodes while hosts write.
 pub fn deaths(args: &DeathsArgs) -> Outcome {
     let seconds = args.seconds.to_string();
-    run("keelblock-deaths", &["--seconds", &seconds], args.seed)
+    let mut words = vec!["--seconds", &seconds];
+    words.extend(args.cuts.then_some("--cuts"));
+    words.extend(args.drives.then_some("--drives"));
+    run("keelblock-deaths", &words, args.seed)
 }
 
 #[derive(Args)]

@@ -1,6 +1,6 @@
-//! Processes of three nodes die and pause at random while hosts write; see `keelblock_tests::deaths`.
+//! Processes of three nodes die and pause, packets are dropped and drives fail at random while hosts write; see `keelblock_tests::deaths`.
 use clap::Parser;
-use keelblock_tests::deaths;
+use keelblock_tests::deaths::{self, Plan};
 use std::process::ExitCode;
 
 /// Ends and pauses processes of a cluster of its own, and compares what is found.
@@ -12,12 +12,32 @@ struct Args {
     /// Decides everything that is random but time; another each time without it.
     #[arg(long)]
     seed: Option<u64>,
+    /// Drop packets between nodes, the key-value database and hosts, too: needs root and nft.
+    #[arg(long)]
+    cuts: bool,
+    /// Let drives fail and fill up, too: needs root.
+    #[arg(long)]
+    drives: bool,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
     let seed = args.seed.unwrap_or_else(keelblock_tests::seed);
-    match deaths::run(args.seconds, seed) {
+    if args.cuts
+        && let Err(error) = deaths::cuts::leave()
+    {
+        eprintln!(
+            "--cuts: no network of its own, which needs root, `ip` and `nft` (nftables): {error}"
+        );
+        return ExitCode::FAILURE;
+    }
+    let plan = Plan {
+        seconds: args.seconds,
+        seed,
+        cuts: args.cuts,
+        drives: args.drives,
+    };
+    match deaths::run(plan) {
         Ok(report) => {
             println!("seed {seed}: {report}");
             ExitCode::SUCCESS

@@ -1,5 +1,6 @@
 //! A host with a path to each node, as multipath gives it one disk: it tries another path where one fails, and the same write until it is acknowledged.
 
+use keelblock_nvme::Status;
 use keelblock_nvme::initiator::{ConnectOptions, Controller, Error, IoQueue, Namespace};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -31,12 +32,15 @@ pub struct Shared {
     pub reads: AtomicU64,
     /// The longest time that a command took since somebody looked, in microseconds.
     pub longest_us: AtomicU64,
+    /// A pool is full, or was not long ago: commands may fail for want of room, and are given again.
+    pub full: AtomicBool,
     /// What went wrong, in words.
     pub wrong: Mutex<Option<String>>,
 }
 
 impl Shared {
-    fn say(&self, why: String) {
+    /// Says what went wrong, and ends everything; what was said first stays.
+    pub fn say(&self, why: String) {
         let mut wrong = self.wrong.lock().unwrap_or_else(|e| e.into_inner());
         wrong.get_or_insert(why);
         self.stop.store(true, Ordering::Relaxed);
@@ -149,6 +153,13 @@ impl<'a> Host<'a> {
                 Err(error) => error,
             };
             // A status of a command that is no path's trouble stays what it is wherever it is asked. A node that has just begun knows no subsystem yet.
+            let no_room = error
+                .status()
+                .is_some_and(|s| s.is(Status::CAPACITY_EXCEEDED));
+            if no_room && self.shared.full.load(Ordering::Relaxed) && began.elapsed() < LIMIT {
+                std::thread::sleep(AGAIN);
+                continue;
+            }
             let fatal = self.open.is_some() && error.status().is_some_and(|s| s.is_dnr());
             if fatal || began.elapsed() > LIMIT {
                 let seconds = began.elapsed().as_secs();
@@ -161,7 +172,11 @@ impl<'a> Host<'a> {
     }
 }
 
-fn connect(target: &Target) -> Result<(Controller, IoQueue, Namespace), Error> {
+/// Connects with one queue for commands.
+///
+/// # Errors
+/// As the initiator.
+pub fn connect(target: &Target) -> Result<(Controller, IoQueue, Namespace), Error> {
     let host = "nqn.2014-08.org.nvmexpress:uuid:0cc1d0b8-0000-4000-8000-000000000002";
     let options = ConnectOptions {
         timeout: ANSWER,

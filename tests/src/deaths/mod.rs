@@ -1,17 +1,23 @@
-//! Three nodes, a volume with three replicas, hosts with a path to each node, and processes that are killed or paused at random: no acknowledged write is lost or
-//! older than it was, and everything is in sync again after each.
+//! Three nodes, a volume with three replicas, hosts with a path to each node, and at random: processes that are killed or paused, packets that are dropped, drives that fail and
+//! fill up. No acknowledged write is lost or older than it was, and everything is in sync again after each.
 //!
-//! This is about real processes and sockets; the simulator is the place for power cuts, cut networks and bad drives. What is random is decided by the seed but for time.
+//! This is about real processes and sockets; the simulator is the place for power cuts and all that needs many tries. What is random is decided by the seed but for time.
 
+pub mod cuts;
+mod drives;
+mod groups;
 mod host;
+mod misfortune;
 
-use crate::cluster::{Cluster, PATIENCE, kill};
-use crate::several::{Held, VOLUME, at, kvdb_pid, locate};
+use crate::cluster::{Cluster, PATIENCE};
+use crate::several::{at, locate};
 use crate::workload::Target;
+use groups::Groups;
 use host::{BLOCKS, Host, Shared};
+pub use misfortune::Misfortune;
+use misfortune::Scene;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -20,40 +26,34 @@ use std::time::{Duration, Instant};
 const HOSTS: u64 = 4;
 /// How often states are looked at.
 const LOOK: Duration = Duration::from_millis(100);
-/// Longest pause of a process.
-const PAUSE_MS: u64 = 8_000;
+/// Of `up`. Drives are small, so that one is soon full.
+const ARGS: [&str; 6] = ["--nodes", "3", "--size", "256M", "--reactors", "1"];
 
-/// What can happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Misfortune {
-    /// The data path that coordinates is killed.
-    Coordinator,
-    /// One that only holds a replica is.
-    Replica,
-    /// The control process of the coordinator's node is.
-    Control,
-    /// All processes of the coordinator's node are, at once.
-    Node,
-    /// All data paths are, at once.
-    AllDatapaths,
-    /// The coordinating data path stands still for a while.
-    CoordinatorPaused,
-    /// One that only holds a replica does.
-    ReplicaPaused,
-    /// The key-value database does.
-    KvdbPaused,
+/// What a run is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// For how long.
+    pub seconds: u64,
+    /// Decides everything that is random but time.
+    pub seed: u64,
+    /// The network is cut, too. [`cuts::leave`] was called.
+    pub cuts: bool,
+    /// Drives fail and fill up, too.
+    pub drives: bool,
 }
 
-const ALL: [Misfortune; 8] = [
-    Misfortune::Coordinator,
-    Misfortune::Replica,
-    Misfortune::Control,
-    Misfortune::Node,
-    Misfortune::AllDatapaths,
-    Misfortune::CoordinatorPaused,
-    Misfortune::ReplicaPaused,
-    Misfortune::KvdbPaused,
-];
+impl Plan {
+    fn misfortunes(self) -> Vec<Misfortune> {
+        let mut all = misfortune::DEATHS.to_vec();
+        if self.cuts {
+            all.extend(misfortune::CUTS);
+        }
+        if self.drives {
+            all.extend(misfortune::DRIVES);
+        }
+        all
+    }
+}
 
 /// What was done, and how long hosts waited.
 #[derive(Clone, Debug, Default)]
@@ -91,28 +91,48 @@ impl std::fmt::Display for Report {
 /// Runs for so long.
 ///
 /// # Errors
-/// What does not hold, in words.
+/// What does not hold, in words; or what this machine lacks.
 ///
 /// # Panics
 /// If the cluster cannot be made, or does not heal; with all logs.
-pub fn run(seconds: u64, seed: u64) -> Result<Report, String> {
-    let mut random = SmallRng::seed_from_u64(seed);
-    let size = ["--nodes", "3", "--size", "1G", "--reactors", "1"];
-    let cluster = Cluster::builder().arg(&size).volume("r:64M:3").start();
+pub fn run(plan: Plan) -> Result<Report, String> {
+    let lacks = |e: std::io::Error| format!("cuts and failing drives need root: {e}");
+    let mut random = SmallRng::seed_from_u64(plan.seed);
+    let all = plan.misfortunes();
+    let mut builder = Cluster::builder().arg(&ARGS).volume("r:64M:3");
+    let nodes = (1..=3).map(|n| format!("node-{n}"));
+    let names: Vec<String> = nodes.chain([cuts::KVDB.to_owned()]).collect();
+    let mut groups = None;
+    if plan.cuts || plan.drives {
+        let made = groups.insert(Groups::new(&names).map_err(lacks)?);
+        let programs = builder.dir().join("programs");
+        made.wrap(&programs, drives::SIGNAL).map_err(lacks)?;
+        builder = builder.programs(programs);
+    }
+    let cluster = builder.start();
     const { assert!(HOSTS * BLOCKS * 4096 <= 64 << 20, "hosts fit the volume") };
     let paths: Vec<Target> = (0..3).map(|node| at(&cluster, node)).collect();
     let (shared, mut report) = (Shared::default(), Report::default());
+    let scene = Scene {
+        cluster: &cluster,
+        shared: &shared,
+        groups: groups.as_ref(),
+        parties: misfortune::parties(&cluster).map_err(|e| e.to_string())?,
+    };
     std::thread::scope(|scope| {
         for n in 0..HOSTS {
-            let host = Host::new(&shared, &paths, n, seed);
+            let host = Host::new(&shared, &paths, n, plan.seed);
             scope.spawn(|| host.run());
         }
-        let until = Instant::now() + Duration::from_secs(seconds);
+        let until = Instant::now() + Duration::from_secs(plan.seconds);
         while Instant::now() < until && !shared.stop.load(Ordering::Relaxed) {
             progress(&shared);
-            let what = ALL[random.random_range(0..ALL.len())];
+            let what = all[random.random_range(0..all.len())];
             shared.longest_us.store(0, Ordering::Relaxed);
-            happen(&cluster, what, &mut random);
+            shared.full.store(false, Ordering::Relaxed);
+            if let Err(why) = scene.happen(what, &mut random) {
+                shared.say(format!("{what:?}: {why}"));
+            }
             // One in three times the next comes before all is well.
             if random.random_ratio(1, 3) {
                 let pause = Duration::from_millis(random.random_range(0..4_000));
@@ -148,52 +168,6 @@ fn progress(shared: &Shared) {
 
 fn over(shared: &Shared) -> bool {
     shared.stop.load(Ordering::Relaxed)
-}
-
-fn happen(cluster: &Cluster, what: Misfortune, random: &mut SmallRng) {
-    let ready = cluster.ready();
-    let id = &ready.volume(VOLUME).coordinator;
-    let first = ready.nodes.iter().position(|n| n.id == *id).unwrap_or(0);
-    let other = (first + random.random_range(1..3)) % 3;
-    let pause = Duration::from_millis(random.random_range(100..PAUSE_MS));
-    println!("{what:?}, {first} coordinates, {pause:?}");
-    let (coordinator, replica) = (&ready.nodes[first], &ready.nodes[other]);
-    let end = |pids: &[Option<u32>]| {
-        // Who looks after them may have found one dead since.
-        pids.iter().flatten().for_each(|pid| end(*pid));
-    };
-    match what {
-        Misfortune::Coordinator => end(&[coordinator.datapath_pid]),
-        Misfortune::Replica => end(&[replica.datapath_pid]),
-        Misfortune::Control => end(&[coordinator.control_pid]),
-        Misfortune::Node => end(&[coordinator.datapath_pid, coordinator.control_pid]),
-        Misfortune::AllDatapaths => {
-            let all: Vec<_> = ready.nodes.iter().map(|n| n.datapath_pid).collect();
-            end(&all);
-        }
-        Misfortune::CoordinatorPaused => stand_still(coordinator.datapath_pid, pause),
-        Misfortune::ReplicaPaused => stand_still(replica.datapath_pid, pause),
-        Misfortune::KvdbPaused => stand_still(kvdb_pid(cluster), pause),
-    }
-}
-
-fn end(pid: u32) {
-    if alive(pid) {
-        kill(pid, Signal::KILL);
-    }
-}
-
-fn alive(pid: u32) -> bool {
-    std::fs::exists(format!("/proc/{pid}")).unwrap_or(false)
-}
-
-fn stand_still(pid: Option<u32>, pause: Duration) {
-    let Some(pid) = pid.filter(|pid| alive(*pid)) else {
-        return;
-    };
-    let held = Held::new(pid);
-    std::thread::sleep(pause);
-    drop(held);
 }
 
 /// Waits until the volume is served, and all replicas are in sync.
