@@ -79,12 +79,13 @@ impl Ready {
             .unwrap_or_else(|| panic!("no volume {name} in {self:?}"))
     }
 
-    /// Where hosts connect to that volume. One that is not in the file yet is on the only node.
+    /// Where hosts connect to that volume. One that is not in the file yet, or not attached there, is on the only node.
     ///
     /// # Panics
     /// If its node is not there.
     pub fn address_of(&self, volume: &str) -> SocketAddr {
-        let at = self.volumes.iter().find(|v| v.name == volume);
+        let mut attached = self.volumes.iter().filter(|v| !v.coordinator.is_empty());
+        let at = attached.find(|v| v.name == volume);
         let node = at.map_or(&self.nodes[0].id, |v| &v.coordinator);
         let found = self.nodes.iter().find(|n| n.id == *node);
         found
