@@ -57,6 +57,13 @@ fn ha_update(cluster: &Cluster, words: &[&str]) -> Value {
     serde_json::from_slice(&said.stdout).expect("JSON")
 }
 
+fn resync(cluster: &Cluster, node: &str) -> Value {
+    let words = ["volume", "resync", "r", "--node", node, "--wait", "--json"];
+    let said = cluster.keelctl(&words);
+    assert!(said.status.success(), "{said:?}\n{}", cluster.logs());
+    serde_json::from_slice(&said.stdout).expect("JSON")
+}
+
 fn refused(cluster: &Cluster, words: &[&str]) -> String {
     let all = ["volume", "ha-update", "r"];
     let said = cluster.keelctl(&[&all[..], words].concat());
@@ -85,6 +92,16 @@ fn one_more_then_an_old_one_dies_then_one_less_and_one_elsewhere() {
     });
     assert_eq!(members(&cluster, &found), [0, 1, 2]);
     io.wait_for_progress(200);
+    // It is compared as a whole, which finds nothing, and is none of the set meanwhile.
+    let new_id = id(&cluster, new);
+    let compared = resync(&cluster, &new_id);
+    let task = &compared["task"];
+    assert_eq!(
+        (&task["kind"], &task["state"], &task["new_node"]),
+        (&"resync".into(), &"done".into(), &new_id.as_str().into())
+    );
+    let found = locate(&cluster, first).expect("it answers");
+    assert_eq!(members(&cluster, &found), [0, 1, 2]);
     // The copy that was there from the beginning goes: the new one is as good.
     let held = Held::new(cluster.up_pid());
     let node = cluster.ready().nodes[old].clone();

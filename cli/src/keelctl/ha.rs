@@ -1,4 +1,4 @@
-//! `keelctl volume ha-update`.
+//! `keelctl volume ha-update` and `resync`.
 use super::progress::{LOOK, Progress, percent};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
@@ -30,6 +30,18 @@ pub struct Update {
     /// Node of the replica that comes, or with fewer of the one that goes [default: chosen].
     #[arg(long, visible_alias = "to", conflicts_with = "minimum")]
     node: Option<String>,
+    /// Stay until it is done.
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Resync {
+    /// Name or id.
+    volume: String,
+    /// The replica's node, or its id. It is out of the set of those that count until it is done.
+    #[arg(long)]
+    node: String,
     /// Stay until it is done.
     #[arg(long)]
     wait: bool,
@@ -67,17 +79,39 @@ pub async fn update(client: &mut Client, args: Update) -> Result<Answer> {
         change: Some(change),
         node: args.node.unwrap_or_default(),
     };
+    begin(client, &volume.name, request, (what, args.wait)).await
+}
+
+/// Has a replica compared anew.
+pub async fn resync(client: &mut Client, args: Resync) -> Result<Answer> {
+    let volume = client.volume(&args.volume).await?;
+    let what = format!("resync volume {}", volume.name);
+    let request = UpdateReplicasRequest {
+        volume: volume.id.clone(),
+        change: Some(Change::Resync(args.node)),
+        node: String::new(),
+    };
+    begin(client, &volume.name, request, (what, args.wait)).await
+}
+
+/// Begins with a change, and waits for its end if that is wanted.
+async fn begin(
+    client: &mut Client,
+    name: &str,
+    request: UpdateReplicasRequest,
+    (what, waits): (String, bool),
+) -> Result<Answer> {
+    let id = request.volume.clone();
     let begun = client.admin.update_replicas(request).await;
     let begun = begun.map_err(|s| Failure::from_status(what.clone(), &s))?;
     let Some(task) = begun.into_inner().task else {
-        return now(client, &volume.id, "It is as it was to be.").await;
+        return now(client, &id, "It is as it was to be.").await;
     };
-    if !args.wait {
-        let name = &volume.name;
+    if !waits {
         let says = format!("Begun; `keelctl volume replicas {name}` says how far it is.");
-        return now(client, &volume.id, &says).await;
+        return now(client, &id, &says).await;
     }
-    wait(client, &volume.id, &task.task_id, what).await
+    wait(client, &id, &task.task_id, what).await
 }
 
 async fn now(client: &mut Client, id: &str, says: &str) -> Result<Answer> {
@@ -135,6 +169,7 @@ pub fn is_over(task: &ReplicaTask) -> bool {
 pub fn shown(task: &ReplicaTask) -> String {
     let what = match task.kind.as_str() {
         "move" => format!("move {} -> {}", task.old_node, task.new_node),
+        "resync" => format!("resync of the replica on node {}", task.new_node),
         "decrease" => format!(
             "{} -> {} replicas, without node {}",
             task.replicas_before, task.replicas, task.old_node

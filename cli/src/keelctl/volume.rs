@@ -82,6 +82,8 @@ pub enum Command {
     },
     /// Change the number of replicas of a volume, one at a time, or move one to another node, while the volume is used.
     HaUpdate(ha::Update),
+    /// Compare a replica with the others, all of it, and copy what differs, while the volume is used.
+    Resync(ha::Resync),
     /// How a host connects to a volume.
     ConnectInfo {
         /// Name or id.
@@ -183,6 +185,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Locate { volume } => replicas::locate(client, &volume).await,
         Command::Replicas { volume } => replicas::list(client, &volume).await,
         Command::HaUpdate(args) => ha::update(client, args).await,
+        Command::Resync(args) => ha::resync(client, args).await,
         Command::ConnectInfo { volume } => connect_info(client, &volume).await,
         Command::Path { volume, state } => path(client, &volume, state).await,
     }

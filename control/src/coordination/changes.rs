@@ -50,6 +50,12 @@ impl Node {
         match self.try_change(id, change).await {
             Ok(Outcome::Done(done)) => {
                 tracing::info!(volume = %id, version = done.record.version, members = done.record.members.len(), "set changed");
+                if let Some(Wish::Exclude(those)) = &change.change
+                    && let Ok(those) = ids(those)
+                    && let Err(error) = self.excluded(id, &those).await
+                {
+                    tracing::warn!(volume = %id, %error, "that a replica is compared anew cannot be written down: it will be once more");
+                }
                 Answer::Done(SetDone {})
             }
             Ok(Outcome::Conflict(found)) => {

@@ -13,7 +13,8 @@ use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
 use crate::records::{
-    AlertKind, Severity, TaskRecord, TaskReplica, TaskState, TaskStep, Versioned, encode, unix_ms,
+    AlertKind, Severity, TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep, Versioned, encode,
+    unix_ms,
 };
 use crate::replication::transition;
 
@@ -21,6 +22,8 @@ use crate::replication::transition;
 const LOOK: Duration = Duration::from_secs(1);
 /// How far a resync is, and that something is in its way, is written down so often at most.
 const TELL_MS: u64 = 2_000;
+/// How often a task is read again that somebody else has written meanwhile.
+const SWAPS: u32 = 5;
 
 impl Node {
     /// Does what is next for the replicas of a volume that this node serves. When to look again.
@@ -93,6 +96,7 @@ impl Node {
             Wish::Leave(id) => Change::Leave(id.to_string()),
             Wish::Remove(id) => Change::Remove(id.to_string()),
             Wish::Minimum(minimum) => Change::Minimum(minimum.into()),
+            Wish::Exclude(id) => Change::Exclude(id.to_string()),
         };
         let request = ChangeReplicasRequest {
             volume_id: volume.to_string(),
@@ -138,6 +142,35 @@ impl Node {
             return Ok(());
         }
         self.write_task(task, record).await
+    }
+
+    /// Replicas were excluded (K3). If one of them is to be compared anew, that has begun: what is a member from now on has been.
+    pub(super) async fn excluded(&self, volume: Uuid, those: &[Uuid]) -> Result<(), OpError> {
+        let key = self.registry.keys().task(volume);
+        for _ in 0..SWAPS {
+            let Some(task) = self.registry.get::<TaskRecord>(&key).await? else {
+                return Ok(());
+            };
+            let waits = task.record.kind == TaskKind::Resync
+                && task.record.state == TaskState::Running
+                && task.record.step == TaskStep::Leave;
+            let replica = task.record.new.as_ref().map(|r| r.replica_id);
+            if !waits || !replica.is_some_and(|id| those.contains(&id)) {
+                return Ok(());
+            }
+            let mut record = task.record.clone();
+            record.step = TaskStep::Resync;
+            record.error.clear();
+            record.updated_unix_ms = unix_ms();
+            let kv = self.registry.kv();
+            let written = kv.compare_and_swap(&key, task.revision, encode(&record));
+            if let Committed::Yes(_) = written.await? {
+                self.say(&task.record, &record);
+                return Ok(());
+            }
+        }
+        // It is excluded once more, which costs another comparison and nothing else.
+        Ok(())
     }
 
     /// Writes a task; who was first is right, and is seen by the watch.

@@ -12,6 +12,8 @@
 //! | running, all of that is done | done |
 //! | undoing, the new one is in the record | it is to leave (K5), and is waited for |
 //! | undoing, it is not | as many are wanted as before (K8): cancelled, or failed |
+//! | a replica is to be compared anew, and was not excluded yet | it is (K3), which [`super::changes`] writes down |
+//! | it was, and is behind; is a member again | it is waited for (resync, K4); done |
 //! | the minimum is below what it is to be, and there are as many members as are wanted | it is raised (K6) |
 //!
 //! A replica that comes to the node of a lost one that it replaces, or that would be one too many, comes after it.
@@ -20,7 +22,9 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use crate::records::{ReplicaRecord, TaskRecord, TaskReplica, TaskState, TaskStep, Versioned};
+use crate::records::{
+    ReplicaRecord, TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep, Versioned,
+};
 use crate::replication::record::{ReplicaState, ReplicationRecord};
 
 /// What the coordinator is asked for.
@@ -34,6 +38,8 @@ pub enum Wish {
     Remove(Uuid),
     /// Another minimum.
     Minimum(u8),
+    /// A member is none, until it has been compared with another one.
+    Exclude(Uuid),
 }
 
 /// What is next.
@@ -105,6 +111,9 @@ impl View<'_> {
     }
 
     fn running(&self, task: &TaskRecord) -> Next {
+        if task.kind == TaskKind::Resync {
+            return self.compare(task);
+        }
         let first = task.old_first;
         let steps = [
             task.old
@@ -119,6 +128,33 @@ impl View<'_> {
         ];
         let next = steps.into_iter().flatten().flatten().next();
         next.unwrap_or(Next::State(TaskState::Done, String::new()))
+    }
+
+    /// What a replica that is to be compared anew needs.
+    fn compare(&self, task: &TaskRecord) -> Next {
+        let failed = |why: String| Next::State(TaskState::Failed, why);
+        let Some(replica) = &task.new else {
+            return failed("no replica is named".into());
+        };
+        let node = &replica.node_id;
+        match self.state(replica.replica_id) {
+            None | Some(ReplicaState::Leaving) => {
+                failed(format!("the replica on node {node} was taken away"))
+            }
+            Some(ReplicaState::Member) if task.step == TaskStep::Resync => {
+                Next::State(TaskState::Done, String::new())
+            }
+            Some(ReplicaState::Member) => {
+                Next::Ask(Wish::Exclude(replica.replica_id), Some(TaskStep::Leave))
+            }
+            Some(ReplicaState::Empty | ReplicaState::Behind) => {
+                let why = match (self.lives)(node) {
+                    true => String::new(),
+                    false => format!("node {node} is away"),
+                };
+                Next::Wait(TaskStep::Resync, why)
+            }
+        }
     }
 
     /// What the new replica needs; `None`: it is a member.
@@ -168,6 +204,10 @@ impl View<'_> {
     }
 
     fn undoing(&self, task: &TaskRecord) -> Next {
+        if task.kind == TaskKind::Resync {
+            // It comes back by itself.
+            return Next::State(TaskState::Cancelled, String::new());
+        }
         let over = match task.error.is_empty() {
             true => TaskState::Cancelled,
             false => TaskState::Failed,
@@ -180,7 +220,6 @@ impl View<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::records::TaskKind;
     use crate::replication::record::{Fields, Holder, Replica, Token};
     use crate::replication::transition::{self, Coordinator};
 
@@ -232,7 +271,7 @@ mod tests {
             let wanted = match kind {
                 TaskKind::Increase => n + 1,
                 TaskKind::Decrease => n - 1,
-                TaskKind::Move => n,
+                TaskKind::Move | TaskKind::Resync => n,
             };
             let task = TaskRecord {
                 task_id: id(200),
@@ -299,6 +338,10 @@ mod tests {
                         Wish::Leave(one) => transition::leave(&self.set, by(), *one),
                         Wish::Remove(one) => transition::remove(&self.set, by(), *one),
                         Wish::Minimum(m) => transition::set_minimum(&self.set, by(), *m),
+                        Wish::Exclude(one) => {
+                            self.task.step = TaskStep::Resync;
+                            transition::exclude(&self.set, by(), &[*one])
+                        }
                     };
                     self.set = next.unwrap_or_else(|why| panic!("{wish:?}: {why}"));
                     self.asked.push(wish);
@@ -425,6 +468,32 @@ mod tests {
             (world.state(3), world.state(4)),
             (None, Some(ReplicaState::Empty))
         );
+    }
+
+    #[test]
+    fn one_that_is_compared_anew_is_out_of_the_set_until_it_was() {
+        let mut world = World::new(3, TaskKind::Resync, Some(2), None);
+        world.task.step = TaskStep::Leave;
+        world.go();
+        assert_eq!(world.asked, [Wish::Exclude(id(2))]);
+        assert_eq!(world.state(2), Some(ReplicaState::Behind));
+        assert_eq!(world.next(), Next::Wait(TaskStep::Resync, String::new()));
+        let mut cancelled = world.task.clone();
+        cancelled.state = TaskState::Undoing;
+        std::mem::swap(&mut world.task, &mut cancelled);
+        world.go();
+        assert_eq!(world.task.state, TaskState::Cancelled);
+        assert_eq!(world.asked.len(), 1, "it comes back by itself");
+        std::mem::swap(&mut world.task, &mut cancelled);
+        world.join(2);
+        world.go();
+        assert_eq!(world.task.state, TaskState::Done);
+        assert_eq!((world.asked.len(), world.set.members.len()), (1, 3));
+        // One that was taken away meanwhile.
+        let mut world = World::new(3, TaskKind::Resync, Some(7), None);
+        world.go();
+        assert_eq!(world.task.state, TaskState::Failed);
+        assert!(world.task.error.contains("n7"), "{}", world.task.error);
     }
 
     #[test]

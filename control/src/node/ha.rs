@@ -23,6 +23,8 @@ pub enum HaWish {
     Move(String, Option<String>),
     /// Served by no fewer than so many; `None`: as follows from their number.
     Minimum(Option<u8>),
+    /// The one of that id, or on that node, is compared anew with the others.
+    Resync(String),
 }
 
 /// A volume, with what a task is made from.
@@ -100,7 +102,44 @@ impl Node {
             HaWish::Replicas(wanted, node) => self.change_level(found, wanted, node).await,
             HaWish::Move(from, to) => self.move_replica(found, &from, to).await.map(Some),
             HaWish::Minimum(minimum) => self.set_minimum(&found, minimum).await.map(|()| None),
+            HaWish::Resync(named) => self.compare_anew(found, &named).await.map(Some),
         }
+    }
+
+    async fn compare_anew(&self, found: Found, named: &str) -> Result<TaskRecord, OpError> {
+        let replica = found.replica(named)?.clone();
+        if let Some(task) = found.running() {
+            let new = task.record.new.as_ref();
+            let same = task.record.kind == TaskKind::Resync
+                && new.is_some_and(|new| new.replica_id == replica.replica_id);
+            return match same {
+                true => Ok(task.record.clone()),
+                false => Err(found.busy(&task.record)),
+            };
+        }
+        let set = &found.set.record;
+        let rest = set.members.iter().filter(|id| **id != replica.replica_id);
+        let (left, minimum) = (rest.count(), usize::from(set.minimum));
+        if left == 0 {
+            return Err(OpError::State(format!(
+                "the replica of volume {} on node {} is the only one in sync: there is none that it could be compared with",
+                found.name(),
+                replica.node_id
+            )));
+        }
+        if left < minimum {
+            return Err(OpError::State(format!(
+                "volume {name} is served by no fewer than {minimum} replicas, and without the one on node {node} {left} are in sync: wait for the \
+                 others (`keelctl volume replicas {name}`), or lower that with `keelctl volume ha-update --minimum {left} {name}`",
+                name = found.name(),
+                node = replica.node_id,
+            )));
+        }
+        let wanted = set.wanted;
+        let new = Some(task_replica(&replica));
+        let mut task = self.new_task(&found, TaskKind::Resync, wanted, new, None);
+        task.step = TaskStep::Leave;
+        self.begin_task(found, task).await
     }
 
     async fn ha_of(&self, name: &str) -> Result<Found, OpError> {
@@ -429,6 +468,10 @@ impl Node {
         ];
         let mut writes = Vec::new();
         match record.new {
+            Some(_) if record.kind == TaskKind::Resync => {
+                record.state = TaskState::Cancelled;
+                guards.pop();
+            }
             Some(_) => {
                 record.state = TaskState::Undoing;
                 guards.pop();

@@ -13,6 +13,8 @@ pub enum TaskKind {
     Decrease,
     /// One elsewhere, in the place of another.
     Move,
+    /// One leaves the set until all of it has been compared with another's.
+    Resync,
 }
 
 impl TaskKind {
@@ -22,6 +24,7 @@ impl TaskKind {
             Self::Increase => "increase",
             Self::Decrease => "decrease",
             Self::Move => "move",
+            Self::Resync => "resync",
         }
     }
 }
@@ -119,7 +122,7 @@ pub struct TaskRecord {
     pub wanted_before: u8,
     /// How many it is to have.
     pub wanted: u8,
-    /// The replica that comes.
+    /// The replica that comes; that is compared anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<TaskReplica>,
     /// The replica that goes.
@@ -158,7 +161,13 @@ mod tests {
     fn names_are_as_stored() {
         use TaskState::{Cancelled, Done, Failed, Running, Undoing};
         use TaskStep::{Add, Delete, Leave, Make, Resync};
-        for kind in [TaskKind::Increase, TaskKind::Decrease, TaskKind::Move] {
+        let kinds = [
+            TaskKind::Increase,
+            TaskKind::Decrease,
+            TaskKind::Move,
+            TaskKind::Resync,
+        ];
+        for kind in kinds {
             assert_eq!(stored(&kind), kind.name());
         }
         for state in [Running, Undoing, Done, Cancelled, Failed] {

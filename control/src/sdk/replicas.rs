@@ -47,13 +47,14 @@ pub fn wish(request: UpdateReplicasRequest) -> Result<(String, HaWish), OpError>
         None => {
             return Err(OpError::Missing {
                 field: "change",
-                hint: "replicas, move_from or minimum",
+                hint: "replicas, move_from, minimum or resync",
             });
         }
         Some(Change::Replicas(n)) => HaWish::Replicas(small("replicas", n)?, node),
         Some(Change::MoveFrom(from)) => HaWish::Move(from, node),
         Some(Change::Minimum(0)) => HaWish::Minimum(None),
         Some(Change::Minimum(n)) => HaWish::Minimum(Some(small("minimum", n)?)),
+        Some(Change::Resync(named)) => HaWish::Resync(named),
     };
     Ok((request.volume, wish))
 }

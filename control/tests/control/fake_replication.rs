@@ -129,12 +129,15 @@ impl Replication {
             Wanted::Leave(one) => set_change::Change::Leave(one),
             Wanted::Remove(one) => set_change::Change::Remove(one),
             Wanted::Minimum(n) => set_change::Change::Minimum(n),
+            Wanted::Exclude(one) => set_change::Change::Exclude(ReplicaIds {
+                replica_ids: vec![one],
+            }),
         };
         self.asked.insert(id.clone(), change.clone());
         Ok((coordinator.clone(), Some(asking(&id, &record, change))))
     }
 
-    /// The outcome of a change; how the coordinator is after it, and what it asks for next: a replica that was added is a copy at once.
+    /// The outcome of a change; how the coordinator is after it, and what it asks for next: a replica that was added or excluded is a copy at once.
     pub fn answer(&mut self, answer: AnswerSetChangeRequest) -> Option<Asks> {
         self.answers.push(answer.clone());
         let id = &answer.volume_id;
@@ -146,10 +149,13 @@ impl Replication {
                 coordinator.set_state(CoordinatorState::CoordinatorServing);
                 let record = coordinator.record.get_or_insert_default();
                 record.version = answer.expected_version + 1;
-                if let Some(set_change::Change::Add(new)) = asked
-                    && !self.stays_empty
-                {
-                    let admit = set_change::Change::Admit(new.replica_id);
+                let outside = match asked {
+                    Some(set_change::Change::Add(new)) => Some(new.replica_id),
+                    Some(set_change::Change::Exclude(mut those)) => those.replica_ids.pop(),
+                    _ => None,
+                };
+                if let Some(one) = outside.filter(|_| !self.stays_empty) {
+                    let admit = set_change::Change::Admit(one);
                     next = Some(asking(id, record, admit.clone()));
                     self.asked.insert(id.clone(), admit);
                 }

@@ -579,6 +579,27 @@ async fn one_more_replica_then_one_that_cannot_be_made_then_one_less() {
     until_over("done", 3).await;
     c.until("it is made there", |c| has(c, spare)).await;
     // Whoever is asked for less says so to the node.
+    let resync = async |named: &str| {
+        let request = UpdateReplicasRequest {
+            volume: "v".into(),
+            change: Some(update_replicas_request::Change::Resync(named.into())),
+            node: String::new(),
+        };
+        let reply = c.nodes[spare].admin().update_replicas(request).await;
+        reply.map(|r| r.into_inner().task.unwrap())
+    };
+    refused(
+        resync("n9").await,
+        Code::FailedPrecondition,
+        "no replica on n9",
+    );
+    let task = resync(&spare_id).await.unwrap();
+    assert_eq!(
+        (task.kind.as_str(), task.step.as_str()),
+        ("resync", "leave")
+    );
+    let found = until_over("done", 3).await;
+    assert_eq!(found.task.unwrap().task_id, task.task_id);
     update(2, &spare_id).await.unwrap();
     c.until("it is deleted there", |c| !has(c, spare)).await;
     let found = until_over("done", 2).await;
