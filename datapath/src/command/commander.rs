@@ -32,7 +32,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Commander {
     pub(super) handle: Handle,
     pub(super) registry: Registry,
-    target: Target,
+    pub(super) target: Target,
     pub(super) events: EventSink,
     /// Held through every change of what drives hold, so that there is one at a time.
     pub(super) pools: Mutex<Pools>,
@@ -88,7 +88,7 @@ impl Commander {
             levels: RefCell::default(),
             exports: RefCell::default(),
             exporting: Mutex::new(()),
-            replication: replication.map(|(with, node)| Replication::new(with, node)),
+            replication: replication.map(|(with, node)| Replication::new(handle, with, node)),
             beginning: Mutex::new(()),
             serving: Mutex::new(()),
         });

@@ -16,7 +16,8 @@ use tonic::{Request, Response, Status};
 use super::convert::{export_of, maybe_snapshot_id, named_volume_id, snapshot_id, volume_id};
 use super::prepare::{join_pool, open_pool, size_of};
 use super::replication::{
-    Epoch, NewReplica, Path, Wanted, answer_of, keys_of, record_of, route_of, uuid_bytes,
+    Epoch, NewReplica, Path, Wanted, answer_of, forward_of, keys_of, record_of, route_of,
+    uuid_bytes,
 };
 use super::snapshots::{RANGES_MAX, SNAPSHOTS_MAX};
 use super::{CommandError, Commander, Events, Job};
@@ -617,7 +618,8 @@ impl Datapath for Service {
             lanes: request.lanes,
             volatile_cache: request.volatile_cache,
         };
-        self.ask(move |c| async move { c.open_path_alone(path).await })
+        let forward = request.forward.as_ref().map(forward_of).transpose()?;
+        self.ask(move |c| async move { c.open_path_alone(path, forward).await })
             .await?;
         Ok(Response::new(proto::OpenPathReply {}))
     }

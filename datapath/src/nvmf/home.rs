@@ -16,6 +16,7 @@ use super::seam::{Effect, ViewSpec};
 use super::subsystem::Subsystem;
 use super::view::NamespaceRef;
 use crate::reactor::{Notify, ReactorId};
+use crate::volume::forward::{Command, Operation, Phase};
 
 /// A subsystem on its home reactor.
 pub struct Home {
@@ -147,7 +148,11 @@ impl Home {
         self.node.handle.spawn("nvmf-shutdown-flush", async move {
             for ns in &view.namespaces {
                 let ns = NamespaceRef::new(&view, ns);
-                if let Err(error) = ns.volume.flush().await {
+                let flushed = match ns.forwards {
+                    true => elsewhere(&ns).await,
+                    false => ns.volume.flush().await.map_err(|e| e.to_string()),
+                };
+                if let Err(error) = flushed {
                     tracing::error!(nqn = %home.nqn, nsid = ns.nsid, %error, "flush at controller shutdown failed");
                 }
             }
@@ -179,4 +184,23 @@ impl Home {
             }
         }
     }
+}
+
+/// Flushes a volume that is coordinated on another node.
+async fn elsewhere(ns: &NamespaceRef) -> Result<(), String> {
+    let flush = Command {
+        host: [0; 16],
+        request: 0,
+        phase: Phase::Read,
+        operation: Operation::Flush,
+        fused: false,
+        fua: false,
+        nsid: ns.nsid,
+        first: 0,
+        bytes: 0,
+        age_ms: 1,
+    };
+    let done = ns.volume.ask_elsewhere(flush, None).await;
+    let status = |s| format!("the node that coordinates the volume answered with status {s:#06x}");
+    done.map(drop).map_err(status)
 }

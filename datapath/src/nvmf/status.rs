@@ -84,5 +84,6 @@ pub fn of_volume(error: VolumeError) -> StatusField {
         VolumeError::Closed | VolumeError::Stalled => PATH_ERROR,
         VolumeError::Elsewhere => ANA_INACCESSIBLE,
         VolumeError::Busy => INTERRUPTED,
+        VolumeError::Told(status) => StatusField(status),
     }
 }

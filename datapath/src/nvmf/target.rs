@@ -6,11 +6,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::foreign::Foreign;
 use super::home::Home;
 use super::message::{Answer, Mail, Message, Request, discovery_entry};
 use super::node::{Node, home_of};
 use super::seam::{
-    ControllerInfo, DISCOVERY_NQN, DiscoveryEntry, ExportConfig, ExportError, NodeIdentity,
+    ControllerInfo, DISCOVERY_NQN, DiscoveryEntry, ExportConfig, ExportError, HostId, NodeIdentity,
     TargetEvent,
 };
 use super::subsystem::Subsystem;
@@ -112,6 +113,21 @@ impl Target {
     /// Where hosts connect.
     pub fn address(&self) -> SocketAddr {
         self.node.address
+    }
+
+    /// The subsystem in which a volume is exported here, and whether its reservation lets a host read or write. `None`: it is not, or not yet.
+    pub fn allows(
+        &self,
+        volume: &[u8; 16],
+        host: &HostId,
+        write: bool,
+    ) -> Option<(Arc<str>, bool)> {
+        self.node.allows(volume, host, write)
+    }
+
+    /// Commands of hosts on other nodes that are done here.
+    pub fn foreign(&self) -> &Foreign {
+        &self.node.foreign
     }
 
     fn main(&self) -> &MainPart {

@@ -33,6 +33,8 @@ pub struct Namespace {
     pub blocks: u64,
     /// Access through this node.
     pub ana: AnaState,
+    /// Its commands go to a coordinator on another node.
+    pub forwards: bool,
     /// What reservations allow.
     pub reservation: ReservationView,
     /// Our handle of the volume.
@@ -49,6 +51,8 @@ pub struct View {
     pub generation: u64,
     /// Ascending by NSID.
     pub namespaces: Vec<Namespace>,
+    /// Commands of some go to another node.
+    pub forwards: bool,
 }
 
 impl View {
@@ -57,6 +61,7 @@ impl View {
         Self {
             generation: 0,
             namespaces: Vec::new(),
+            forwards: false,
         }
     }
 
@@ -73,6 +78,7 @@ impl View {
                 blocks: ns.blocks,
                 ana: ns.ana,
                 reservation: ns.reservation.clone(),
+                forwards: ns.ana == AnaState::NonOptimized && volume.replicated(),
                 stats: volume.stats().cloned(),
                 volume,
                 index: 0,
@@ -85,6 +91,7 @@ impl View {
             .for_each(|(i, ns)| ns.index = i);
         Self {
             generation: spec.generation,
+            forwards: namespaces.iter().any(|ns| ns.forwards),
             namespaces,
         }
     }

@@ -63,6 +63,17 @@ impl What {
             _ => 0,
         }
     }
+
+    /// The blocks of its lane that it is about; none for a snapshot.
+    pub fn blocks(&self) -> std::ops::Range<u64> {
+        match self {
+            Self::Write { first, crcs, .. } | Self::Poison { first, crcs, .. } => {
+                first.0..first.0 + (crcs.len() / 4) as u64
+            }
+            Self::Tombstone { first, blocks } => first.0..first.0 + blocks,
+            Self::Snapshot(_) => 0..0,
+        }
+    }
 }
 
 impl Held {
@@ -191,13 +202,7 @@ impl Held {
 
     /// The blocks of its lane that it is about; none for a snapshot.
     pub fn blocks(&self) -> std::ops::Range<u64> {
-        match &self.what {
-            What::Write { first, crcs, .. } | What::Poison { first, crcs, .. } => {
-                first.0..first.0 + (crcs.len() / 4) as u64
-            }
-            What::Tombstone { first, blocks } => first.0..first.0 + blocks,
-            What::Snapshot(_) => 0..0,
-        }
+        self.what.blocks()
     }
 
     /// The stamp of a block of it.

@@ -61,11 +61,19 @@ pub enum Bug {
     ReclaimedInResync = 27,
     /// §11: a repair replaces whatever is there.
     RepairUnchecked = 28,
+    /// Rule 8: a forwarded command gets its stamp when it is confirmed.
+    NotReserved = 29,
+    /// Rule 8: a forwarder does not ask whether the host still holds a command.
+    NotConfirmed = 30,
+    /// Rule 8: a forwarder sends a command to another coordinator than the one it began with.
+    GoesToTheNext = 31,
+    /// Rule 8: what is settled passes open reservations, and does not void them.
+    SettledPasses = 32,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 28] = [
+pub const ALL: [Bug; 32] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -94,6 +102,10 @@ pub const ALL: [Bug; 28] = [
     Bug::JoinsBehind,
     Bug::ReclaimedInResync,
     Bug::RepairUnchecked,
+    Bug::NotReserved,
+    Bug::NotConfirmed,
+    Bug::GoesToTheNext,
+    Bug::SettledPasses,
 ];
 
 #[cfg(planted)]

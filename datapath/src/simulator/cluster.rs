@@ -1,12 +1,13 @@
 //! Nodes with a replica each, one volume over them, and coordinators of it that come and go: sessions, replicas and coordinators as they are in a process,
 //! on simulated reactors; drives that lose what they may lose.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::drives::{Drive, Opened};
 use super::faults::FAST;
+use super::forward::{Path, SimulatedHere};
 use super::kvdb::{Kvdb, Way};
 use super::ledger::Ledger;
 use crate::reactor::sim::NodeId;
@@ -24,6 +25,8 @@ use crate::volume::coordinator::members::Place;
 use crate::volume::coordinator::message::{Event, Wish};
 use crate::volume::coordinator::set::{ReplicaState, VolumeRecord};
 use crate::volume::coordinator::state::{Config, Standing};
+use crate::volume::forward::send::{Coordinator as ForwardTo, Forwarder, Forwarding};
+use crate::volume::forward::serve::Doors;
 
 /// Lanes of the volume.
 pub const LANES: u8 = 2;
@@ -47,6 +50,10 @@ struct Process {
     replicas: Rc<Replicas<Opened>>,
     coordinators: Vec<Target>,
     served: Rc<RefCell<Option<Served>>>,
+    /// What other nodes forward here.
+    doors: Rc<Doors>,
+    forwarding: Rc<Forwarding>,
+    alive: Rc<Cell<bool>>,
 }
 
 /// What a process has when its store is open.
@@ -228,11 +235,16 @@ impl Cluster {
             }));
         });
         let trunks = Rc::new(Trunks::new(&handle, own));
+        let doors = Rc::new(Doors::new(&handle));
+        replicas.forward_to(Some(doors.clone()));
         self.processes[node] = Some(Process {
             trunks,
             replicas,
             coordinators: Vec::new(),
             served,
+            doors,
+            forwarding: Rc::default(),
+            alive: Rc::new(Cell::new(true)),
         });
     }
 
@@ -248,6 +260,9 @@ impl Cluster {
             false => self.rig.end(node),
         }
         // Nothing of it runs any more: whoever knows whom lets go.
+        process.alive.set(false);
+        process.replicas.forward_to(None);
+        process.forwarding.lead(None);
         if let Some(kept) = &kept {
             process.replicas.remove(Self::identity(kept.id));
         }
@@ -330,7 +345,51 @@ impl Cluster {
         target.replace(Some(driver.clone()));
         driver.peers().connect();
         process.coordinators.push(target);
+        let here = SimulatedHere {
+            handle,
+            driver: driver.clone(),
+        };
+        let of = (driver.epoch(), incarnation);
+        process.doors.serve(VOLUME, of, Rc::new(here));
+        process.forwarding.lead(None);
         Some(driver)
+    }
+
+    /// Nodes that run lead to whom the record names, unless that is themselves, or nowhere.
+    pub fn follow_coordinator(&self) {
+        let record = self.kvdb.record();
+        // The first byte of an incarnation says which node it is of.
+        let by = usize::from(record.incarnation[0]);
+        let to = ForwardTo {
+            volume: VOLUME,
+            epoch: record.epoch,
+            incarnation: record.incarnation,
+        };
+        for (node, process) in self.processes.iter().enumerate() {
+            let Some(process) = process else { continue };
+            if !record.serving || by == node {
+                process.forwarding.lead(None);
+            } else if process.forwarding.to() != Some(to) {
+                let trunk = process.trunks.to(name(by));
+                let forwarder = Forwarder::start(&self.rig.handle(node, 0), trunk, to);
+                process.forwarding.lead(Some(forwarder));
+            }
+        }
+    }
+
+    /// Ways of hosts to nodes that forward.
+    pub fn paths(&self) -> Vec<Path> {
+        let all = self.processes.iter().enumerate();
+        let all = all.filter_map(|(node, p)| {
+            let process = p.as_ref()?;
+            process.forwarding.to()?;
+            Some(Path {
+                handle: self.rig.handle(node, 0),
+                forwarding: process.forwarding.clone(),
+                alive: process.alive.clone(),
+            })
+        });
+        all.collect()
     }
 
     /// Coordinators whose process runs, of any epoch, with their nodes; those that have ended are let go.
@@ -343,6 +402,7 @@ impl Cluster {
                 let Some(driver) = driver else { return false };
                 if matches!(driver.standing(), Standing::Ended(_)) {
                     driver.peers().stop();
+                    process.doors.end(&VOLUME, driver.epoch());
                     target.take();
                     return false;
                 }

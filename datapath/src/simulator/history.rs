@@ -15,6 +15,8 @@ pub type Moment = u64;
 pub enum Did {
     /// Wrote this value; 0: erased.
     Wrote(u64),
+    /// Perhaps wrote this value, but not after its end: it was sent again by another way, and that was answered.
+    Tried(u64),
     /// Read this value.
     Read(u64),
 }
@@ -82,6 +84,8 @@ fn look(all: &[Seen]) -> Result<(), (usize, Vec<Seen>)> {
     let (mut must, mut may, mut erasures) = (Vec::new(), Vec::new(), Vec::new());
     for seen in all {
         match (seen.did, seen.to) {
+            (Did::Tried(value), _) if was_read(value) => may.push(*seen),
+            (Did::Tried(_), _) => {}
             (_, Some(_)) => must.push(*seen),
             // One is as good as another: only how many have happened counts.
             (Did::Wrote(0), None) => erasures.push(seen.from),
@@ -188,10 +192,11 @@ impl Search<'_> {
         }
         for n in 0..self.may.len() {
             let op = self.may[n];
-            let Did::Wrote(written) = op.did else {
+            let (Did::Wrote(written) | Did::Tried(written)) = op.did else {
                 continue;
             };
-            if !self.used[n] && op.from <= end {
+            let over = op.to.is_some_and(|to| self.latest(last, erased) > to);
+            if !self.used[n] && op.from <= end && !over {
                 self.used[n] = true;
                 if self.go(count, first, erased, written) {
                     return true;
@@ -201,6 +206,15 @@ impl Search<'_> {
         }
         let erasure = self.erasures.get(erased).filter(|from| **from <= end);
         value != 0 && erasure.is_some() && self.go(count, first, erased + 1, 0)
+    }
+
+    /// When the latest of what has happened began: nothing that had ended by then comes after it.
+    fn latest(&self, last: usize, erased: usize) -> Moment {
+        let must = last.checked_sub(1).map_or(0, |n| self.must[n].from);
+        let used = self.may.iter().zip(&self.used).filter(|(_, used)| **used);
+        let may = used.map(|(op, _)| op.from).max().unwrap_or(0);
+        let erased = erased.checked_sub(1).map_or(0, |n| self.erasures[n]);
+        must.max(may).max(erased)
     }
 
     /// The first end among those that are left: nothing that began after it can come before it.
@@ -228,7 +242,7 @@ impl Search<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Did::{Read, Wrote};
+    use Did::{Read, Tried, Wrote};
 
     fn seen(did: Did, from: Moment, to: impl Into<Option<Moment>>) -> Seen {
         Seen {
@@ -318,6 +332,29 @@ mod tests {
             seen(Wrote(0), 2, 3),
             seen(Read(0), 4, 5),
             seen(Read(1), 6, 7)
+        ]));
+    }
+
+    #[test]
+    fn what_was_sent_again_does_not_happen_after_its_answer() {
+        let again = |read: Moment| {
+            check(&[
+                seen(Tried(1), 0, 20),
+                seen(Wrote(2), 5, 6),
+                seen(Wrote(1), 10, 20),
+                seen(Read(2), 14, 15),
+                seen(Read(1), 16, 17),
+                seen(Wrote(4), read, read + 1),
+                seen(Read(1), read + 2, read + 3),
+            ])
+        };
+        // Each may have happened once: the first before 2, or behind 4.
+        assert!(again(17));
+        assert!(!again(21));
+        assert!(check(&[
+            seen(Tried(1), 0, 9),
+            seen(Wrote(1), 3, 9),
+            seen(Read(1), 10, 11)
         ]));
     }
 

@@ -1,10 +1,11 @@
 //! Clusters in one process, on the simulated reactor: what hosts see is checked against one copy ([`history`]). [`cluster`] is nodes with replicas and
 //! coordinators, [`drives`] what is under them, [`kvdb`] what keeps the set, [`ledger`] its keys, [`faults`] what goes wrong, `changes` replicas that come and
-//! go, [`run`] hosts and faults by a seed, `resync` what a resync costs, `sealed` encryption.
+//! go, [`run`] hosts and faults by a seed, [`forward`] hosts that go to nodes which do not coordinate, `resync` what a resync costs, `sealed` encryption.
 mod changes;
 pub mod cluster;
 pub mod drives;
 pub mod faults;
+pub mod forward;
 pub mod history;
 pub mod kvdb;
 pub mod ledger;

@@ -4,9 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
+use keelblock_hugepages::Buffer;
+
 use super::changes::{Changes, all_joined};
 use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
+use super::forward::{Path, What};
 use super::history::{Did, History, Seen};
 use crate::reactor::Handle;
 use crate::replication::seam::Kind;
@@ -23,6 +26,11 @@ const REAL_SHARE: u64 = 4;
 const SEALED_SHARE: u64 = 3;
 /// What tells the dice for that from a run's others.
 const SEALED_STREAM: u64 = 0x5ea1_ed00_0000_0000;
+/// One run in so many has hosts that go to nodes which forward.
+const FORWARD_SHARE: u64 = 2;
+const FORWARD_STREAM: u64 = 0xf0f0_0000_0000_0000;
+/// How often a host sends a write before it takes it for lost.
+const ATTEMPTS: usize = 5;
 /// Hosts, each with one operation at a time.
 const HOSTS: usize = 5;
 /// How long a host waits for an answer.
@@ -37,6 +45,10 @@ struct Hosts {
     values: Cell<u64>,
     /// Coordinators that may be asked, the newest last.
     doors: RefCell<Vec<Coordinator>>,
+    /// Nodes that forward, in runs that have them.
+    paths: RefCell<Vec<Path>>,
+    /// Whether there are some, and hosts try again elsewhere.
+    forwards: bool,
     stop: Cell<bool>,
     running: Cell<usize>,
     counts: RefCell<Counts>,
@@ -67,6 +79,10 @@ pub struct Counts {
     pub additions: u64,
     /// The latter.
     pub departures: u64,
+    /// Commands that were answered by way of a node that forwards.
+    pub forwarded: u64,
+    /// Writes and erasures that were sent again by another way.
+    pub retried: u64,
 }
 
 impl Counts {
@@ -83,6 +99,8 @@ impl Counts {
         self.sealed += other.sealed;
         self.additions += other.additions;
         self.departures += other.departures;
+        self.forwarded += other.forwarded;
+        self.retried += other.retried;
     }
 }
 
@@ -99,7 +117,7 @@ impl Hosts {
 }
 
 /// A block's content for a value.
-fn pattern(value: u64, block: &mut [u8]) {
+pub(super) fn pattern(value: u64, block: &mut [u8]) {
     for word in block.chunks_exact_mut(8) {
         word.copy_from_slice(&value.to_le_bytes());
     }
@@ -133,6 +151,11 @@ async fn host(handle: Handle, hosts: Rc<Hosts>) {
             _ => 300,
         };
         let pause = Duration::from_micros(handle.random() % most);
+        if hosts.forwards {
+            anywhere(&handle, &hosts).await;
+            handle.sleep(pause).await;
+            continue;
+        }
         let Some(door) = door else {
             handle.sleep(pause).await;
             continue;
@@ -154,6 +177,148 @@ async fn host(handle: Handle, hosts: Rc<Hosts>) {
         handle.sleep(pause).await;
     }
     hosts.running.set(hosts.running.get() - 1);
+}
+
+/// Where a host's command goes.
+enum Way {
+    Door(Coordinator),
+    Path(Path),
+}
+
+impl Hosts {
+    /// Some way, mostly a good one; `None`: there is none.
+    fn way(&self, handle: &Handle) -> Option<Way> {
+        let random = handle.random();
+        let (doors, paths) = (self.doors.borrow(), self.paths.borrow());
+        let of = |n: usize| (random >> 8) as usize % n.max(1);
+        let path = || paths.get(of(paths.len())).cloned().map(Way::Path);
+        let newest = || doors.last().cloned().map(Way::Door);
+        match random % 8 {
+            0..=3 => path().or_else(newest),
+            4..=6 => newest().or_else(path),
+            _ => doors.get(of(doors.len())).cloned().map(Way::Door),
+        }
+    }
+}
+
+/// A host that knows several ways.
+async fn anywhere(handle: &Handle, hosts: &Hosts) {
+    let random = handle.random();
+    let lane = (random % u64::from(LANES)) as u8;
+    let first = (random >> 8) % BLOCKS;
+    let blocks = 1 + (random >> 16) % BLOCKS_AT_ONCE.min(BLOCKS - first);
+    let range = first..first + blocks;
+    let what = match (random >> 24) % 20 {
+        0..=8 => {
+            hosts.values.set(hosts.values.get() + 1);
+            let value = hosts.values.get();
+            let fua = random >> 32 & 7 == 0;
+            What::Write { value, fua }
+        }
+        9 => What::Erase,
+        10 => What::Flush,
+        _ => What::Read,
+    };
+    let mut froms = Vec::new();
+    let modifies = matches!(what, What::Write { .. } | What::Erase);
+    let mut answer = None;
+    for attempt in 0..ATTEMPTS {
+        let Some(way) = hosts.way(handle) else {
+            handle.sleep(Duration::from_millis(20)).await;
+            continue;
+        };
+        let random = handle.random();
+        let most = [30, 300, 3_000][(random % 3) as usize];
+        let patience = Duration::from_millis(1 + (random >> 8) % most);
+        if attempt > 0 && modifies {
+            hosts.counts.borrow_mut().retried += 1;
+        }
+        let by_path = matches!(way, Way::Path(_));
+        froms.push(hosts.moment());
+        answer = match way {
+            Way::Path(path) => {
+                let answer = path.ask(handle, what, (lane, &range), patience).await;
+                answer.and_then(Result::ok)
+            }
+            Way::Door(door) => by_door(handle, &door, what, (lane, &range), patience).await,
+        };
+        hosts.counts.borrow_mut().forwarded += u64::from(by_path && answer.is_some());
+        if answer.is_some() || !modifies {
+            break;
+        }
+        // Mostly so soon that the first one may still be on its way.
+        let random = handle.random();
+        let most = [2_000, 2_000, 300_000][(random % 3) as usize];
+        let pause = (random >> 8) % most;
+        handle.sleep(Duration::from_micros(pause)).await;
+    }
+    let Some(last) = froms.pop() else { return };
+    let value = match (what, answer) {
+        (What::Write { value, .. }, answer) => (value, answer.is_some()),
+        (What::Erase, answer) => (0, answer.is_some()),
+        (What::Flush, answer) => {
+            hosts.counts.borrow_mut().flushes += u64::from(answer.is_some());
+            return;
+        }
+        (What::Read, Some(Some(buffer))) => return saw(hosts, lane, range, last, &buffer),
+        (What::Read, _) => return,
+    };
+    let (value, acknowledged) = value;
+    let now = hosts.moment();
+    // Those that were sent before may each have happened too: not later than this answer, if there is one.
+    for from in froms {
+        let (did, to) = match acknowledged {
+            true => (Did::Tried(value), Some(now)),
+            false => (Did::Wrote(value), None),
+        };
+        let seen = Seen { did, from, to };
+        range
+            .clone()
+            .for_each(|block| hosts.note(lane, block, seen));
+    }
+    done(hosts, lane, range, value, last, acknowledged);
+}
+
+async fn by_door(
+    handle: &Handle,
+    door: &Coordinator,
+    what: What,
+    (lane, range): (u8, &std::ops::Range<u64>),
+    patience: Duration,
+) -> Option<Option<Buffer>> {
+    let blocks = (range.end - range.start) as usize;
+    let took = match what {
+        What::Write { .. } | What::Read => {
+            let take = handle.buffers().take(blocks * BLOCK_BYTES);
+            Some(handle.timeout(PATIENCE, take).await.ok()?)
+        }
+        What::Erase | What::Flush => None,
+    };
+    // The target lets nothing in before.
+    let serves = matches!(
+        door.standing(),
+        Standing::Serving | Standing::InDoubt | Standing::Stalled
+    );
+    if !serves {
+        return None;
+    }
+    let asked = async {
+        match (what, took) {
+            (What::Write { value, fua }, Some(mut buffer)) => {
+                pattern(value, &mut buffer[..blocks * BLOCK_BYTES]);
+                let first = LaneBlock(range.start);
+                let written = door.write(lane, first, buffer, blocks, fua).await;
+                written.map(|()| None)
+            }
+            (What::Read, Some(buffer)) => {
+                let (buffer, read) = door.read(lane, range.clone(), buffer).await;
+                read.map(|()| Some(buffer))
+            }
+            (What::Erase, _) => door.erase(lane, range.clone()).await.map(|()| None),
+            _ => door.flush().await.map(|()| None),
+        }
+    };
+    handle.timeout(patience, asked).await.ok()?.ok()
 }
 
 async fn write(
@@ -230,6 +395,10 @@ async fn read(
         .timeout(PATIENCE, door.read(lane, range.clone(), buffer))
         .await;
     let Ok((buffer, Ok(()))) = answer else { return };
+    saw(hosts, lane, range, from, &buffer);
+}
+
+fn saw(hosts: &Hosts, lane: u8, range: std::ops::Range<u64>, from: u64, buffer: &[u8]) {
     let to = Some(hosts.moment());
     hosts.counts.borrow_mut().reads += 1;
     for (block, bytes) in range.zip(buffer.chunks_exact(BLOCK_BYTES)) {
@@ -267,11 +436,14 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         sealed: sealed.once_in(SEALED_SHARE),
     };
     let mut cluster = Cluster::new(seed, shape);
+    let forwards = Dice::new(seed ^ FORWARD_STREAM).once_in(FORWARD_SHARE);
     let hosts = Rc::new(Hosts {
         history: RefCell::default(),
         moment: Cell::new(0),
         values: Cell::new(0),
         doors: RefCell::default(),
+        paths: RefCell::default(),
+        forwards,
         stop: Cell::new(false),
         running: Cell::new(HOSTS),
         counts: RefCell::default(),
@@ -294,12 +466,17 @@ pub fn run(seed: u64, steps: usize) -> Counts {
             .doors
             .replace(all.into_iter().map(|(_, driver)| driver).collect());
         hosts.doors.borrow_mut().sort_by_key(Coordinator::epoch);
+        if forwards {
+            cluster.follow_coordinator();
+            hosts.paths.replace(cluster.paths());
+        }
     }
     settle(seed, &mut cluster, &hosts, &mut changes);
     wrong.sealed += cluster.ledger.as_ref().map_or(0, |l| l.len() as u64);
     let world = cluster.rig.sim.world();
     drop((cluster, outside));
     hosts.doors.take();
+    hosts.paths.take();
     assert!(
         world.upgrade().is_none(),
         "seed {seed}: something of a process outlives it"

@@ -97,6 +97,9 @@ pub enum VolumeError {
     /// More operations are in flight than are admitted: try again.
     #[error("too many operations in flight")]
     Busy,
+    /// It was forwarded, and its coordinator says this: a status field without its phase bit.
+    #[error("the node that coordinates the volume answered with status {0:#06x}")]
+    Told(u16),
 }
 
 impl From<IoError> for VolumeError {

@@ -1,8 +1,8 @@
 //! Flush: everything that completed before, on every drive that holds a lane, is on stable media.
 
-use super::forward::{Request, Slot};
 use super::hub::Shared;
 use super::lane::LANES_MAX;
+use super::mail::{Request, Slot};
 use super::op::{Buffers, Op};
 use super::{ByteRange, Volume, VolumeError};
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 use keelblock_api::stats::VolumeSlot;
 
 use super::drive::HomeDrive;
-use super::forward::{Body, Message, Pending, Request, Slot};
 use super::job::Tickets;
 use super::lane::Lane;
+use super::mail::{Body, Message, Pending, Request, Slot};
 use super::op::{Buffers, Op};
 use super::range::Hold;
 use super::scratch::Scratch;

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use super::Hub;
-use super::forward::{Body, Message};
+use super::mail::{Body, Message};
 use crate::reactor::ReactorId;
 
 /// What came of a job.

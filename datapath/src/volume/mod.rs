@@ -3,21 +3,22 @@
 //! A [`Volume`] is one reactor's handle. Its address space is divided into lanes (`lane`), each on one drive (`map`), and owned by the
 //! reactor that is that drive's home. An operation is cut into parts of one slice (`op`); a part whose lane is owned here enters the lane's
 //! table of ranges (`range`), which orders it against exclusive ones, and goes to the lane's store (`serve`); any other part is a message
-//! to the owner (`forward`). Reads and writes of a drive in memory whose lane is owned here skip all of that: [`Volume::read_now`] and
+//! to the owner (`mail`). Reads and writes of a drive in memory whose lane is owned here skip all of that: [`Volume::read_now`] and
 //! [`Volume::write_now`] complete at once, and [`Hub::commit_now`] writes the records of a pass.
 //!
 //! Each reactor keeps its handles in a [`Hub`] (`hub`), which also has the stores of the drives whose home it is (`drive`), and serves what
-//! other reactors forward. A replicated volume has no drives: its parts go to its coordinator (`replicated`, [`coordinator`]). Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
+//! other reactors forward. A replicated volume has no drives: its parts go to its coordinator (`replicated`, [`coordinator`]), which may be on another node ([`forward`]). Whatever is slow or rare is a job for some reactor's hub (`job`). The [`Registry`] (`registry`) on reactor 0 opens,
 //! grows and closes volumes on all of them, and has lanes change their drive (`moving`).
 
 pub mod coordinator;
 mod drive;
 mod error;
 mod flush;
-mod forward;
+pub mod forward;
 mod hub;
 mod job;
 mod lane;
+mod mail;
 mod map;
 mod moving;
 mod op;
@@ -39,9 +40,9 @@ use keelblock_hugepages::Buffer;
 
 pub use drive::{DriveError, DriveOpening, FaultReport};
 pub use error::{ByteRange, VolumeError};
-pub use forward::Message;
 pub use hub::Hub;
 pub use lane::{LANES_MAX, Lane, Lanes, SLICE_BYTES};
+pub use mail::Message;
 pub use map::VolumeSpec;
 pub use moving::DriveHome;
 pub use registry::{Registry, VolumeOpening};
@@ -262,7 +263,9 @@ impl Volume {
         from: Buffer,
         fua: bool,
     ) -> (Buffer, Result<(), VolumeError>) {
-        one(self.run(Op::Write { fua }, at, Buffers::one(from)).await)
+        one(self
+            .run(Op::Write { fua, given: None }, at, Buffers::one(from))
+            .await)
     }
 
     /// Compares with the beginning of `with`.
@@ -286,7 +289,8 @@ impl Volume {
     ) -> ((Buffer, Buffer), Result<(), VolumeError>) {
         let buffers = Buffers::two(expect, new);
         // Two sets of buffers are more than an operation's slot has room for.
-        let (buffers, result) = Box::pin(self.run(Op::CompareAndWrite { fua }, at, buffers)).await;
+        let op = Op::CompareAndWrite { fua, given: None };
+        let (buffers, result) = Box::pin(self.run(op, at, buffers)).await;
         (buffers.into_two(), result)
     }
 
@@ -295,7 +299,9 @@ impl Volume {
     /// # Errors
     /// [`VolumeError`].
     pub async fn write_zeroes(&self, at: ByteRange, _deallocate: bool) -> Result<(), VolumeError> {
-        self.run(Op::WriteZeroes, at, Buffers::none()).await.1
+        self.run(Op::WriteZeroes { given: None }, at, Buffers::none())
+            .await
+            .1
     }
 
     /// Deallocates: whole blocks give their space back, and all of the range reads as zeroes, the same on every path.
@@ -303,7 +309,9 @@ impl Volume {
     /// # Errors
     /// [`VolumeError`].
     pub async fn deallocate(&self, at: ByteRange) -> Result<(), VolumeError> {
-        self.run(Op::WriteZeroes, at, Buffers::none()).await.1
+        self.run(Op::WriteZeroes { given: None }, at, Buffers::none())
+            .await
+            .1
     }
 
     /// Reads from the drives and gives nothing back.

@@ -1,5 +1,6 @@
 //! Cutting an operation into parts of one slice, and sending each part to where its lane is.
 
+use std::num::NonZeroU64;
 use std::rc::Rc;
 
 use keelblock_hugepages::Buffer;
@@ -9,21 +10,28 @@ use super::range::{Hold, Mode};
 use super::{ByteRange, Volume, VolumeError};
 use crate::device::BLOCK_BYTES;
 
+/// The command that stamps of a replicated volume were reserved for, if an operation is (a part of) one.
+pub(super) type Given = Option<NonZeroU64>;
+
 /// What is to be done with a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Op {
     Read,
     Write {
         fua: bool,
+        given: Given,
     },
-    WriteZeroes,
+    WriteZeroes {
+        given: Given,
+    },
     Compare,
     CompareAndWrite {
         fua: bool,
+        given: Given,
     },
     Verify,
     /// The lane's part of a range of whole slices reads as zeroes, and has no space any more.
-    Erase(Lane),
+    Erase(Lane, Given),
     /// Everything that completed before on a drive is on stable media. Has no range.
     Flush {
         drive: u32,
@@ -38,7 +46,7 @@ impl Op {
             Self::Write { .. } if at.aligned(BLOCK_BYTES) => Mode::Shared,
             Self::Write { .. } | Self::CompareAndWrite { .. } => Mode::Exclusive,
             // The store wants no write of what it erases under way.
-            Self::WriteZeroes | Self::Erase(_) => Mode::Exclusive,
+            Self::WriteZeroes { .. } | Self::Erase(..) => Mode::Exclusive,
             Self::Flush { .. } => unreachable!("a flush enters no range"),
         }
     }
@@ -111,8 +119,8 @@ impl Volume {
         if matches!(op, Op::CompareAndWrite { .. }) {
             return (buffers, Err(VolumeError::NotAtomic));
         }
-        if op == Op::WriteZeroes {
-            return (buffers, Box::pin(self.zero_slices(at)).await);
+        if let Op::WriteZeroes { given } = op {
+            return (buffers, Box::pin(self.zero_slices(at, given)).await);
         }
         // Over the border of a slice: rare enough to be boxed.
         if op.fills() {
@@ -168,11 +176,11 @@ impl Volume {
     }
 
     /// Zeroes a range over more than one slice: all whole slices of a lane with one record.
-    async fn zero_slices(&self, at: ByteRange) -> Result<(), VolumeError> {
+    async fn zero_slices(&self, at: ByteRange, given: Given) -> Result<(), VolumeError> {
         let start = at.start.next_multiple_of(SLICE_BYTES);
         let end = at.end / SLICE_BYTES * SLICE_BYTES;
         if at.start < start {
-            self.zero(at.start..start).await?;
+            self.zero(at.start..start, given).await?;
         }
         if start < end {
             let whole = ByteRange { start, end };
@@ -180,19 +188,19 @@ impl Volume {
             // Those lanes that have a slice there: as many as the first slices are of.
             for slice in 0..slices {
                 let lane = self.0.lanes.of(start + slice * SLICE_BYTES);
-                self.on_lane(Op::Erase(lane), whole, Buffers::none())
+                self.on_lane(Op::Erase(lane, given), whole, Buffers::none())
                     .await
                     .1?;
             }
         }
         if end < at.end {
-            self.zero(end..at.end).await?;
+            self.zero(end..at.end, given).await?;
         }
         Ok(())
     }
 
-    async fn zero(&self, at: std::ops::Range<u64>) -> Result<(), VolumeError> {
-        let done = self.on_lane(Op::WriteZeroes, at.into(), Buffers::none());
+    async fn zero(&self, at: std::ops::Range<u64>, given: Given) -> Result<(), VolumeError> {
+        let done = self.on_lane(Op::WriteZeroes { given }, at.into(), Buffers::none());
         done.await.1
     }
 
@@ -204,7 +212,7 @@ impl Volume {
         buffers: Buffers,
     ) -> (Buffers, Result<(), VolumeError>) {
         let lane = match op {
-            Op::Erase(lane) => lane,
+            Op::Erase(lane, _) => lane,
             _ => self.0.lanes.of(at.start),
         };
         let state = &self.0.table[lane.index()];

@@ -2,6 +2,7 @@
 //! lanes are owned by the reactor that coordinates it, while one does.
 
 use std::cell::RefCell;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -11,7 +12,10 @@ use super::coordinator::driver::Driver;
 use super::coordinator::links::Links;
 use super::coordinator::message::Failed;
 use super::coordinator::set::Request;
+use super::forward::dispatch::There;
+use super::forward::send::{Coordinator as To, Forwarder};
 use super::lane::Lane;
+use super::op::Given;
 use super::serve::Backing;
 use super::{Volume, VolumeError};
 use crate::device::BLOCK_BYTES;
@@ -30,21 +34,25 @@ pub struct Coordinating {
     pub buffers: Rc<BufferPool>,
 }
 
-/// Who serves a replicated volume on this reactor.
+/// Who serves a replicated volume on this reactor: a coordinator here, or one elsewhere that commands of hosts are forwarded to.
 #[derive(Default)]
-pub(super) struct Served(RefCell<Option<Coordinating>>);
+pub(super) struct Served {
+    here: RefCell<Option<Coordinating>>,
+    /// To the one elsewhere, and commands that have their stamps from it.
+    pub there: There,
+}
 
 impl Served {
     /// The way to a lane's blocks.
     pub fn backing(&self, lane: Lane) -> Result<Backing, VolumeError> {
-        let by = self.0.borrow().clone();
+        let by = self.here.borrow().clone();
         let by = by.ok_or(VolumeError::Elsewhere)?;
         Ok(Backing::Replicated(by, lane.index() as u8))
     }
 
     /// Flushes the whole volume.
     pub async fn flush(&self) -> Result<(), VolumeError> {
-        let by = self.0.borrow().clone();
+        let by = self.here.borrow().clone();
         let by = by.ok_or(VolumeError::Elsewhere)?;
         Box::pin(by.driver.flush()).await.map_err(told)
     }
@@ -64,14 +72,27 @@ impl Volume {
     /// From now on this coordinator serves the volume. On the reactor that owns its lanes; does nothing to one that is not replicated.
     pub fn serve_by(&self, by: Coordinating) {
         if let Some(served) = &self.0.served {
-            served.0.replace(Some(by));
+            served.there.lead(None);
+            served.here.replace(Some(by));
         }
+    }
+
+    /// Commands of hosts that begin go to this coordinator on another node from now on, or to none; not while one here serves the volume.
+    pub fn forward_to(&self, to: Option<Rc<Forwarder>>) {
+        if let Some(served) = self.0.served.as_ref().filter(|s| !s.is_here()) {
+            served.there.lead(to);
+        }
+    }
+
+    /// Where they go.
+    pub fn forwards_to(&self) -> Option<To> {
+        self.0.served.as_ref().and_then(|s| s.there.to())
     }
 
     /// Who served the volume in this epoch has ended.
     pub fn served_no_more(&self, epoch: u32) {
         if let Some(served) = &self.0.served {
-            let mut by = served.0.borrow_mut();
+            let mut by = served.here.borrow_mut();
             if by.as_ref().is_some_and(|by| by.driver.epoch() == epoch) {
                 *by = None;
             }
@@ -79,10 +100,17 @@ impl Volume {
     }
 }
 
+impl Served {
+    /// Whether a coordinator here serves the volume.
+    pub fn is_here(&self) -> bool {
+        self.here.borrow().is_some()
+    }
+}
+
 /// What hosts are told.
-fn told(failed: Failed) -> VolumeError {
+pub(super) fn told(failed: Failed) -> VolumeError {
     match failed {
-        Failed::Stalled => VolumeError::Stalled,
+        Failed::Stalled | Failed::Void => VolumeError::Stalled,
         Failed::Ended => VolumeError::Elsewhere,
         Failed::Full => VolumeError::CapacityExceeded,
         Failed::Busy => VolumeError::Busy,
@@ -108,7 +136,7 @@ impl Coordinating {
         lane: u8,
         blocks: Range<u64>,
         from: &[u8],
-        fua: bool,
+        (fua, given): (bool, Given),
     ) -> Result<(), VolumeError> {
         let count = (blocks.end - blocks.start) as usize;
         let bytes = count * BLOCK_BYTES as usize;
@@ -121,13 +149,19 @@ impl Coordinating {
         };
         kept[..bytes].copy_from_slice(&from[..bytes]);
         let first = LaneBlock(blocks.start);
-        let written = self.driver.write(lane, first, kept, count, fua);
+        let how = (fua, given.map(NonZeroU64::get));
+        let written = self.driver.write_given(lane, first, kept, count, how);
         written.await.map_err(told)
     }
 
-    pub(super) async fn erase(&self, lane: u8, blocks: Range<u64>) -> Result<(), VolumeError> {
-        Box::pin(self.driver.erase(lane, blocks))
-            .await
-            .map_err(told)
+    pub(super) async fn erase(
+        &self,
+        lane: u8,
+        blocks: Range<u64>,
+        given: Given,
+    ) -> Result<(), VolumeError> {
+        let given = given.map(NonZeroU64::get);
+        let erased = Box::pin(self.driver.erase_given(lane, blocks, given));
+        erased.await.map_err(told)
     }
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::hub::Shared;
 use super::lane::Lane;
 use super::map::{Slice, blocks_in_slices};
-use super::op::{Buffers, Op};
+use super::op::{Buffers, Given, Op};
 use super::replicated::Coordinating;
 use super::scratch::{LARGE_BYTES, Scratch};
 use super::{ByteRange, Volume, VolumeError};
@@ -52,13 +52,15 @@ impl Volume {
         let Buffers { first, second } = buffers;
         let (buffers, done) = match (op, first, second) {
             (Op::Read, Some(into), _) => one(serving.read(at, into).await),
-            (Op::Write { fua }, Some(from), _) => one(serving.write(at, from, fua).await),
+            (Op::Write { fua, given }, Some(from), _) => {
+                one(serving.write(at, from, (fua, given)).await)
+            }
             (Op::Compare, Some(with), _) => {
                 let result = Box::pin(serving.compare(at, Some(&with))).await;
                 (Buffers::one(with), result)
             }
-            (Op::CompareAndWrite { fua }, Some(expect), Some(new)) => {
-                let done = Box::pin(serving.compare_and_write(at, expect, new, fua));
+            (Op::CompareAndWrite { fua, given }, Some(expect), Some(new)) => {
+                let done = Box::pin(serving.compare_and_write(at, expect, new, (fua, given)));
                 let ((expect, new), result) = done.await;
                 (Buffers::two(expect, new), result)
             }
@@ -66,15 +68,15 @@ impl Volume {
                 let result = Box::pin(serving.compare(at, None)).await;
                 (Buffers::none(), result)
             }
-            (Op::WriteZeroes, ..) => {
-                let done = Box::pin(serving.write_zeroes(at)).await;
+            (Op::WriteZeroes { given }, ..) => {
+                let done = Box::pin(serving.write_zeroes(at, given)).await;
                 (Buffers::none(), plain(done))
             }
-            (Op::Erase(_), ..) => {
+            (Op::Erase(_, given), ..) => {
                 let blocks = blocks_in_slices(self.0.lanes, lane, at);
                 (
                     Buffers::none(),
-                    plain(Box::pin(backing.erase(blocks)).await),
+                    plain(Box::pin(backing.erase(blocks, given)).await),
                 )
             }
             (op, ..) => unreachable!("{op:?} without its buffers"),
@@ -147,23 +149,31 @@ impl Backing {
         }
     }
 
-    async fn write(&self, blocks: Range<u64>, from: Buffer, fua: bool) -> (Buffer, Done) {
+    async fn write(
+        &self,
+        blocks: Range<u64>,
+        from: Buffer,
+        (fua, given): (bool, Given),
+    ) -> (Buffer, Done) {
         match self {
             Self::Store(store) => {
                 let (from, written) = store.write(blocks, from, fua).await;
                 (from, written.map_err(Failed::Store))
             }
             Self::Replicated(by, lane) => {
-                let written = Box::pin(by.write(*lane, blocks, &from, fua)).await;
+                let written = Box::pin(by.write(*lane, blocks, &from, (fua, given))).await;
                 (from, written.map_err(Failed::Volume))
             }
         }
     }
 
-    async fn erase(&self, blocks: Range<u64>) -> Done {
+    async fn erase(&self, blocks: Range<u64>, given: Given) -> Done {
         match self {
             Self::Store(store) => store.erase(blocks).await.map_err(Failed::Store),
-            Self::Replicated(by, lane) => by.erase(*lane, blocks).await.map_err(Failed::Volume),
+            Self::Replicated(by, lane) => {
+                let erased = by.erase(*lane, blocks, given).await;
+                erased.map_err(Failed::Volume)
+            }
         }
     }
 }
@@ -204,11 +214,11 @@ impl Serving<'_> {
         at: ByteRange,
         expect: Buffer,
         new: Buffer,
-        fua: bool,
+        how: (bool, Given),
     ) -> ((Buffer, Buffer), Ended) {
         match self.compare(at, Some(&expect)).await {
             Ok(Ok(())) => {
-                let (new, written) = self.write(at, new, fua).await;
+                let (new, written) = self.write(at, new, how).await;
                 ((expect, new), plain(written))
             }
             other => ((expect, new), other),
@@ -252,17 +262,17 @@ impl Serving<'_> {
         result
     }
 
-    async fn write(&self, at: ByteRange, from: Buffer, fua: bool) -> (Buffer, Done) {
+    async fn write(&self, at: ByteRange, from: Buffer, how: (bool, Given)) -> (Buffer, Done) {
         if at.aligned(BLOCK_BYTES) {
-            return self.store.write(self.slice.blocks(at), from, fua).await;
+            return self.store.write(self.slice.blocks(at), from, how).await;
         }
-        let result = Box::pin(self.modify(at, Some(&from), fua)).await;
+        let result = Box::pin(self.modify(at, Some(&from), how)).await;
         (from, result)
     }
 
     /// Read-modify-write, as one write if the blocks that the range touches are 1 MiB at most; `None` writes zeroes. The range is held
     /// exclusively.
-    async fn modify(&self, at: ByteRange, from: Option<&Buffer>, fua: bool) -> Done {
+    async fn modify(&self, at: ByteRange, from: Option<&Buffer>, how: (bool, Given)) -> Done {
         for part in pieces(at, LARGE_BYTES) {
             let skip = (part.start % BLOCK_BYTES) as usize;
             let len = part.len() as usize;
@@ -276,7 +286,7 @@ impl Serving<'_> {
                     Some(from) => bytes.copy_from_slice(&from[start..start + len]),
                     None => bytes.fill(0),
                 }
-                (buffer, done) = self.store.write(self.slice.blocks(part), buffer, fua).await;
+                (buffer, done) = self.store.write(self.slice.blocks(part), buffer, how).await;
             }
             self.scratch.give(buffer);
             done?;
@@ -301,17 +311,17 @@ impl Serving<'_> {
         (buffer, done)
     }
 
-    async fn write_zeroes(&self, at: ByteRange) -> Done {
+    async fn write_zeroes(&self, at: ByteRange, given: Given) -> Done {
         let Some(whole) = whole_blocks(at) else {
-            return self.modify(at, None, false).await;
+            return self.modify(at, None, (false, given)).await;
         };
         if at.start < whole.start {
-            self.modify(ByteRange::from(at.start..whole.start), None, false)
+            self.modify(ByteRange::from(at.start..whole.start), None, (false, given))
                 .await?;
         }
-        self.store.erase(self.slice.blocks(whole)).await?;
+        self.store.erase(self.slice.blocks(whole), given).await?;
         if whole.end < at.end {
-            self.modify(ByteRange::from(whole.end..at.end), None, false)
+            self.modify(ByteRange::from(whole.end..at.end), None, (false, given))
                 .await?;
         }
         Ok(())

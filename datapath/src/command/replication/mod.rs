@@ -1,7 +1,8 @@
 //! Replication, as the control process commands it: who the nodes are (`nodes`), this node's replicas (`replicas`), paths to replicated volumes and
-//! coordinators of them (`serving`), replicas that come and go meanwhile (`changing`), in the words of the contract (`words`). All of it is on reactor 0: replicas are on drives whose home it is.
+//! coordinators of them (`serving`), or the way to one on another node (`forwarding`), replicas that come and go meanwhile (`changing`), in the words of the contract (`words`). All of it is on reactor 0: replicas are on drives whose home it is.
 
 mod changing;
+mod forwarding;
 mod nodes;
 mod replicas;
 mod serving;
@@ -15,14 +16,16 @@ use std::rc::Rc;
 use keelblock_hugepages::BufferPool;
 
 use super::{CommandError, Commander};
+use crate::reactor::Handle;
 use crate::replication::node::{Node, Served};
 use crate::replication::session::PrivateKey;
 use crate::store::VolumeId;
+use crate::volume::forward::serve::Doors;
 pub use changing::Wanted;
 pub use replicas::NewReplica;
 use serving::Serving;
 pub use serving::{Epoch, Path};
-pub use words::{answer_of, keys_of, record_of, route_of, uuid_bytes};
+pub use words::{answer_of, forward_of, keys_of, record_of, route_of, uuid_bytes};
 
 /// Bytes in which the streams of all volumes that are coordinated here keep data until it is settled.
 const STREAM_BYTES: usize = 64 << 20;
@@ -56,13 +59,18 @@ pub(super) struct Replication {
     /// Why a replica is not served.
     errors: RefCell<BTreeMap<VolumeId, String>>,
     coordinators: RefCell<BTreeMap<VolumeId, Rc<Serving>>>,
+    /// What other nodes forward to them.
+    doors: Rc<Doors>,
     buffers: OnceCell<Rc<BufferPool>>,
 }
 
 impl Replication {
     /// Over reactor 0's part of it.
-    pub fn new(with: Replicating, node: Node) -> Self {
+    pub fn new(handle: &Handle, with: Replicating, node: Node) -> Self {
+        let doors = Rc::new(Doors::new(handle));
+        node.replicas().forward_to(Some(doors.clone()));
         Self {
+            doors,
             with,
             node,
             at: RefCell::default(),

@@ -8,6 +8,7 @@ use keelblock_api::datapath as proto;
 
 use super::super::{CommandError, Commander};
 use super::Replication;
+use super::forwarding::Forward;
 use super::words::{change_to, node_of, record_to, state_to};
 use crate::cipher::{KeyId, Keys, Secret};
 use crate::replication::seam::Id;
@@ -97,9 +98,14 @@ impl Serving {
 
 impl Commander {
     /// Opens a replicated volume for exports, while nobody else changes that.
-    pub async fn open_path_alone(&self, path: Path) -> Result<(), CommandError> {
+    pub async fn open_path_alone(
+        &self,
+        path: Path,
+        forward: Option<Forward>,
+    ) -> Result<(), CommandError> {
         let _one = self.serving.lock().await;
-        self.open_path(path).await
+        self.open_path(path).await?;
+        self.lead(path.volume, forward)
     }
 
     /// With `serving` held.
@@ -276,6 +282,7 @@ impl Commander {
             open.serve_by(by.clone());
         }
         by.driver.peers().connect();
+        self.take_forwarded(replication, volume, &by.driver);
         let serving = Rc::new(Serving {
             volume,
             by,
@@ -325,6 +332,7 @@ impl Commander {
             return;
         }
         serving.by.driver.peers().stop();
+        self.take_no_more(serving.volume, serving.by.driver.epoch());
         if let Some(open) = self.registry.volume(serving.volume) {
             open.served_no_more(serving.by.driver.epoch());
         }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::super::CommandError;
 use super::super::convert::volume_id;
+use super::forwarding::Forward;
 use super::serving::ServedKeys;
 use crate::cipher::{KEY_BYTES, Secret};
 use crate::replication::seam::Id;
@@ -72,6 +73,15 @@ pub fn peer_of(field: &'static str, node: &str) -> Result<PeerId, CommandError> 
     PeerId::new(node).ok_or_else(|| {
         let why = format!("{node:?} is no name of a node");
         CommandError::field(field, why)
+    })
+}
+
+/// Who coordinates a volume on another node.
+pub fn forward_of(forward: &proto::ForwardTo) -> Result<Forward, CommandError> {
+    Ok(Forward {
+        node: peer_of("forward.node_id", &forward.node_id)?,
+        epoch: forward.epoch,
+        incarnation: sixteen("forward.incarnation", &forward.incarnation)?,
     })
 }
 

@@ -5,6 +5,7 @@ use crate::nvmf::ana;
 use crate::nvmf::controller::{Controller, Role, errors, events, keep_alive, properties};
 use crate::nvmf::seam::{ExportConfig, IN_CAPSULE_BYTES, MDTS, MQES, NodeIdentity};
 use crate::nvmf::subsystem::MAX_NSID;
+use crate::volume::forward::age;
 
 /// Abort commands at a time, 0's based (ACL).
 const ACL: u8 = 3;
@@ -20,6 +21,8 @@ const CMIC: u8 = 1 | 1 << 1 | 1 << 3;
 const CTRATT: u32 = 1 | 1 << 6;
 /// RTD3E: a shutdown is over in this, microseconds.
 const SHUTDOWN_US: u32 = 10_000_000;
+/// CQT, milliseconds (NVMe Base 2.1, 3.9.4.1).
+const CQT_MS: u16 = age::CQT.as_millis() as u16;
 /// SGLS: SGLs (bit 0), offsets in the address field (bit 20), transport descriptors (bit 21).
 const SGLS: u32 = 1 | 1 << 20 | 1 << 21;
 /// IOCCSZ, in units of 16 bytes.
@@ -57,7 +60,7 @@ pub fn controller(c: &Controller, config: &ExportConfig, node: &NodeIdentity) ->
         .u8(259, events::MAX_REQUESTS as u8 - 1)
         .u8(260, FRMW)
         .u8(262, errors::MAX_ENTRIES as u8 - 1);
-    p.u16(320, keep_alive::KAS);
+    p.u16(320, keep_alive::KAS).u16(386, CQT_MS);
     p.u8(512, 0x66).u8(513, 0x44).u16(514, MQES + 1);
     p.u32(536, SGLS).bytes(768, config.nqn.as_bytes());
     p.u32(1792, IOCCSZ).u32(1796, 1).u8(1803, 1);

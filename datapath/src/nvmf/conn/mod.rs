@@ -16,6 +16,7 @@ mod send;
 pub mod transfer;
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use super::seam::{CommandRef, Grant, HostId};
 use super::view::ViewCell;
 use crate::reactor::outbox::Outbox;
 use crate::reactor::{Nanos, Notify, Socket};
+use crate::volume::forward::dispatch::Ticket;
 
 /// What a connection's queue is.
 pub enum Role {
@@ -78,6 +80,8 @@ pub struct Connection {
     pub transfers: RefCell<Transfers>,
     /// Commands that wait for a buffer, in order.
     pub waiting: RefCell<std::collections::VecDeque<Waiting>>,
+    /// Commands that have their stamps on another node and wait for their data, by identifier.
+    pub tickets: RefCell<BTreeMap<u16, Ticket>>,
     /// The first half of a fused pair, and pairs that wait for data.
     pub fused: RefCell<Fused>,
     /// A buffer that the reader waited for, for the capsule that it is at.
@@ -102,6 +106,8 @@ pub struct Connection {
     pub owing_since: Cell<Option<Nanos>>,
     /// When home was last told that the host is alive.
     pub reported: Cell<Nanos>,
+    /// What is served now came at this moment at the earliest.
+    pub came: Cell<Nanos>,
 }
 
 /// Why the reader takes no further command now.
@@ -161,6 +167,7 @@ impl Connection {
             queue: RefCell::new(Queue::new(grant, qid)),
             transfers: RefCell::default(),
             waiting: RefCell::default(),
+            tickets: RefCell::default(),
             fused: RefCell::default(),
             spare: RefCell::default(),
             to_send: Notify::new(),
@@ -173,6 +180,7 @@ impl Connection {
             blocked_since: Cell::new(None),
             owing_since: Cell::new(None),
             reported: Cell::new(node.handle.now()),
+            came: Cell::new(node.handle.now()),
         })
     }
 
@@ -230,6 +238,7 @@ impl Connection {
             self.node.transfer_ended(transfers.bytes());
         }
         self.waiting.borrow_mut().clear();
+        drop(self.tickets.take());
         self.fused.take();
         self.spare.take();
         self.owing_since.set(None);

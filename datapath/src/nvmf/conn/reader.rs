@@ -110,6 +110,8 @@ struct Reader {
     /// The capsule at the front has been counted by the queue already.
     submitted: bool,
     hold: Option<Hold>,
+    /// Nothing was left in the socket when it was last looked at.
+    emptied: bool,
 }
 
 /// Serves a connection until it ends. `rest`: what was received behind the Connect command.
@@ -120,6 +122,7 @@ pub async fn read(conn: Rc<Connection>, rest: Vec<u8>) {
         body: None,
         submitted: false,
         hold: None,
+        emptied: true,
     };
     match reader.run().await {
         End::Closed => conn.close(),
@@ -154,6 +157,9 @@ impl Reader {
     /// connection that has much to say.
     async fn receive(&mut self) -> Result<(), End> {
         self.conn.socket.readable().await;
+        if self.emptied {
+            self.conn.came.set(self.conn.node.handle.now());
+        }
         let mut buf = self.conn.node.take_receive_buffer();
         let took = self.pump(&mut buf);
         self.conn.node.give_receive_buffer(buf);
@@ -193,10 +199,14 @@ impl Reader {
                 .socket
                 .try_recv(&mut [IoSliceMut::new(&mut buf[have..])])?,
         };
-        let Some(got) = got else { return Ok(false) };
+        let Some(got) = got else {
+            self.emptied = true;
+            return Ok(false);
+        };
         if got == 0 {
             return Err(End::Closed);
         }
+        self.emptied = got < direct + buf.len() - have;
         self.conn.batch.begin(&self.conn.node.handle);
         self.carry.clear();
         let direct = direct.min(got);
@@ -422,6 +432,8 @@ impl Reader {
 
     /// Waits until commands may be taken again, then takes the carried ones.
     async fn held(&mut self, hold: Hold) -> Result<(), End> {
+        // What comes meanwhile waits as long as what is held.
+        self.emptied = false;
         match hold {
             Hold::Outbox => {
                 while self.conn.hold() == Some(Hold::Outbox) && !self.conn.is_closed() {

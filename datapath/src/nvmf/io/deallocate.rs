@@ -1,6 +1,7 @@
 //! Dataset Management, deallocate: every range is checked before the first is given back.
 
-use super::{Data, Run, failed, start, status};
+use super::forwarded::{Held, deallocate_range};
+use super::{Data, Run, failed, other_done, start, status};
 use crate::nvmf::conn::reader::Taken;
 use crate::nvmf::io::check::range;
 use crate::nvmf::seam::StatusField;
@@ -42,6 +43,7 @@ pub(super) fn run(run: Run<'_>, ns: &Namespace, bytes: usize, act: bool, data: D
         Ok(buffer) => buffer,
         Err(taken) => return taken,
     };
+    let held = ns.forwards.then(|| Held::now(run.conn));
     let (ns, operation) = (NamespaceRef::new(run.view, ns), run.operation());
     start(run.conn, "nvmf-deallocate", async move {
         let mut total = 0;
@@ -50,7 +52,11 @@ pub(super) fn run(run: Run<'_>, ns: &Namespace, bytes: usize, act: bool, data: D
                 Ok(at) => at,
                 Err(refused) => return operation.complete(refused),
             };
-            if let Err(e) = ns.volume.deallocate(at).await {
+            if let Some(held) = &held {
+                if let Err(refused) = deallocate_range(held, &ns, at).await {
+                    return operation.complete(other_done(&ns, refused));
+                }
+            } else if let Err(e) = ns.volume.deallocate(at).await {
                 return operation.complete(failed(&ns, e));
             }
             total += at.len();

@@ -11,14 +11,17 @@ use keelblock_nvme::sgl::Sgl;
 use keelblock_nvme::{Fuse, Sqe};
 
 use super::check::{Work, check};
+use super::forwarded::{self, Held};
 use super::operation::{Operation, start};
 use super::{Data, Run, plain, status};
 use crate::nvmf::conn::Connection;
 use crate::nvmf::conn::reader::{Capsule, Taken};
 use crate::nvmf::conn::transfer::Transfer;
-use crate::nvmf::seam::StatusField;
+use crate::nvmf::seam::{MAX_TRANSFER_BYTES, StatusField};
 use crate::nvmf::view::{NamespaceRef, View};
 use crate::volume::VolumeError;
+use crate::volume::forward::dispatch::Ticket;
+use crate::volume::forward::{Command, Operation as What};
 
 /// One half of a pair.
 struct Half {
@@ -42,6 +45,8 @@ impl Half {
 struct Pair {
     compare: Half,
     write: Half,
+    /// Of one that is forwarded.
+    ticket: Option<Ticket>,
 }
 
 /// The fused commands of a queue that have not run yet.
@@ -125,20 +130,17 @@ fn second(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
             data,
             damaged: false,
         },
+        ticket: None,
     };
     if let Err((a, b)) = pair.check(run.view, run.conn) {
         pair.complete(run.conn, a, b);
         return Taken::Yes;
     }
-    let missing = [&pair.compare, &pair.write].map(|half| half.data.is_none().then_some(half.sqe));
-    if missing == [None, None] {
-        pair.run(run.conn, run.view);
+    if run.view.forwards {
+        pair.reserve(run);
         return Taken::Yes;
     }
-    run.conn.fused.borrow_mut().pairs.push(pair);
-    for half in missing.iter().flatten() {
-        run.conn.fetch(half, half.sgl().length() as usize);
-    }
+    pair.fetch_or_run(run.conn, run.view);
     Taken::Yes
 }
 
@@ -188,6 +190,57 @@ impl Pair {
         one(&self.write).map_err(|e| (status::FUSED_FAILED, e))
     }
 
+    /// Fetches what data are not here, or runs.
+    fn fetch_or_run(self, conn: &Rc<Connection>, view: &Rc<View>) {
+        let halves = [&self.compare, &self.write];
+        let missing = halves.map(|half| half.data.is_none().then_some(half.sqe));
+        if missing == [None, None] {
+            return self.run(conn, view);
+        }
+        conn.fused.borrow_mut().pairs.push(self);
+        for half in missing.iter().flatten() {
+            conn.fetch(half, half.sgl().length() as usize);
+        }
+    }
+
+    /// Has its stamps reserved, on another node, before it goes on.
+    fn reserve(mut self, run: Run<'_>) {
+        let Ok(Work::Write(ns, at, fua)) = check(run.view, &run.conn.host, &self.write.sqe) else {
+            unreachable!("checked just before");
+        };
+        if at.len() > MAX_TRANSFER_BYTES as u64 / 2 {
+            return self.complete(run.conn, status::ATOMIC_UNIT, status::FUSED_FAILED);
+        }
+        let command = Command {
+            fused: true,
+            ..forwarded::command(run.conn, ns, What::Write, Some(at), fua)
+        };
+        let (held, all_here) = (
+            Held::now(run.conn),
+            self.compare.data.is_some() && self.write.data.is_some(),
+        );
+        let (view, ns) = (run.view.clone(), NamespaceRef::new(run.view, ns));
+        let operation = Operation::new(run.conn, self.compare.cid(), Some(self.write.cid()));
+        start(run.conn, "nvmf-reserve-pair", async move {
+            let reserved = match ns.volume.reserve_elsewhere(command).await {
+                // Of what needs no R2T it is not known otherwise.
+                Ok(_) if all_here && !held.still() => Err(status::PATH_ERROR.0),
+                other => other,
+            };
+            match reserved {
+                Ok(ticket) => {
+                    let conn = operation.leave();
+                    if !conn.is_closed() {
+                        self.ticket = Some(ticket);
+                        self.fetch_or_run(&conn, &view);
+                        conn.to_send.notify();
+                    }
+                }
+                Err(refused) => operation.complete_pair(StatusField(refused), status::FUSED_FAILED),
+            }
+        });
+    }
+
     fn complete(&self, conn: &Connection, compare: StatusField, write: StatusField) {
         conn.complete(self.compare.cid(), compare);
         conn.complete(self.write.cid(), write);
@@ -202,8 +255,17 @@ impl Pair {
         let (Some(expect), Some(new)) = (self.compare.data, self.write.data) else {
             unreachable!("a pair runs when it has its data");
         };
+        let ticket = self.ticket;
         start(conn, "nvmf-compare-and-write", async move {
-            let (_buffers, result) = ns.volume.compare_and_write(at, expect, new, fua).await;
+            let result = match (ticket, ns.forwards) {
+                (Some(ticket), true) => {
+                    forwarded::compare_and_write(&ns, ticket, at, (expect, new)).await
+                }
+                // Its data were asked for before it was to be forwarded.
+                (None, true) => Err(VolumeError::Stalled),
+                // It is served here by now, and has its stamps here.
+                (_, false) => ns.volume.compare_and_write(at, expect, new, fua).await.1,
+            };
             let (first, second) = match result {
                 Ok(()) => (StatusField::SUCCESS, StatusField::SUCCESS),
                 Err(VolumeError::Miscompare) => (status::COMPARE_FAILURE, status::FUSED_FAILED),

@@ -6,6 +6,7 @@
 
 pub mod check;
 mod deallocate;
+pub mod forwarded;
 pub mod fused;
 mod operation;
 
@@ -25,6 +26,7 @@ use super::conn::transfer::Transfer;
 use super::seam::{ErrorReport, StatusField};
 use super::status;
 use super::view::{Namespace, NamespaceRef, View, ViewCell};
+use crate::volume::forward::dispatch::Ticket;
 use crate::volume::{ByteRange, VolumeError};
 
 /// A command on its way through.
@@ -40,21 +42,22 @@ struct Run<'a> {
 /// Data that came with a command.
 enum Data<'a> {
     Capsule(&'a [u8]),
-    Buffer(Buffer, usize),
+    /// With the stamps that the command has on another node, if it is forwarded.
+    Buffer(Buffer, usize, Option<Ticket>),
 }
 
 impl Data<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
             Data::Capsule(bytes) => bytes,
-            Data::Buffer(buffer, len) => &buffer[..*len],
+            Data::Buffer(buffer, len, _) => &buffer[..*len],
         }
     }
 
     /// The data in a buffer of its own; `Err`: none is free.
     fn into_buffer(self, conn: &Connection) -> Result<Buffer, Taken> {
         match self {
-            Data::Buffer(buffer, _) => Ok(buffer),
+            Data::Buffer(buffer, ..) => Ok(buffer),
             Data::Capsule(bytes) => {
                 let mut buffer = spare(conn, bytes.len())?;
                 buffer[..bytes.len()].copy_from_slice(bytes);
@@ -114,6 +117,12 @@ fn plain(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
     };
     let needed = work.host_data(run.sqe);
     if needed > 0 && matches!(run.sqe.sgl(), Sgl::Transport { .. }) {
+        if let Work::Write(ns, at, fua) = work
+            && ns.forwards
+        {
+            forwarded::reserve_and_fetch(run, ns, at, fua);
+            return Taken::Yes;
+        }
         run.conn.queue.borrow_mut().begin(run.sqe.cid());
         run.conn.fetch(run.sqe, needed);
         return Taken::Yes;
@@ -125,6 +134,8 @@ fn plain(run: Run<'_>, capsule: Capsule<'_>) -> Taken {
 pub fn data_arrived(conn: &Rc<Connection>, cell: &ViewCell, transfer: Transfer) {
     let view = cell.get();
     let sqe = transfer.sqe;
+    // Whatever becomes of the command: another one may have its identifier next.
+    let ticket = conn.tickets.borrow_mut().remove(&sqe.cid());
     let run = Run {
         conn,
         view: &view,
@@ -140,7 +151,7 @@ pub fn data_arrived(conn: &Rc<Connection>, cell: &ViewCell, transfer: Transfer) 
     match check(&view, &conn.host, run.sqe) {
         Err(refused) => run.fail(refused),
         Ok(work) => {
-            let taken = run.go(work, Data::Buffer(transfer.buffer, transfer.len));
+            let taken = run.go(work, Data::Buffer(transfer.buffer, transfer.len, ticket));
             debug_assert_eq!(taken, Taken::Yes, "a transfer has its buffer");
         }
     }
@@ -149,6 +160,9 @@ pub fn data_arrived(conn: &Rc<Connection>, cell: &ViewCell, transfer: Transfer) 
 impl<'a> Run<'a> {
     #[inline]
     fn go(self, work: Work<'_>, data: Data<'_>) -> Taken {
+        if self.view.forwards {
+            return forwarded::go(self, work, data);
+        }
         match work {
             Work::Read(ns, at) => self.read(ns, at),
             Work::Write(ns, at, fua) => return self.write(ns, at, fua, data),

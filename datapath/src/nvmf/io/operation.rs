@@ -43,6 +43,12 @@ impl Operation {
         self.conn.node.handle.now().since(self.begun_at).as_nanos() as u64
     }
 
+    /// The command goes on by other ways.
+    pub fn leave(mut self) -> Rc<Connection> {
+        self.answered = true;
+        self.conn.clone()
+    }
+
     /// Completes the command.
     pub fn complete(mut self, status: StatusField) {
         self.answered = true;

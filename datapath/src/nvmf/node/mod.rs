@@ -7,7 +7,7 @@ mod at_home;
 mod mail;
 mod serve;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
@@ -17,6 +17,7 @@ use keelblock_hugepages::Buffer;
 use keelblock_nvme::Sqe;
 
 use super::conn::Connection;
+use super::foreign::Foreign;
 use super::handshake;
 use super::home::Home;
 use super::limits::{
@@ -28,6 +29,7 @@ use super::target::MainPart;
 use super::view::{ViewCell, Volumes};
 use crate::device::View;
 use crate::reactor::{Endpoint, Handle, Listener, NetError, Notify, ReactorId, Socket};
+use crate::volume::forward::age::Steady;
 
 /// What one reactor has of the target.
 pub struct Node {
@@ -68,6 +70,10 @@ pub struct Node {
     waiting_for_buffers: Cell<usize>,
     /// Some transfer ended.
     pub transfers_moved: Notify,
+    /// Since there is a replicated volume.
+    steady: OnceCell<Rc<Steady>>,
+    /// Commands that came from other nodes and are done here, by host.
+    pub foreign: Foreign,
 }
 
 /// The reactor that a subsystem is at home on: the same on every reactor, without a directory (FNV-1a of the NQN).
@@ -116,6 +122,8 @@ impl Node {
             transfer_bytes: Cell::new(0),
             waiting_for_buffers: Cell::new(0),
             transfers_moved: Notify::new(),
+            steady: OnceCell::new(),
+            foreign: Foreign::default(),
         });
         let (a, b, c) = (node.clone(), node.clone(), node.clone());
         handle.spawn("nvmf-mail-in", async move {
@@ -302,6 +310,11 @@ impl Node {
     /// All connections.
     pub fn connections(&self) -> Vec<Rc<Connection>> {
         self.connections.borrow().values().cloned().collect()
+    }
+
+    /// Since when this reactor has not been stopped.
+    pub fn steady(&self) -> &Steady {
+        self.steady.get_or_init(|| Steady::start(&self.handle))
     }
 
     /// Opens the listening socket.

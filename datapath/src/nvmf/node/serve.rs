@@ -120,11 +120,32 @@ impl Node {
             .clone()
     }
 
+    /// See [`Target::allows`](crate::nvmf::target::Target::allows).
+    pub fn allows(
+        &self,
+        volume: &[u8; 16],
+        host: &HostId,
+        write: bool,
+    ) -> Option<(Arc<str>, bool)> {
+        let views = self.views.borrow();
+        views.iter().find_map(|(nqn, cell)| {
+            let view = cell.get();
+            let mut all = view.namespaces.iter();
+            let ns = all.find(|ns| ns.volume.id().0 == *volume)?;
+            Some((nqn.clone(), ns.reservation.allows(host, write)))
+        })
+    }
+
     /// Puts a view in force, and acknowledges when no command that it fences off is in flight.
     pub(super) fn take_view(self: &Rc<Self>, home: u64, spec: Arc<ViewSpec>) {
         let cell = self.view_cell(&spec.nqn);
         if spec.generation >= cell.get().generation {
-            cell.set(View::new(&spec, &*self.volumes));
+            let view = View::new(&spec, &*self.volumes);
+            if view.namespaces.iter().any(|ns| ns.volume.replicated()) {
+                // Looks at the clock from now on.
+                self.steady();
+            }
+            cell.set(view);
         }
         let done = Message::Published {
             nqn: spec.nqn.clone(),
@@ -155,9 +176,10 @@ impl Node {
             };
             let next = self.connections.borrow().values().find(busy).cloned();
             match next {
-                None => return,
+                None => break,
                 Some(conn) => conn.drained.notified().await,
             }
         }
+        self.foreign.drained(nqn, hosts).await;
     }
 }

@@ -107,34 +107,59 @@ impl<S: ReplicaStore> Handler for Taker<S> {
     }
 }
 
-/// The replicas that a reactor serves.
-pub struct Replicas<S: ReplicaStore>(RefCell<BTreeMap<Key, Replica<S, Out>>>);
+/// Takes channels of nodes that forward commands to the coordinator here (`docs/replication.md` §14).
+pub trait Coordinators {
+    /// As [`Service::open`], for an Open with flag 2.
+    ///
+    /// # Errors
+    /// The session ends.
+    fn open(
+        &self,
+        channel: &Channel,
+        epoch: u32,
+        open: &Open,
+    ) -> Result<Option<Rc<dyn Handler>>, Broken>;
+}
+
+/// The replicas that a reactor serves, and who takes what is forwarded to its coordinators.
+pub struct Replicas<S: ReplicaStore> {
+    all: RefCell<BTreeMap<Key, Replica<S, Out>>>,
+    coordinators: RefCell<Option<Rc<dyn Coordinators>>>,
+}
 
 type Key = ([u8; 16], [u8; 16]);
 
 impl<S: ReplicaStore> Default for Replicas<S> {
     fn default() -> Self {
-        Self(RefCell::default())
+        Self {
+            all: RefCell::default(),
+            coordinators: RefCell::default(),
+        }
     }
 }
 
 impl<S: ReplicaStore> std::fmt::Debug for Replicas<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.0.borrow().values()).finish()
+        f.debug_list().entries(self.all.borrow().values()).finish()
     }
 }
 
 impl<S: ReplicaStore> Replicas<S> {
+    /// Who takes what is forwarded here; `None`: nobody does.
+    pub fn forward_to(&self, coordinators: Option<Rc<dyn Coordinators>>) {
+        self.coordinators.replace(coordinators);
+    }
+
     /// Serves one more.
     pub fn add(&self, identity: Identity, replica: Replica<S, Out>) {
         let key = (identity.volume, identity.replica);
-        self.0.borrow_mut().insert(key, replica);
+        self.all.borrow_mut().insert(key, replica);
     }
 
     /// Serves one no more; it is to be stopped.
     pub fn remove(&self, identity: Identity) -> Option<Replica<S, Out>> {
         let key = (identity.volume, identity.replica);
-        self.0.borrow_mut().remove(&key)
+        self.all.borrow_mut().remove(&key)
     }
 }
 
@@ -161,11 +186,17 @@ impl<S: ReplicaStore> Service for Replicas<S> {
                 let open = Open::decode(body)?;
                 match open.to {
                     Target::Replica { id, .. } => (open.volume, id),
-                    Target::Coordinator => return refuse(Reason::NotServed),
+                    Target::Coordinator => {
+                        let coordinators = self.coordinators.borrow().clone();
+                        return match coordinators {
+                            Some(coordinators) => coordinators.open(channel, epoch, &open),
+                            None => refuse(Reason::NotServed),
+                        };
+                    }
                 }
             }
         };
-        let found = self.0.borrow().get(&key).cloned();
+        let found = self.all.borrow().get(&key).cloned();
         let Some(replica) = found else {
             return refuse(Reason::Unknown);
         };

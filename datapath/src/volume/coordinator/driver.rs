@@ -27,12 +27,12 @@ use super::set::{NotNow, Request, VolumeRecord};
 use super::state::{Config, Machine, ReplicaStatus, Standing};
 use crate::cipher::Cipher;
 use crate::reactor::{Handle, Nanos, Notify};
-use crate::replication::held::{Held, What};
+use crate::replication::held::Held;
 use crate::replication::seam::{Entry, Id};
 use crate::replication::wire::record::flag;
 use crate::replication::wire::resync::{self as wire, AskLeaf, AskSummaries};
 use crate::store::map::LeafShape;
-use crate::store::types::{BLOCK_BYTES, LaneBlock, Stamp};
+use crate::store::types::{BLOCK_BYTES, Stamp};
 
 /// Why a replica did not give blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -173,7 +173,7 @@ pub(super) struct Inner<P, K> {
     actions: RefCell<VecDeque<Action>>,
     acting: Cell<bool>,
     /// Wakes the pump.
-    work: Notify,
+    pub(super) work: Notify,
     /// Wakes reads, and whoever waits for a standing.
     changed: Notify,
     /// Wakes whoever tells others: its standing or its set is another, or a resync begins or ends.
@@ -184,7 +184,7 @@ pub(super) struct Inner<P, K> {
 }
 
 /// A coordinator at work; cheap to clone.
-pub struct Driver<P: Peers, K: SetStore>(Rc<Inner<P, K>>);
+pub struct Driver<P: Peers, K: SetStore>(pub(super) Rc<Inner<P, K>>);
 
 impl<P: Peers, K: SetStore> Clone for Driver<P, K> {
     fn clone(&self) -> Self {
@@ -310,54 +310,6 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         self.may(&wish)?;
         self.0.event(Event::Change(wish));
         Ok(())
-    }
-
-    /// Writes the first `blocks` blocks of a buffer. Done when it is acknowledged (§8); with `fua` then it is on stable media.
-    ///
-    /// # Errors
-    /// [`Failed`]. After [`Failed::Stalled`] it may be done later, or not.
-    pub async fn write(
-        &self,
-        lane: u8,
-        first: LaneBlock,
-        data: Buffer,
-        blocks: usize,
-        fua: bool,
-    ) -> Result<(), Failed> {
-        // Its stamp is given later.
-        let none = Stamp { epoch: 0, seq: 0 };
-        let data = Rc::new(data);
-        let held = match self.0.cipher {
-            Some(_) => Held::to_seal(lane, none, first, blocks, data),
-            None => Held::write(lane, none, first, blocks, data),
-        };
-        self.modify(lane, held.what, fua).await
-    }
-
-    /// Erases blocks: they read as zeroes.
-    ///
-    /// # Errors
-    /// As for a write.
-    pub async fn erase(&self, lane: u8, blocks: Range<u64>) -> Result<(), Failed> {
-        let what = What::Tombstone {
-            first: LaneBlock(blocks.start),
-            blocks: blocks.end - blocks.start,
-        };
-        self.modify(lane, what, false).await
-    }
-
-    async fn modify(&self, lane: u8, what: What, fua: bool) -> Result<(), Failed> {
-        let command = self.0.command();
-        let began = self.0.handle.now();
-        self.0.event(Event::Write {
-            token: command.token,
-            lane,
-            what,
-            fua,
-        });
-        let done = command.done().await;
-        self.0.resyncs.pace.took(self.0.handle.now().since(began));
-        done
     }
 
     /// What `work` gives, within the time that the volume's commands may take.
@@ -551,7 +503,7 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
         Ok(())
     }
 
-    fn command(&self) -> Command<'_> {
+    pub(super) fn command(&self) -> Command<'_> {
         let token = self.next.get() + 1;
         self.next.set(token);
         let mut waiting = self.waiting.borrow_mut();
@@ -565,13 +517,13 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
 }
 
 /// A command that somebody waits for; dropped, nobody does.
-struct Command<'a> {
-    token: Token,
+pub(super) struct Command<'a> {
+    pub(super) token: Token,
     waiting: &'a RefCell<BTreeMap<Token, Waiting>>,
 }
 
 impl Command<'_> {
-    async fn done(&self) -> Result<(), Failed> {
+    pub(super) async fn done(&self) -> Result<(), Failed> {
         poll_fn(|cx| {
             let mut all = self.waiting.borrow_mut();
             let waiting = all.get_mut(&self.token).expect("until this is dropped");

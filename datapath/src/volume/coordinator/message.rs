@@ -198,6 +198,8 @@ pub enum Event {
         what: What,
         /// It must be on stable media when it is done.
         fua: bool,
+        /// Its stamps were reserved by this command (§14).
+        given: Option<u64>,
     },
     /// A host flushes.
     Flush(Token),
@@ -241,6 +243,9 @@ pub enum Failed {
     /// More wait than may.
     #[error("too many operations wait")]
     Busy,
+    /// Its stamps were reserved, and the reservation is void: another path, or a later try, may do.
+    #[error("the reservation of its stamps is void")]
+    Void,
     /// The blocks are damaged on every replica that was asked.
     #[error("the data is damaged")]
     Damaged,

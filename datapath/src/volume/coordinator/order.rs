@@ -3,10 +3,11 @@
 //! Giving a stamp and putting a record into the stream are two steps, since a record with a reserved stamp (§14) is put in later than its stamp was
 //! given. All others are put in at once, so their stamps rise along the stream.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 use super::members::Members;
+use super::settled::before;
 use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
 use crate::store::types::Stamp;
@@ -103,12 +104,15 @@ pub struct Entry {
     pub damaged: Members,
     /// It comes from a takeover.
     pub rolled: bool,
+    /// The highest stamp in the stream up to it.
+    high: Stamp,
 }
 
 impl Entry {
     /// A new record.
     pub fn new(held: Rc<Held>, since: Nanos, stable_only: bool) -> Self {
         Self {
+            high: held.last(),
             held,
             since,
             token: None,
@@ -140,14 +144,23 @@ pub struct Stream {
     /// Everything up to this position was let go.
     released: u64,
     /// The highest stamp of what was.
-    released_stamp: Option<Stamp>,
+    released_high: Option<Stamp>,
     entries: VecDeque<Entry>,
+    /// Positions of those that have a higher stamp in front of them (§14), by their last stamps.
+    late: BTreeMap<Stamp, u64>,
 }
 
 impl Stream {
     /// Puts a record at the end; its position.
-    pub fn put(&mut self, entry: Entry) -> u64 {
+    pub fn put(&mut self, mut entry: Entry) -> u64 {
+        let last = self.entries.back().map(|e| e.high).or(self.released_high);
+        let own = entry.held.last();
+        let late = last.is_some_and(|high| high > own);
+        entry.high = last.map_or(own, |high| high.max(own));
         self.entries.push_back(entry);
+        if late {
+            self.late.insert(own, self.end());
+        }
         self.end()
     }
 
@@ -181,17 +194,30 @@ impl Stream {
 
     /// The record that uses a stamp for a block, if it is kept.
     pub fn of_stamp(&self, stamp: Stamp) -> Option<(u64, &Entry)> {
-        let at = self.entries.partition_point(|e| e.held.last() < stamp);
+        let late = self.late.range(stamp..).next();
+        let late = late.and_then(|(_, &p)| Some((p, self.get(p)?)));
+        if let Some(late) = late.filter(|(_, e)| e.held.stamp <= stamp) {
+            return Some(late);
+        }
+        let at = self.entries.partition_point(|e| e.high < stamp);
         let entry = self.entries.get(at)?;
-        (entry.held.stamp <= stamp).then_some((self.released + 1 + at as u64, entry))
+        let uses = entry.held.stamp <= stamp && stamp <= entry.held.last();
+        uses.then_some((self.released + 1 + at as u64, entry))
     }
 
-    /// The highest stamp of the record at a position, if it is kept or was let go last.
-    pub fn last_stamp(&self, position: u64) -> Option<Stamp> {
-        match position == self.released {
-            true => self.released_stamp,
-            false => self.get(position).map(|e| e.held.last()),
-        }
+    /// The highest stamp of which everything at or below it is at this position or in front of it, as far as the stream has it; the position is kept, or
+    /// was let go last.
+    pub fn all_below(&self, position: u64) -> Option<Stamp> {
+        let high = match position == self.released {
+            true => self.released_high?,
+            false => self.get(position)?.high,
+        };
+        let behind = self.late.iter().find(|(_, p)| **p > position);
+        let first = behind.and_then(|(_, &p)| Some(self.get(p)?.held.stamp));
+        Some(match first {
+            Some(first) if first <= high => before(first),
+            _ => high,
+        })
     }
 
     /// Lets go of the first record, if its position is at most `to` and it is acknowledged: else its command would wait for ever, and reads would show it.
@@ -201,7 +227,10 @@ impl Stream {
         }
         let entry = self.entries.pop_front()?;
         self.released += 1;
-        self.released_stamp = Some(entry.held.last());
+        self.released_high = Some(entry.high);
+        if !self.late.is_empty() {
+            self.late.remove(&entry.held.last());
+        }
         Some(entry)
     }
 }
@@ -278,6 +307,32 @@ mod tests {
                     prop_assert!(fresh);
                 }
                 prop_assert_eq!((first.seq + count - 1) >> 56, u64::from(lane));
+            }
+        }
+
+        /// Records with stamps of their own, put in any order: each is found by its stamp, and what is said to be below a position is.
+        #[test]
+        fn late_records_are_known(order in Just((1u64..40).collect::<Vec<_>>()).prop_shuffle(), release in 0u64..40) {
+            let mut stream = Stream::default();
+            let stamp = |seq| Stamp { epoch: 1, seq };
+            for n in &order {
+                let mut entry = erased(stamp(n * 2), *n);
+                entry.acked = true;
+                stream.put(entry);
+            }
+            while stream.release_one(release).is_some() {}
+            for (at, n) in (1u64..).zip(&order) {
+                let found = stream.of_stamp(stamp(n * 2)).map(|f| f.0);
+                prop_assert_eq!(found, (at > release).then_some(at));
+                prop_assert!(stream.of_stamp(stamp(n * 2 + 1)).is_none());
+                if at >= release.max(1) {
+                    let below = stream.all_below(at).unwrap();
+                    let (front, behind) = order.split_at(at as usize);
+                    prop_assert!(behind.iter().all(|n| stamp(n * 2) > below));
+                    let high = front.iter().max().unwrap() * 2;
+                    let least = behind.iter().min().map_or(u64::MAX, |n| n * 2 - 1);
+                    prop_assert_eq!(below, stamp(high.min(least)));
+                }
             }
         }
 

@@ -10,6 +10,17 @@ pub struct Settled {
     stamps: Box<[Stamp]>,
     /// The positions that they stand for.
     positions: Box<[u64]>,
+    /// Where they would be, but for reservations.
+    held: Box<[Option<Stamp>]>,
+}
+
+/// The stamp in front of one that was given.
+pub fn before(stamp: Stamp) -> Stamp {
+    // Counters begin at 1.
+    Stamp {
+        seq: stamp.seq - 1,
+        ..stamp
+    }
 }
 
 impl Settled {
@@ -18,6 +29,7 @@ impl Settled {
         Self {
             stamps: stamps.into(),
             positions: vec![0; stamps.len()].into(),
+            held: vec![None; stamps.len()].into(),
         }
     }
 
@@ -44,9 +56,19 @@ impl Settled {
         }
     }
 
+    /// Where the lane would be settled but for a reservation.
+    pub fn held(&self, lane: u8) -> Option<Stamp> {
+        self.held[usize::from(lane)]
+    }
+
     /// Looks again; whether any rose. `everyone`: who must have it stable, in doubt both sets; `None` while one of them is gapped, as nothing is known
-    /// of it: settled stays where it is.
-    pub fn raise(&mut self, ring: &Ring, everyone: Option<Members>) -> bool {
+    /// of it: settled stays where it is. `bound`: what it must not pass.
+    pub fn raise(
+        &mut self,
+        ring: &Ring,
+        everyone: Option<Members>,
+        bound: impl Fn(u8) -> Option<Stamp>,
+    ) -> bool {
         let Some(everyone) = everyone else {
             return false;
         };
@@ -56,15 +78,19 @@ impl Settled {
             let Some(to) = ring.stable_at_all(everyone, lane) else {
                 continue;
             };
-            if to <= self.positions[n] {
+            if to <= self.positions[n] && self.held[n].is_none() {
                 continue;
             }
-            let stream = ring.stream(lane);
-            // All stamps behind it are higher, so this one speaks of everything at or below it.
-            if let Some(stamp) = stream.last_stamp(to) {
-                debug_assert!(stream.get(to + 1).is_none_or(|e| e.held.stamp > stamp));
-                self.stamps[n] = self.stamps[n].max(stamp);
-                self.positions[n] = to;
+            let Some(all) = ring.stream(lane).all_below(to.max(self.positions[n])) else {
+                continue;
+            };
+            let bound = bound(lane).filter(|b| *b < all);
+            self.held[n] = bound.map(|_| all);
+            let stamp = bound.unwrap_or(all);
+            // Everything settled is at or in front of it.
+            self.positions[n] = to.max(self.positions[n]);
+            if stamp > self.stamps[n] {
+                self.stamps[n] = stamp;
                 rose = true;
             }
         }

@@ -561,6 +561,8 @@ impl Machine {
         if lost || self.ring.fed().has(place) {
             return;
         }
+        // What is below s0 and not in a stream would come to it neither by the stream nor by a copy.
+        self.reservations.void_all();
         let s0 = self.ring.lanes().map(|l| self.orderer.last(l)).collect();
         let at = self.ring.lanes().map(|l| self.ring.stream(l).end());
         let at = at.collect();

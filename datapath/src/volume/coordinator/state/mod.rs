@@ -4,11 +4,12 @@
 //! the events of the pass, and when [`Machine::deadline`] has come: it looks at what has lasted too long, stamps what waited, and sends batches,
 //! flushes and heartbeats. Neither does I/O nor reads a clock.
 //!
-//! [`takeover`] is §10, [`serving`] §8, [`change`] K3 to K6, [`peer`] what is known of a replica, [`reading`] what reads ask, [`resync`] what a resync does.
+//! [`takeover`] is §10, [`serving`] §8, [`change`] K3 to K6, [`peer`] what is known of a replica, [`reading`] what reads ask, [`reserving`] what forwarded commands do, [`resync`] what a resync does.
 
 mod change;
 mod peer;
 mod reading;
+mod reserving;
 mod resync;
 mod serving;
 mod takeover;
@@ -28,6 +29,7 @@ use super::message::{Action, End, Event, Failed, Message, Said};
 use super::order::Orderer;
 use super::quorum::{Set, Sets};
 use super::read::Overlay;
+use super::reserve::Reservations;
 use super::ring::{Limits, Ring};
 use super::set::VolumeRecord;
 use super::settled::Settled;
@@ -149,6 +151,7 @@ pub struct Machine {
     peers: Vec<Peer>,
     sets: Sets,
     orderer: Orderer,
+    reservations: Reservations,
     ring: Ring,
     overlay: Overlay,
     settled: Settled,
@@ -185,6 +188,7 @@ impl Machine {
                 minimum: record.minimum,
             }),
             orderer: Orderer::new(record.epoch, lanes),
+            reservations: Reservations::new(lanes),
             ring: Ring::new(lanes, config.limits),
             overlay: Overlay::new(lanes),
             settled: Settled::new(&none),
@@ -293,12 +297,14 @@ impl Machine {
                 lane,
                 what,
                 fua,
+                given,
             } => self.write(
                 Queued {
                     token,
                     lane,
                     what,
                     fua,
+                    given,
                     since: now,
                 },
                 &mut out,
@@ -308,6 +314,7 @@ impl Machine {
             Event::Change(wish) => self.wish(wish, now, &mut out),
             Event::Detach => {
                 self.detaching.get_or_insert(now);
+                self.reservations.void_all();
                 for queued in self.queue.drain(..) {
                     out.push(Action::Done(queued.token, Err(Failed::Ended)));
                 }
@@ -347,6 +354,10 @@ impl Machine {
             Phase::Swapping => {}
             Phase::Beginning => self.try_serve(now, out),
             Phase::Serving => {
+                if self.reservations.expire(now) {
+                    // Settled waited for them, perhaps.
+                    self.confirmed(now, out);
+                }
                 self.look_at_members(now);
                 self.tell_stalled(out);
                 self.hand_over(now, out);
@@ -376,6 +387,7 @@ impl Machine {
                 soonest(self.slow.deadline(self.sets.now().members, self.opened()));
                 soonest(self.flush_deadline());
                 soonest(self.detaching.map(|d| d + HAND_OVER));
+                soonest(self.reservations.deadline());
             }
         }
         soonest(self.transition_deadline());
@@ -489,6 +501,7 @@ impl Machine {
             out.push(Action::Send(place, Message::Close));
         }
         self.ring = Ring::new(self.config.lanes, self.config.limits);
+        self.reservations.void_all();
         self.overlay = Overlay::new(self.config.lanes);
         self.transition = None;
         self.phase = Phase::Ended(end);

@@ -12,6 +12,7 @@ use super::{BEATS, HAND_OVER, Machine, Phase};
 use crate::cipher::{self, Cipher, TAG_BYTES};
 use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
+use crate::replication::planted::{self, Bug};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
 use crate::store::types::{BLOCK_BYTES, Crc, SLICE_BLOCKS, Stamp};
 
@@ -29,6 +30,8 @@ pub(super) struct Queued {
     pub lane: u8,
     pub what: What,
     pub fua: bool,
+    /// The command that its stamps were reserved for.
+    pub given: Option<u64>,
     pub since: Nanos,
 }
 
@@ -114,14 +117,28 @@ impl Machine {
             lane,
             what,
             fua,
+            given,
             since,
         } = queued;
         let blocks = what.written_blocks();
-        let Ok(stamp) = self.orderer.stamp(lane, stamps_of(&what)) else {
-            // A new epoch has new ones.
-            out.push(Action::Done(token, Err(Failed::Stalled)));
-            return self.end(End::Again, out);
+        let stamp = match given {
+            Some(command) if !planted::is(Bug::NotReserved) => {
+                let (count, of) = (stamps_of(&what), what.blocks());
+                let Some(stamp) = self.reservations.take((command, lane), count, &of) else {
+                    return out.push(Action::Done(token, Err(Failed::Void)));
+                };
+                stamp
+            }
+            _ => match self.orderer.stamp(lane, stamps_of(&what)) {
+                Ok(stamp) => stamp,
+                Err(_) => {
+                    // A new epoch has new ones.
+                    out.push(Action::Done(token, Err(Failed::Stalled)));
+                    return self.end(End::Again, out);
+                }
+            },
         };
+        self.reservations.overtaken(lane, stamp, &what.blocks());
         let mut held = Held {
             lane,
             stamp,
@@ -227,7 +244,14 @@ impl Machine {
         }
         let done = self.flushes.done(&self.ring, &self.sets);
         out.extend(done.into_iter().map(|t| Action::Done(t, Ok(()))));
-        if self.settled.raise(&self.ring, self.settling()) {
+        let bound = |lane| self.reservations.bound(lane);
+        let rose = self.settled.raise(&self.ring, self.settling(), bound);
+        for lane in self.ring.lanes() {
+            if let Some(held) = self.settled.held(lane) {
+                self.reservations.wanted(lane, held, now);
+            }
+        }
+        if rose {
             for peer in &mut self.peers {
                 peer.told = false;
             }

@@ -204,9 +204,9 @@ fn settled_waits_for_everybody_and_not_for_nobody() {
     positions(&mut ring, 0);
     positions(&mut ring, 1);
     ring.ack(place(0), at(0, 4, 4)).unwrap();
-    assert!(!settled.raise(&ring, Some(sets.everyone())));
+    assert!(!settled.raise(&ring, Some(sets.everyone()), |_| None));
     ring.ack(place(1), at(0, 4, 2)).unwrap();
-    assert!(settled.raise(&ring, Some(sets.everyone())));
+    assert!(settled.raise(&ring, Some(sets.everyone()), |_| None));
     assert_eq!(settled.of(0), stamp(2));
     // Somebody arrives: from the sending on it is waited for.
     ring.subscribe(place(2));
@@ -220,10 +220,10 @@ fn settled_waits_for_everybody_and_not_for_nobody() {
         positions(&mut ring, n);
         ring.ack(place(n), at(0, 5, 5)).unwrap();
     }
-    settled.raise(&ring, Some(sets.everyone()));
+    settled.raise(&ring, Some(sets.everyone()), |_| None);
     assert_eq!(settled.of(0), stamp(4), "all but the new one's first");
     // A gapped member is in the set.
-    assert!(!settled.raise(&ring, None));
+    assert!(!settled.raise(&ring, None, |_| None));
 }
 
 #[test]
@@ -234,7 +234,7 @@ fn what_was_let_go_is_settled_when_the_one_that_was_gapped_is_gone() {
     ring.leave(place(1));
     ring.ack(place(0), at(0, 4, 4)).unwrap();
     ring.release(|_, _, _| {});
-    assert!(settled.raise(&ring, Some(Members::one(place(0)))));
+    assert!(settled.raise(&ring, Some(Members::one(place(0))), |_| None));
     assert_eq!(settled.of(0), stamp(4));
 }
 

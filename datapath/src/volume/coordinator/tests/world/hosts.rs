@@ -1,5 +1,6 @@
 //! What hosts do, and what they are told.
 use super::*;
+use crate::volume::coordinator::reserve::Part as Reserved;
 
 impl World {
     pub(super) fn host_write(&mut self, c: usize) {
@@ -22,6 +23,56 @@ impl World {
             };
             (what, values)
         };
+        let mut given = None;
+        if self.rng.random_bool(0.3) {
+            // It came by another node.
+            let now = self.clock(self.coordinators[c].rate);
+            let until = now + Duration::from_millis(self.rng.random_range(1..3000));
+            let part = Reserved {
+                lane,
+                blocks: first..first + blocks,
+                stamps: blocks,
+            };
+            let machine = &mut self.coordinators[c].machine;
+            given = machine
+                .reserve(token, vec![part], until)
+                .is_ok()
+                .then_some(token);
+        }
+        if given.is_some() && self.rng.random_bool(0.7) {
+            let later = (token, lane, what, values, fua);
+            return self.coordinators[c].reserved.push(later);
+        }
+        self.host_sends(c, (token, lane, what, values, fua), given);
+    }
+
+    /// Something that has its stamps is confirmed, or never will be.
+    pub(super) fn host_confirms(&mut self, c: usize) {
+        let count = self.coordinators[c].reserved.len();
+        if count == 0 {
+            return;
+        }
+        let n = self.rng.random_range(0..count);
+        let later = self.coordinators[c].reserved.swap_remove(n);
+        if self.rng.random_bool(0.1) {
+            return self.unreserve(c, later.0);
+        }
+        let given = Some(later.0);
+        self.host_sends(c, later, given);
+    }
+
+    pub(super) fn unreserve(&mut self, c: usize, command: u64) {
+        let now = self.clock(self.coordinators[c].rate);
+        let actions = self.coordinators[c].machine.unreserve(command, now);
+        self.act(c, actions);
+    }
+
+    fn host_sends(
+        &mut self,
+        c: usize,
+        (token, lane, what, values, fua): Later,
+        given: Option<u64>,
+    ) {
         self.coordinators[c].writes.insert(
             token,
             HostWrite {
@@ -38,6 +89,7 @@ impl World {
                 lane,
                 what,
                 fua,
+                given,
             },
         );
     }
@@ -150,6 +202,8 @@ impl World {
             }
             return;
         };
+        // If it had reserved some: its stamps are given back.
+        self.unreserve(c, token);
         if result.is_err() {
             return;
         }

@@ -68,6 +68,9 @@ struct HostWrite {
     stamp: Option<Stamp>,
 }
 
+/// Token, lane, what it does with which values, and whether it is to be stable.
+type Later = (u64, u8, What, Vec<(u64, u64)>, bool);
+
 struct Coordinator {
     machine: Machine,
     who: Who,
@@ -75,6 +78,8 @@ struct Coordinator {
     alive: bool,
     sessions: BTreeMap<usize, usize>,
     writes: BTreeMap<u64, HostWrite>,
+    /// What has its stamps, and waits to be confirmed.
+    reserved: Vec<Later>,
     /// With what they are to be ended in the history.
     flushes: BTreeMap<u64, usize>,
     reads: Vec<HostRead>,
@@ -205,6 +210,7 @@ impl World {
             alive: true,
             sessions: BTreeMap::new(),
             writes: BTreeMap::new(),
+            reserved: Vec::new(),
             flushes: BTreeMap::new(),
             reads: Vec::new(),
             served: false,
@@ -282,7 +288,7 @@ impl World {
         self.act(c, actions);
     }
 
-    fn act(&mut self, c: usize, actions: Vec<Action>) {
+    pub(super) fn act(&mut self, c: usize, actions: Vec<Action>) {
         for action in actions {
             match action {
                 Action::Send(place, message) => {
@@ -431,7 +437,8 @@ impl World {
             0..400 => self.deliver_some(),
             400..600 => self.drive(r),
             600..720 => self.pump(c),
-            720..780 => self.host_write(c),
+            720..765 => self.host_write(c),
+            765..780 => self.host_confirms(c),
             780..790 => self.host_flush(c),
             790..880 => self.read_something(c),
             880..945 => self.pass(1, 10),
