@@ -6,7 +6,7 @@
 //! | a replica is here, made | does not have it | it is lost: said so, never made again |
 //! | attached here | does not coordinate in the record's epoch | K1, serve |
 //! | attached here | coordinates | exported, optimized when it serves |
-//! | attached elsewhere | has a replica | path open and exported, inaccessible; taken over if that node is dead |
+//! | attached elsewhere | has a replica | path open and exported: non-optimized, forwarding, while another node serves by the record, else inaccessible; taken over if that node is dead |
 //! | attached elsewhere, or nowhere | coordinates | it stops |
 //! | attached nowhere, or no replica here | has a path | unexported, closed |
 //! | a replica leaves, or the volume is being deleted | has it | deleted; the last one to be deleted takes the records with it |
@@ -14,6 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelblock_api::datapath::ForwardTo;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -105,6 +106,23 @@ impl Now {
         self.volume
             .as_ref()
             .map_or(Phase::Deleting, |v| v.record.phase)
+    }
+
+    /// The coordinator on another node that serves it, by the record.
+    pub(super) fn forward_to(&self, me: &str) -> Option<ForwardTo> {
+        // One that ended with an alarm is still named.
+        let error = self
+            .volume
+            .as_ref()
+            .is_none_or(|v| !v.record.error.is_empty());
+        let record = &self.set.as_ref().filter(|_| !error)?.record;
+        let holder = record.holder.as_ref()?;
+        let serves = record.phase == crate::replication::record::Phase::Serving;
+        (serves && holder.node_id != me).then(|| ForwardTo {
+            node_id: holder.node_id.clone(),
+            epoch: record.epoch.number(),
+            incarnation: holder.incarnation.0.to_vec(),
+        })
     }
 
     /// The node that it is attached to, if it is.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use keelblock_api::datapath::{
-    ClosePathRequest, EndReason, ExportRequest, Namespace, OpenPathRequest, ServeRequest,
-    StopServingRequest, UnexportRequest,
+    ClosePathRequest, EndReason, ExportRequest, ForwardTo, Namespace, OpenPathRequest,
+    ServeRequest, StopServingRequest, UnexportRequest,
 };
 use uuid::Uuid;
 
@@ -192,23 +192,36 @@ impl Node {
         told.report(coordinator);
         let open = Some(volume.record.size_bytes);
         let export = told.path(now.id).and_then(|p| p.export);
-        told.set_path(now.id, PathTold { open, export });
+        let path = PathTold {
+            open,
+            export,
+            forward: None,
+        };
+        told.set_path(now.id, path);
         Ok(())
     }
 
-    /// Keeps a path to a volume that is coordinated elsewhere: hosts that are connected here know where it went by its state.
+    /// Keeps a path to a volume that is coordinated elsewhere: what hosts send here is forwarded while that node serves; else they wait, or go where it does.
     pub(super) async fn path_here(&self, now: &Now) -> Result<(), OpError> {
         let (Some(volume), Some(attachment)) = (&now.volume, &now.attachment) else {
             return Ok(());
         };
-        self.export_path_if_open(volume, attachment).await?;
+        let to = now.forward_to(self.node_id());
+        let coordinates = self.coordination.told().coordinator(now.id).is_some();
+        if to.is_none() || coordinates {
+            // Before anything else: what comes meanwhile is for another path.
+            self.export_path_if_open(volume, attachment).await?;
+        }
         self.stop_here(now.id).await?;
         if attachment.record.moved_from.as_deref() == Some(self.node_id()) {
             self.moved(attachment).await?;
         }
-        self.open_path(volume).await?;
-        self.export_path(volume, attachment, PathState::Inaccessible)
-            .await
+        let state = match to {
+            Some(_) => PathState::NonOptimized,
+            None => PathState::Inaccessible,
+        };
+        self.open_path(volume, to).await?;
+        self.export_path(volume, attachment, state).await
     }
 
     async fn stop_here(&self, id: Uuid) -> Result<(), OpError> {
@@ -228,14 +241,18 @@ impl Node {
         Ok(())
     }
 
-    async fn open_path(&self, volume: &Versioned<VolumeRecord>) -> Result<(), OpError> {
+    async fn open_path(
+        &self,
+        volume: &Versioned<VolumeRecord>,
+        forward: Option<ForwardTo>,
+    ) -> Result<(), OpError> {
         let record = &volume.record;
         let path = self
             .coordination
             .told()
             .path(record.volume_id)
             .unwrap_or_default();
-        if path.open == Some(record.size_bytes) {
+        if path.open == Some(record.size_bytes) && path.forward == forward {
             return Ok(());
         }
         let layout = record.replicated.as_ref();
@@ -244,6 +261,7 @@ impl Node {
             size_bytes: record.size_bytes,
             lanes: layout.map_or(1, |l| l.lanes).into(),
             volatile_cache: layout.is_some_and(|l| l.volatile_cache),
+            forward: forward.clone(),
         };
         self.link
             .call_within(CALL_TIMEOUT, "open a path", |mut c| async move {
@@ -251,9 +269,12 @@ impl Node {
             })
             .await?;
         let open = Some(record.size_bytes);
-        self.coordination
-            .told()
-            .set_path(record.volume_id, PathTold { open, ..path });
+        let path = PathTold {
+            open,
+            forward,
+            ..path
+        };
+        self.coordination.told().set_path(record.volume_id, path);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use keelblock_api::datapath::{Coordinator, CoordinatorState, Replica};
+use keelblock_api::datapath::{Coordinator, CoordinatorState, ForwardTo, Replica};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -11,12 +11,14 @@ use crate::records::PathState;
 use crate::replication::record::Token;
 
 /// The path that hosts have to a volume here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct PathTold {
     /// It is open, with this size.
     pub open: Option<u64>,
     /// It is exported, by this revision of the volume's record, in this state.
     pub export: Option<(Revision, PathState)>,
+    /// Commands of hosts go there.
+    pub forward: Option<ForwardTo>,
 }
 
 /// All of it.
@@ -75,7 +77,7 @@ impl Told {
 
     /// The path as it was told; `None`: not yet by this connection, so that there may be one.
     pub fn path(&self, id: Uuid) -> Option<PathTold> {
-        self.paths.get(&id).copied()
+        self.paths.get(&id).cloned()
     }
 
     /// The path was told so.

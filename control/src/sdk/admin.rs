@@ -147,7 +147,7 @@ impl Services {
     }
 }
 
-/// Every node with a replica, and the one that coordinates, which comes first: its path works, the others tell hosts when it has moved.
+/// Every node with a replica, and the one that coordinates, which comes first: its path is the best one.
 fn replicated_paths(
     set: &ReplicationRecord,
     attachment: &AttachmentRecord,
@@ -157,15 +157,16 @@ fn replicated_paths(
         .holder
         .as_ref()
         .is_some_and(|h| h.node_id == *coordinator);
-    let state = match holds && set.phase == Phase::Serving {
-        true => PathState::Optimized,
-        false => PathState::Inaccessible,
+    // The others forward to the one that serves.
+    let (state, other) = match holds && set.phase == Phase::Serving {
+        true => (PathState::Optimized, PathState::NonOptimized),
+        false => (PathState::Inaccessible, PathState::Inaccessible),
     };
     let others = set
         .replicas
         .iter()
         .filter(|r| r.node_id != *coordinator && r.state != ReplicaState::Leaving);
-    let others = others.map(|r| (r.node_id.clone(), PathState::Inaccessible));
+    let others = others.map(|r| (r.node_id.clone(), other));
     std::iter::once((coordinator.clone(), state))
         .chain(others)
         .collect()

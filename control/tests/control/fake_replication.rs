@@ -92,6 +92,7 @@ impl Replication {
             size_bytes: request.size_bytes,
             lanes: request.lanes,
             volatile_cache: request.volatile_cache,
+            forward: None,
         };
         self.paths.insert(id.clone(), path);
         let members = record.replicas.iter();

@@ -126,6 +126,8 @@ impl Nodes {
 
 const BEST: Option<AnaState> = Some(AnaState::AnaOptimized);
 const AWAY: Option<AnaState> = Some(AnaState::AnaInaccessible);
+/// To the one that serves.
+const FORWARDS: Option<AnaState> = Some(AnaState::AnaNonOptimized);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_has_its_replicas_when_it_is_made_and_none_when_it_is_deleted() {
@@ -231,8 +233,17 @@ async fn an_attached_volume_is_served_by_one_and_exported_by_all() {
     let id = c.create("v", 2).await;
     // The third has no replica.
     c.nodes[2].attach("v").await;
-    let mut expected = vec![AWAY, AWAY, BEST];
+    let mut expected = vec![FORWARDS, FORWARDS, BEST];
     c.until_paths(&id, &expected).await;
+    let epoch = c.nodes[2].fake.memory().replication.served.last().copied();
+    for n in 0..2 {
+        let path = c.nodes[n].fake.memory().replication.paths[&id].clone();
+        let forward = path.forward.expect("it forwards");
+        assert_eq!(
+            (forward.node_id.as_str(), Some(forward.epoch)),
+            ("n3", epoch)
+        );
+    }
     let ranges: Vec<u32> = (0..3)
         .map(|n| {
             c.nodes[n]
@@ -267,8 +278,8 @@ async fn an_attached_volume_is_served_by_one_and_exported_by_all() {
         paths,
         [
             ("n3", "optimized"),
-            ("n1", "inaccessible"),
-            ("n2", "inaccessible")
+            ("n1", "non-optimized"),
+            ("n2", "non-optimized")
         ]
     );
     c.nodes[2].attach("v").await;
@@ -289,7 +300,7 @@ async fn an_attached_volume_is_served_by_one_and_exported_by_all() {
     );
     // Moved: the former one has ended before the next begins.
     c.attach_to(1, "v", "n1").await.unwrap();
-    expected = vec![BEST, AWAY, None];
+    expected = vec![BEST, FORWARDS, None];
     c.until_paths(&id, &expected).await;
     assert!(c.nodes[2].fake.memory().replication.coordinators.is_empty());
     assert!(c.nodes[2].fake.memory().replication.paths.is_empty());
@@ -310,21 +321,21 @@ async fn control_that_comes_back_disturbs_nothing_and_a_data_path_that_does_gets
     let mut c = Nodes::start(3).await;
     let id = c.create("v", 3).await;
     c.nodes[0].attach("v").await;
-    c.until_paths(&id, &[BEST, AWAY, AWAY]).await;
+    c.until_paths(&id, &[BEST, FORWARDS, FORWARDS]).await;
     // Others hear the coordinator, so it is left alone however long control is away.
     for node in &c.nodes {
         node.fake.memory().replication.heard_ms = Some(100);
     }
     c.nodes[0].stop_control().await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(c.paths(&id), [BEST, AWAY, AWAY]);
+    assert_eq!(c.paths(&id), [BEST, FORWARDS, FORWARDS]);
     c.nodes[0].start_control().await.unwrap();
     c.nodes[0].ready().await;
     assert_eq!(c.nodes[0].fake.memory().replication.served.len(), 1);
     c.nodes[0].fake.kill();
     c.nodes[0].down().await;
     c.nodes[0].fake.restart();
-    c.until_paths(&id, &[BEST, AWAY, AWAY]).await;
+    c.until_paths(&id, &[BEST, FORWARDS, FORWARDS]).await;
     let served = c.nodes[0].fake.memory().replication.served.clone();
     assert!(served.len() == 2 && served[1] > served[0], "{served:?}");
     // Its replicas were not made again.
@@ -337,7 +348,7 @@ async fn a_dead_node_is_followed_by_another() {
     let mut c = Nodes::start(3).await;
     let id = c.create("v", 3).await;
     c.nodes[0].attach("v").await;
-    c.until_paths(&id, &[BEST, AWAY, AWAY]).await;
+    c.until_paths(&id, &[BEST, FORWARDS, FORWARDS]).await;
     c.nodes[0].fake.kill();
     c.nodes[0].stop_control().await;
     let began = std::time::Instant::now();
@@ -348,13 +359,17 @@ async fn a_dead_node_is_followed_by_another() {
     let took = began.elapsed();
     assert!(took < Duration::from_millis(4500), "{took:?}");
     let other = if c.path(1, &id) == BEST { 1 } else { 2 };
-    assert_eq!(c.path(3 - other, &id), AWAY);
+    c.until("the third forwards to it", |c| {
+        c.path(3 - other, &id) == FORWARDS
+    })
+    .await;
     let at = c.locate(3 - other, "v").await;
     assert_eq!(at.coordinator, format!("n{}", other + 1));
     // It comes back as one that only has a replica.
     c.nodes[0].fake.restart();
     c.nodes[0].start_control().await.unwrap();
-    c.until("it has a path", |c| c.path(0, &id) == AWAY).await;
+    c.until("it has a path", |c| c.path(0, &id) == FORWARDS)
+        .await;
     assert_eq!(c.path(other, &id), BEST);
     c.stop().await;
 }
@@ -378,7 +393,7 @@ async fn a_coordinator_that_ended_is_attached_again_but_not_one_with_contradicti
         c.nodes[0].fake.memory().replication.served.len() == 2
     })
     .await;
-    c.until_paths(&id, &[BEST, AWAY]).await;
+    c.until_paths(&id, &[BEST, FORWARDS]).await;
     let ended = end(EndReason::EndAlarm, "two values of one stamp");
     c.nodes[0].fake.report(ended).await;
     c.until_paths(&id, &[AWAY, AWAY]).await;
@@ -395,7 +410,7 @@ async fn a_coordinator_that_ended_is_attached_again_but_not_one_with_contradicti
     // A person has looked.
     c.nodes[0].detach("v").await.unwrap();
     c.nodes[0].attach("v").await;
-    c.until_paths(&id, &[BEST, AWAY]).await;
+    c.until_paths(&id, &[BEST, FORWARDS]).await;
     c.stop().await;
 }
 
