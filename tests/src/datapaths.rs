@@ -47,6 +47,8 @@ pub struct DataPaths {
     pub size_bytes: u64,
     /// What hosts are told, and when writes are acknowledged.
     pub volatile_cache: bool,
+    /// Of the namespace.
+    pub lba_bytes: u32,
     keys: Option<proto::DataKeys>,
     /// What passes between nodes, by whom it was sent to, if that is recorded.
     pub recorders: Vec<Recorder>,
@@ -106,6 +108,7 @@ impl DataPaths {
             record: Arc::new(Mutex::new(record)),
             size_bytes,
             volatile_cache: true,
+            lba_bytes: 4096,
             keys: extra.keys,
             recorders: match extra.recorded {
                 true => (0..count).map(|_| Recorder::new()).collect(),
@@ -297,20 +300,48 @@ impl DataPaths {
         };
         self.call(node, |mut c| async move { c.serve(serve).await });
         self.serves(node);
+        self.export(node, proto::AnaState::AnaOptimized)
+    }
+
+    /// Has a node forward to the one that coordinates.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn forward(&self, node: usize, to: usize) -> Target {
+        let (epoch, incarnation) = {
+            let record = self.record.lock().expect("no panic");
+            (record.epoch, record.incarnation.clone())
+        };
+        let open = proto::OpenPathRequest {
+            volume_id: VOLUME.into(),
+            size_bytes: self.size_bytes,
+            lanes: self.lanes(),
+            volatile_cache: self.volatile_cache,
+            forward: Some(proto::ForwardTo {
+                node_id: self.nodes[to].name.clone(),
+                epoch,
+                incarnation,
+            }),
+        };
+        self.call(node, |mut c| async move { c.open_path(open).await });
+        self.export(node, proto::AnaState::AnaNonOptimized)
+    }
+
+    fn export(&self, node: usize, state: proto::AnaState) -> Target {
         let export = proto::ExportRequest {
             nqn: NQN.into(),
             serial: "1".into(),
             namespaces: vec![proto::Namespace {
                 nsid: 1,
                 volume_id: VOLUME.into(),
-                lba_bytes: 4096,
+                lba_bytes: self.lba_bytes,
                 nguid: vec![1; 16],
                 uuid: vec![1; 16],
                 reservation: Vec::new(),
             }],
             allowed_hosts: Vec::new(),
             allow_any_host: true,
-            ana_state: proto::AnaState::AnaOptimized.into(),
+            ana_state: state.into(),
             cntlid_min: 1 + 1000 * node as u32,
             cntlid_max: 1000 + 1000 * node as u32,
         };
@@ -320,6 +351,19 @@ impl DataPaths {
             nqn: NQN.into(),
             nsid: 1,
         }
+    }
+
+    /// Has a process stand still, or go on.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn hold(&self, node: usize, still: bool) {
+        let child = self.nodes[node].child.as_ref().expect("it runs");
+        let signal = match still {
+            true => rustix::process::Signal::STOP,
+            false => rustix::process::Signal::CONT,
+        };
+        crate::cluster::kill(child.id(), signal);
     }
 
     /// Coordinates no more.

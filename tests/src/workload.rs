@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// Blocks of the region: few, so that each is overwritten and read many times.
@@ -36,7 +36,12 @@ pub enum WhenLost {
     Fail,
     /// Connect again and go on: the command that failed may or may not have been done.
     Reconnect,
+    /// The connection must stay; a command that gets a path error is sent again until it is done, as a host with other paths would by one of those.
+    Again,
 }
+
+/// Status code type of path errors (NVMe Base 2.1, 4.2.3.4).
+const PATH_RELATED: u16 = 3;
 
 /// A running workload.
 #[derive(Debug)]
@@ -147,6 +152,24 @@ struct Host {
     rng: SmallRng,
 }
 
+/// A command, and the same again where a path does not work, if that is asked for.
+fn again<T>(
+    when_lost: WhenLost,
+    mut command: impl FnMut() -> Result<T, Error>,
+) -> Result<T, Error> {
+    let deadline = Instant::now() + COME_BACK;
+    loop {
+        let done = command();
+        let path = |e: &Error| e.status().is_some_and(|s| s.code() >> 8 == PATH_RELATED);
+        match &done {
+            Err(e) if when_lost == WhenLost::Again && path(e) && Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            _ => return done,
+        }
+    }
+}
+
 impl Host {
     fn connect(target: Target, seed: u64, when_lost: WhenLost) -> Result<Host, Error> {
         let (controller, queue, namespace) = open(&target, QUEUE_DEPTH)?;
@@ -207,7 +230,8 @@ impl Host {
         for block in &mut self.blocks[range.clone()] {
             block.doubtful = Some(version);
         }
-        self.queue.write(&self.namespace, first, &data)?;
+        let (queue, namespace) = (&mut self.queue, &self.namespace);
+        again(self.when_lost, || queue.write(namespace, first, &data))?;
         self.blocks[range].fill(Block {
             version,
             doubtful: None,
@@ -217,7 +241,10 @@ impl Host {
 
     fn read(&mut self, first: u64, count: u64) -> Result<(), Trouble> {
         let size = self.namespace.block_bytes as usize;
-        let data = self.queue.read(&self.namespace, first, count as usize)?;
+        let (queue, namespace) = (&mut self.queue, &self.namespace);
+        let data = again(self.when_lost, || {
+            queue.read(namespace, first, count as usize)
+        })?;
         for (i, found) in data.chunks(size).enumerate() {
             let block = first + i as u64;
             let known = &mut self.blocks[block as usize];

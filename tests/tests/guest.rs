@@ -1,6 +1,8 @@
 //! Real Linux hosts: Debian's kernel, in a virtual machine, uses volumes of a cluster outside. The scripts are in `tests/guest`.
-use keelblock_tests::cluster::Cluster;
+use keelblock_tests::cluster::{Cluster, kill};
 use keelblock_tests::guest;
+use keelblock_tests::several::{Held, coordinator};
+use rustix::process::Signal;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -83,6 +85,44 @@ fn follows_resets_new_sizes_deaths_and_allow_lists() {
             "kill-datapath" => drop(cluster.kill_datapath()),
             "deny" => drop(cluster.keelctl_json(&["volume", "hosts", "deny", "big", "--any"])),
             "allow" => drop(cluster.keelctl_json(&["volume", "hosts", "allow", "big", "--any"])),
+            other => panic!("the guest asks for {other}"),
+        },
+    );
+}
+
+/// A node of three is killed, the coordinator: `up` is held, so that it stays dead until the guest asks for it.
+#[test]
+fn goes_on_by_another_node_when_the_one_that_coordinates_is_killed() {
+    if !guest::wanted() {
+        return;
+    }
+    let _one = ONE_GUEST
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
+    let cluster = Cluster::builder().arg(&size).volume("r:64M:3").start();
+    let first = coordinator(&cluster);
+    let ready = cluster.ready();
+    let port = |n: usize| ready.nodes[n % 3].nvme.port().to_string();
+    let env = [
+        ("NQN", ready.volume("r").nqn.clone()),
+        ("PORT1", port(first + 1)),
+        ("PORT2", port(first + 2)),
+    ];
+    let mut held = None;
+    guest::run(
+        "multipath",
+        ready.nodes[first].nvme,
+        &env,
+        LIMIT,
+        |request| match request {
+            "kill-coordinator" => {
+                held = Some(Held::new(cluster.up_pid()));
+                let node = cluster.ready().nodes[first].clone();
+                kill(node.datapath_pid.expect("it runs"), Signal::KILL);
+                kill(node.control_pid.expect("it runs"), Signal::KILL);
+            }
+            "revive" => drop(held.take()),
             other => panic!("the guest asks for {other}"),
         },
     );

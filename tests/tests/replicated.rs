@@ -69,6 +69,31 @@ fn the_coordinator_dies_and_another_has_everything() {
 }
 
 #[test]
+fn a_host_of_a_node_that_forwards_goes_on_when_the_coordinator_dies() {
+    let cluster = three();
+    let first = coordinator(&cluster);
+    let other = (first + 2) % 3;
+    let mut io = Workload::start(at(&cluster, other), seed(), WhenLost::Again);
+    io.wait_for_progress(200);
+    let held = Held::new(cluster.up_pid());
+    let node = cluster.ready().nodes[first].clone();
+    kill(node.datapath_pid.expect("it runs"), Signal::KILL);
+    kill(node.control_pid.expect("it runs"), Signal::KILL);
+    let began = Instant::now();
+    until_served_by_another(&cluster, (first + 1) % 3, &node.id);
+    eprintln!("taken over after {:?}", began.elapsed());
+    io.wait_for_progress(200);
+    drop(held);
+    cluster.wait_until("the dead node is there again", |r| {
+        r.nodes[first]
+            .datapath_pid
+            .is_some_and(|pid| Some(pid) != node.datapath_pid)
+    });
+    io.wait_for_progress(200);
+    io.finish().unwrap();
+}
+
+#[test]
 fn a_volume_is_moved_and_survives_a_stop_of_everything() {
     let mut cluster = three();
     let first = coordinator(&cluster);
