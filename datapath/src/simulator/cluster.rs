@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::drives::{Drive, Opened};
 use super::faults::FAST;
-use super::forward::{Path, SimulatedHere};
+use super::forward::SimulatedHere;
 use super::kvdb::{Kvdb, Way};
 use super::ledger::Ledger;
 use crate::reactor::sim::NodeId;
@@ -25,7 +25,7 @@ use crate::volume::coordinator::members::Place;
 use crate::volume::coordinator::message::{Event, Wish};
 use crate::volume::coordinator::set::{ReplicaState, VolumeRecord};
 use crate::volume::coordinator::state::{Config, Standing};
-use crate::volume::forward::send::{Coordinator as ForwardTo, Forwarder, Forwarding};
+use crate::volume::forward::send::Forwarding;
 use crate::volume::forward::serve::Doors;
 
 /// Lanes of the volume.
@@ -37,7 +37,7 @@ const READ_WITHIN: Duration = Duration::from_secs(10);
 /// Clocks are fast or slow by so many millionths at most (`docs/replication.md` §1).
 const DRIFT_MAX: u32 = 1000;
 /// The volume.
-const VOLUME: Id = [9; 16];
+pub(super) const VOLUME: Id = [9; 16];
 
 /// A coordinator.
 pub type Coordinator = Driver<Links, Way>;
@@ -45,15 +45,15 @@ pub type Coordinator = Driver<Links, Way>;
 type Target = Rc<RefCell<Option<Coordinator>>>;
 
 /// A process of a node.
-struct Process {
-    trunks: Rc<Trunks>,
+pub(super) struct Process {
+    pub(super) trunks: Rc<Trunks>,
     replicas: Rc<Replicas<Opened>>,
     coordinators: Vec<Target>,
     served: Rc<RefCell<Option<Served>>>,
     /// What other nodes forward here.
     doors: Rc<Doors>,
-    forwarding: Rc<Forwarding>,
-    alive: Rc<Cell<bool>>,
+    pub(super) forwarding: Rc<Forwarding>,
+    pub(super) alive: Rc<Cell<bool>>,
 }
 
 /// What a process has when its store is open.
@@ -104,7 +104,7 @@ pub struct Cluster {
     kept: Vec<Option<Kept>>,
     /// Replicas that were made since.
     made: u8,
-    processes: Vec<Option<Process>>,
+    pub(super) processes: Vec<Option<Process>>,
     /// A node that never fails: hosts and the database.
     outside: (NodeId, Handle),
 }
@@ -353,43 +353,6 @@ impl Cluster {
         process.doors.serve(VOLUME, of, Rc::new(here));
         process.forwarding.lead(None);
         Some(driver)
-    }
-
-    /// Nodes that run lead to whom the record names, unless that is themselves, or nowhere.
-    pub fn follow_coordinator(&self) {
-        let record = self.kvdb.record();
-        // The first byte of an incarnation says which node it is of.
-        let by = usize::from(record.incarnation[0]);
-        let to = ForwardTo {
-            volume: VOLUME,
-            epoch: record.epoch,
-            incarnation: record.incarnation,
-        };
-        for (node, process) in self.processes.iter().enumerate() {
-            let Some(process) = process else { continue };
-            if !record.serving || by == node {
-                process.forwarding.lead(None);
-            } else if process.forwarding.to() != Some(to) {
-                let trunk = process.trunks.to(name(by));
-                let forwarder = Forwarder::start(&self.rig.handle(node, 0), trunk, to);
-                process.forwarding.lead(Some(forwarder));
-            }
-        }
-    }
-
-    /// Ways of hosts to nodes that forward.
-    pub fn paths(&self) -> Vec<Path> {
-        let all = self.processes.iter().enumerate();
-        let all = all.filter_map(|(node, p)| {
-            let process = p.as_ref()?;
-            process.forwarding.to()?;
-            Some(Path {
-                handle: self.rig.handle(node, 0),
-                forwarding: process.forwarding.clone(),
-                alive: process.alive.clone(),
-            })
-        });
-        all.collect()
     }
 
     /// Coordinators whose process runs, of any epoch, with their nodes; those that have ended are let go.

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use keelblock_hugepages::Buffer;
 
-use super::cluster::Coordinator;
+use super::cluster::{Cluster, Coordinator, VOLUME};
 use crate::reactor::{Handle, Notify};
 use crate::replication::planted::{self, Bug};
+use crate::replication::session::rig::name;
 use crate::store::types::{BLOCK_BYTES, LaneBlock, Stamp};
 use crate::volume::coordinator::reserve::Part;
-use crate::volume::forward::send::Forwarding;
+use crate::volume::forward::send::{Coordinator as ForwardTo, Forwarder, Forwarding};
 use crate::volume::forward::{Command, Ended, Hosted, Operation, PATH_ERROR, Phase, Status};
 
 /// Lanes alternate by so many bytes.
@@ -225,5 +226,44 @@ impl Hosted for SimulatedHere {
             };
             (done.map_or(PATH_ERROR, |()| 0), None)
         })
+    }
+}
+
+impl Cluster {
+    /// Nodes that run lead to whom the record names, unless that is themselves, or nowhere.
+    pub fn follow_coordinator(&self) {
+        let record = self.kvdb.record();
+        // The first byte of an incarnation says which node it is of.
+        let by = usize::from(record.incarnation[0]);
+        let to = ForwardTo {
+            volume: VOLUME,
+            epoch: record.epoch,
+            incarnation: record.incarnation,
+        };
+        for (node, process) in self.processes.iter().enumerate() {
+            let Some(process) = process else { continue };
+            if !record.serving || by == node {
+                process.forwarding.lead(None);
+            } else if process.forwarding.to() != Some(to) {
+                let trunk = process.trunks.to(name(by));
+                let forwarder = Forwarder::start(&self.rig.handle(node, 0), trunk, to);
+                process.forwarding.lead(Some(forwarder));
+            }
+        }
+    }
+
+    /// Ways of hosts to nodes that forward.
+    pub fn paths(&self) -> Vec<Path> {
+        let all = self.processes.iter().enumerate();
+        let all = all.filter_map(|(node, p)| {
+            let process = p.as_ref()?;
+            process.forwarding.to()?;
+            Some(Path {
+                handle: self.rig.handle(node, 0),
+                forwarding: process.forwarding.clone(),
+                alive: process.alive.clone(),
+            })
+        });
+        all.collect()
     }
 }

@@ -4,12 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use keelblock_hugepages::Buffer;
-
+use super::anywhere::anywhere;
 use super::changes::{Changes, all_joined};
 use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
-use super::forward::{Path, What};
+use super::forward::Path;
 use super::history::{Did, History, Seen};
 use crate::reactor::Handle;
 use crate::replication::seam::Kind;
@@ -17,9 +16,9 @@ use crate::store::types::{BLOCK_BYTES, LaneBlock};
 use crate::volume::coordinator::state::Standing;
 
 /// Blocks of a lane that hosts use.
-const BLOCKS: u64 = 6;
+pub(super) const BLOCKS: u64 = 6;
 /// Most blocks of an operation.
-const BLOCKS_AT_ONCE: u64 = 4;
+pub(super) const BLOCKS_AT_ONCE: u64 = 4;
 /// One run in so many has the real store.
 const REAL_SHARE: u64 = 4;
 /// One run in so many has an encrypted volume.
@@ -29,29 +28,27 @@ const SEALED_STREAM: u64 = 0x5ea1_ed00_0000_0000;
 /// One run in so many has hosts that go to nodes which forward.
 const FORWARD_SHARE: u64 = 2;
 const FORWARD_STREAM: u64 = 0xf0f0_0000_0000_0000;
-/// How often a host sends a write before it takes it for lost.
-const ATTEMPTS: usize = 5;
 /// Hosts, each with one operation at a time.
 const HOSTS: usize = 5;
 /// How long a host waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Within this everything is in order again after healing (bound of liveness): leases, waits after restarts, swaps that are sent again.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What hosts share.
-struct Hosts {
+pub(super) struct Hosts {
     history: RefCell<History>,
     moment: Cell<u64>,
-    values: Cell<u64>,
+    pub(super) values: Cell<u64>,
     /// Coordinators that may be asked, the newest last.
-    doors: RefCell<Vec<Coordinator>>,
+    pub(super) doors: RefCell<Vec<Coordinator>>,
     /// Nodes that forward, in runs that have them.
-    paths: RefCell<Vec<Path>>,
+    pub(super) paths: RefCell<Vec<Path>>,
     /// Whether there are some, and hosts try again elsewhere.
     forwards: bool,
     stop: Cell<bool>,
     running: Cell<usize>,
-    counts: RefCell<Counts>,
+    pub(super) counts: RefCell<Counts>,
 }
 
 /// What was done.
@@ -105,12 +102,12 @@ impl Counts {
 }
 
 impl Hosts {
-    fn moment(&self) -> u64 {
+    pub(super) fn moment(&self) -> u64 {
         self.moment.set(self.moment.get() + 1);
         self.moment.get()
     }
 
-    fn note(&self, lane: u8, block: u64, seen: Seen) {
+    pub(super) fn note(&self, lane: u8, block: u64, seen: Seen) {
         let block = u64::from(lane) * 1000 + block;
         self.history.borrow_mut().add(block, seen);
     }
@@ -179,148 +176,6 @@ async fn host(handle: Handle, hosts: Rc<Hosts>) {
     hosts.running.set(hosts.running.get() - 1);
 }
 
-/// Where a host's command goes.
-enum Way {
-    Door(Coordinator),
-    Path(Path),
-}
-
-impl Hosts {
-    /// Some way, mostly a good one; `None`: there is none.
-    fn way(&self, handle: &Handle) -> Option<Way> {
-        let random = handle.random();
-        let (doors, paths) = (self.doors.borrow(), self.paths.borrow());
-        let of = |n: usize| (random >> 8) as usize % n.max(1);
-        let path = || paths.get(of(paths.len())).cloned().map(Way::Path);
-        let newest = || doors.last().cloned().map(Way::Door);
-        match random % 8 {
-            0..=3 => path().or_else(newest),
-            4..=6 => newest().or_else(path),
-            _ => doors.get(of(doors.len())).cloned().map(Way::Door),
-        }
-    }
-}
-
-/// A host that knows several ways.
-async fn anywhere(handle: &Handle, hosts: &Hosts) {
-    let random = handle.random();
-    let lane = (random % u64::from(LANES)) as u8;
-    let first = (random >> 8) % BLOCKS;
-    let blocks = 1 + (random >> 16) % BLOCKS_AT_ONCE.min(BLOCKS - first);
-    let range = first..first + blocks;
-    let what = match (random >> 24) % 20 {
-        0..=8 => {
-            hosts.values.set(hosts.values.get() + 1);
-            let value = hosts.values.get();
-            let fua = random >> 32 & 7 == 0;
-            What::Write { value, fua }
-        }
-        9 => What::Erase,
-        10 => What::Flush,
-        _ => What::Read,
-    };
-    let mut froms = Vec::new();
-    let modifies = matches!(what, What::Write { .. } | What::Erase);
-    let mut answer = None;
-    for attempt in 0..ATTEMPTS {
-        let Some(way) = hosts.way(handle) else {
-            handle.sleep(Duration::from_millis(20)).await;
-            continue;
-        };
-        let random = handle.random();
-        let most = [30, 300, 3_000][(random % 3) as usize];
-        let patience = Duration::from_millis(1 + (random >> 8) % most);
-        if attempt > 0 && modifies {
-            hosts.counts.borrow_mut().retried += 1;
-        }
-        let by_path = matches!(way, Way::Path(_));
-        froms.push(hosts.moment());
-        answer = match way {
-            Way::Path(path) => {
-                let answer = path.ask(handle, what, (lane, &range), patience).await;
-                answer.and_then(Result::ok)
-            }
-            Way::Door(door) => by_door(handle, &door, what, (lane, &range), patience).await,
-        };
-        hosts.counts.borrow_mut().forwarded += u64::from(by_path && answer.is_some());
-        if answer.is_some() || !modifies {
-            break;
-        }
-        // Mostly so soon that the first one may still be on its way.
-        let random = handle.random();
-        let most = [2_000, 2_000, 300_000][(random % 3) as usize];
-        let pause = (random >> 8) % most;
-        handle.sleep(Duration::from_micros(pause)).await;
-    }
-    let Some(last) = froms.pop() else { return };
-    let value = match (what, answer) {
-        (What::Write { value, .. }, answer) => (value, answer.is_some()),
-        (What::Erase, answer) => (0, answer.is_some()),
-        (What::Flush, answer) => {
-            hosts.counts.borrow_mut().flushes += u64::from(answer.is_some());
-            return;
-        }
-        (What::Read, Some(Some(buffer))) => return saw(hosts, lane, range, last, &buffer),
-        (What::Read, _) => return,
-    };
-    let (value, acknowledged) = value;
-    let now = hosts.moment();
-    // Those that were sent before may each have happened too: not later than this answer, if there is one.
-    for from in froms {
-        let (did, to) = match acknowledged {
-            true => (Did::Tried(value), Some(now)),
-            false => (Did::Wrote(value), None),
-        };
-        let seen = Seen { did, from, to };
-        range
-            .clone()
-            .for_each(|block| hosts.note(lane, block, seen));
-    }
-    done(hosts, lane, range, value, last, acknowledged);
-}
-
-async fn by_door(
-    handle: &Handle,
-    door: &Coordinator,
-    what: What,
-    (lane, range): (u8, &std::ops::Range<u64>),
-    patience: Duration,
-) -> Option<Option<Buffer>> {
-    let blocks = (range.end - range.start) as usize;
-    let took = match what {
-        What::Write { .. } | What::Read => {
-            let take = handle.buffers().take(blocks * BLOCK_BYTES);
-            Some(handle.timeout(PATIENCE, take).await.ok()?)
-        }
-        What::Erase | What::Flush => None,
-    };
-    // The target lets nothing in before.
-    let serves = matches!(
-        door.standing(),
-        Standing::Serving | Standing::InDoubt | Standing::Stalled
-    );
-    if !serves {
-        return None;
-    }
-    let asked = async {
-        match (what, took) {
-            (What::Write { value, fua }, Some(mut buffer)) => {
-                pattern(value, &mut buffer[..blocks * BLOCK_BYTES]);
-                let first = LaneBlock(range.start);
-                let written = door.write(lane, first, buffer, blocks, fua).await;
-                written.map(|()| None)
-            }
-            (What::Read, Some(buffer)) => {
-                let (buffer, read) = door.read(lane, range.clone(), buffer).await;
-                read.map(|()| Some(buffer))
-            }
-            (What::Erase, _) => door.erase(lane, range.clone()).await.map(|()| None),
-            _ => door.flush().await.map(|()| None),
-        }
-    };
-    handle.timeout(patience, asked).await.ok()?.ok()
-}
-
 async fn write(
     handle: &Handle,
     hosts: &Hosts,
@@ -360,7 +215,7 @@ async fn erase(
     done(hosts, lane, range, 0, from, erased == Ok(Ok(())));
 }
 
-fn done(
+pub(super) fn done(
     hosts: &Hosts,
     lane: u8,
     range: std::ops::Range<u64>,
@@ -398,7 +253,7 @@ async fn read(
     saw(hosts, lane, range, from, &buffer);
 }
 
-fn saw(hosts: &Hosts, lane: u8, range: std::ops::Range<u64>, from: u64, buffer: &[u8]) {
+pub(super) fn saw(hosts: &Hosts, lane: u8, range: std::ops::Range<u64>, from: u64, buffer: &[u8]) {
     let to = Some(hosts.moment());
     hosts.counts.borrow_mut().reads += 1;
     for (block, bytes) in range.zip(buffer.chunks_exact(BLOCK_BYTES)) {
