@@ -134,6 +134,7 @@ impl DataPaths {
                 size_bytes,
                 lanes,
                 encrypted: all.keys.is_some(),
+                source: None,
             };
             all.call(n, |mut c| async move { c.create_replica(request).await });
         }
@@ -297,6 +298,7 @@ impl DataPaths {
             volatile_cache: self.volatile_cache,
             command_limit_ms: 0,
             keys: self.keys.clone(),
+            snapshots: Vec::new(),
         };
         self.call(node, |mut c| async move { c.serve(serve).await });
         self.serves(node);

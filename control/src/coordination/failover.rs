@@ -232,6 +232,7 @@ mod tests {
                 attached_since: Some(self.start),
                 replicas: BTreeMap::new(),
                 task: None,
+                snapshots: Vec::new(),
             };
             View {
                 now: &now,

@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use keelblock_api::datapath::{CreateReplicaRequest, DeleteReplicaRequest, ListReplicasRequest};
+use keelblock_api::datapath::{
+    CreateReplicaRequest, DeleteReplicaRequest, ListReplicasRequest, SnapshotOf,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -68,6 +70,11 @@ impl Node {
             }
         }
         let lanes = volume.record.replicated.as_ref().map_or(1, |r| r.lanes);
+        // One that is added later is empty, and copied to.
+        let source = volume.record.source.as_ref().map(|of| SnapshotOf {
+            volume_id: of.volume_id.to_string(),
+            snapshot_id: of.snapshot_id.to_string(),
+        });
         let request = CreateReplicaRequest {
             volume_id: id.to_string(),
             replica_id: replica_id.to_string(),
@@ -75,6 +82,7 @@ impl Node {
             size_bytes: volume.record.size_bytes,
             lanes: lanes.into(),
             encrypted: volume.record.encrypted,
+            source: source.filter(|_| volume.record.phase == Phase::Creating),
         };
         // A list that is older than what is made would not have it.
         let _alone = self.coordination.looking.lock().await;

@@ -11,8 +11,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::records::{
-    AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, TaskRecord, Versioned,
-    VolumeRecord,
+    AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord, TaskRecord,
+    Versioned, VolumeRecord,
 };
 use crate::replication::record::{Phase, ReplicationRecord};
 
@@ -38,6 +38,8 @@ pub struct Seen {
     attachments: HashMap<Uuid, (Versioned<AttachmentRecord>, Instant)>,
     replicas: HashMap<Uuid, BTreeMap<Uuid, Versioned<ReplicaRecord>>>,
     tasks: HashMap<Uuid, Versioned<TaskRecord>>,
+    /// Of replicated volumes.
+    snapshots: HashMap<Uuid, Versioned<SnapshotRecord>>,
     nodes: BTreeMap<String, NodeRecord>,
     alive: BTreeMap<String, Life>,
     /// Since when a node does not say so, as far as was seen.
@@ -63,6 +65,8 @@ pub struct Now {
     pub replicas: BTreeMap<Uuid, Versioned<ReplicaRecord>>,
     /// The task that changes them, or the last one that did.
     pub task: Option<Versioned<TaskRecord>>,
+    /// Its snapshots, the oldest first.
+    pub snapshots: Vec<Versioned<SnapshotRecord>>,
 }
 
 /// Whom a change concerns.
@@ -217,6 +221,15 @@ impl Seen {
                 let record = value.and_then(decode::<TaskRecord>);
                 set(&mut self.tasks, id, record);
             }
+            ("snapshots", None) => {
+                let record = value.and_then(decode::<SnapshotRecord>);
+                let record = record.filter(|s| s.record.epoch.is_some());
+                let before = self.snapshots.remove(&id);
+                let of = record.as_ref().or(before.as_ref());
+                touched.volumes.extend(of.map(|s| s.record.volume_id));
+                set(&mut self.snapshots, id, record);
+                return touched;
+            }
             _ => return touched,
         }
         touched.volumes.insert(id);
@@ -255,7 +268,20 @@ impl Seen {
             attached_since: self.attachments.get(&id).map(|a| a.1),
             replicas: self.replicas.get(&id).cloned().unwrap_or_default(),
             task: self.tasks.get(&id).cloned(),
+            snapshots: self.snapshots_of(id),
         })
+    }
+
+    fn snapshots_of(&self, id: Uuid) -> Vec<Versioned<SnapshotRecord>> {
+        let all = self.snapshots.values();
+        let mut of_it: Vec<_> = all.filter(|s| s.record.volume_id == id).cloned().collect();
+        of_it.sort_by_key(|s| (s.record.created_unix_ms, s.record.snapshot_id));
+        of_it
+    }
+
+    /// A snapshot of a replicated volume.
+    pub fn snapshot(&self, id: Uuid) -> Option<&SnapshotRecord> {
+        self.snapshots.get(&id).map(|s| &s.record)
     }
 
     /// All replicated volumes.

@@ -65,7 +65,10 @@ impl Node {
             self.export_path(volume, attachment, state).await?;
             let serves = state == PathState::Optimized;
             return match mine.filter(|c| serves && c.epoch == set.record.epoch.number()) {
-                Some(coordinator) => self.change_replicas(now, &coordinator).await,
+                Some(coordinator) => {
+                    self.follow_snapshots(now, &coordinator).await?;
+                    self.change_replicas(now, &coordinator).await
+                }
                 None => Ok(None),
             };
         }
@@ -179,6 +182,8 @@ impl Node {
             volatile_cache: layout.is_some_and(|l| l.volatile_cache),
             command_limit_ms: 0,
             keys: data_keys,
+            // Behind K1: whatever was said to exist before is named, and what is named later is this epoch's business.
+            snapshots: self.named_snapshots(now.id, record.epoch.number()).await?,
         };
         // Not sent again if its outcome is not known: another epoch is taken, as nobody may serve one twice (rule 2).
         let what = format!("serve volume {}", volume.record.name);

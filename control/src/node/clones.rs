@@ -27,9 +27,21 @@ impl Node {
     ) -> Result<Uuid, OpError> {
         check_name(&name)?;
         check_labels(&labels)?;
-        let _changing = self.exclusive().await?;
         let found = self.registry.find("parent_id", parent).await?;
         let found = found.ok_or_else(|| OpError::no_volume(parent))?;
+        match &found {
+            Found::Snapshot(s) if s.record.epoch.is_some() => {
+                return self.clone_replicated(name, s, labels).await;
+            }
+            Found::Volume(v) if v.record.replicated.is_some() => {
+                return Err(OpError::State(format!(
+                    "volume {} has several replicas: take a snapshot of it, and clone that",
+                    v.record.name
+                )));
+            }
+            _ => {}
+        }
+        let _changing = self.exclusive().await?;
         let (source, template) = match &found {
             Found::Volume(Versioned { record, .. }) => (
                 SourceRecord {

@@ -10,6 +10,8 @@ mod drives;
 mod exports;
 mod ha;
 mod replicated;
+mod replicated_clones;
+mod replicated_snapshots;
 mod resize;
 mod scans;
 mod snapshots;

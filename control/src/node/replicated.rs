@@ -140,7 +140,7 @@ impl Node {
     }
 
     /// Waits until all replicas are made. If they are not, the volume goes.
-    async fn wait_made(
+    pub(super) async fn wait_made(
         &self,
         volume: &VolumeRecord,
         set: &ReplicationRecord,
@@ -272,6 +272,14 @@ impl Node {
     /// Deletes a volume that is attached nowhere: its name is free at once, and its replicas go where their nodes live.
     pub(super) async fn delete_replicated(&self, record: &VolumeRecord) -> Result<(), OpError> {
         let id = record.volume_id;
+        let snapshots = self.registry.snapshots().await?;
+        let of_it = snapshots.iter().filter(|s| s.volume_id == id).count();
+        if of_it > 0 {
+            return Err(OpError::State(format!(
+                "volume {} has {of_it} snapshots, which are on the same replicas: delete them first",
+                record.name
+            )));
+        }
         self.begin_delete(id).await?;
         let gone =
             |c: &crate::coordination::Coordination| c.seen().volume(id).is_none().then_some(());

@@ -50,6 +50,13 @@ impl Node {
     /// Takes snapshots of volumes at one barrier; their ids. The same wish again gives the same ids.
     pub async fn create_snapshots(&self, wishes: Vec<SnapshotWish>) -> Result<Vec<Uuid>, OpError> {
         check_wishes(&wishes)?;
+        if let [wish] = &wishes[..] {
+            let volume = self.registry.volume(&wish.volume).await?;
+            if volume.record.replicated.is_some() {
+                let id = self.snapshot_replicated(wish, volume).await?;
+                return Ok(vec![id]);
+            }
+        }
         let _changing = self.exclusive().await?;
         let mut volumes: Vec<VolumeRecord> = Vec::with_capacity(wishes.len());
         for wish in &wishes {
@@ -86,6 +93,7 @@ impl Node {
             labels: wish.labels,
             created_unix_ms,
             error: String::new(),
+            epoch: None,
         };
         let records: Vec<_> = wishes.into_iter().zip(volumes).map(record).collect();
         let keys = self.registry.keys();
@@ -115,7 +123,9 @@ impl Node {
         let mut found: Vec<SnapshotRecord> = Vec::new();
         for (wish, volume) in wishes.iter().zip(volumes) {
             match self.registry.by_name(&wish.name).await? {
-                Some(Found::Snapshot(s)) if s.record.phase == Phase::Deleting => {
+                Some(Found::Snapshot(s))
+                    if s.record.phase == Phase::Deleting && s.record.epoch.is_none() =>
+                {
                     self.link.up()?;
                     self.finish_delete_snapshot(&s.record).await?;
                 }
@@ -199,6 +209,9 @@ impl Node {
     }
 
     pub(super) async fn delete_snapshot(&self, record: &SnapshotRecord) -> Result<(), OpError> {
+        if record.epoch.is_some() {
+            return self.delete_replicated_snapshot(record).await;
+        }
         self.own_snapshot(record)?;
         self.link.up()?;
         let deleting = self.change_snapshot(record.snapshot_id, |r| {
@@ -283,7 +296,7 @@ impl Node {
             .map(drop)
     }
 
-    async fn change_snapshot(
+    pub(super) async fn change_snapshot(
         &self,
         id: Uuid,
         change: impl FnMut(&mut SnapshotRecord) -> Result<bool, OpError>,
@@ -297,6 +310,12 @@ impl Node {
     pub(super) fn own_snapshot(&self, record: &SnapshotRecord) -> Result<(), OpError> {
         if record.node_id == self.node_id() {
             return Ok(());
+        }
+        if record.epoch.is_some() {
+            return Err(OpError::State(format!(
+                "snapshot {} is of a volume with several replicas, and this version cannot do that with it",
+                record.name
+            )));
         }
         Err(OpError::State(format!(
             "snapshot {} is on node {}: ask that node",

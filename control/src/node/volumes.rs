@@ -159,7 +159,9 @@ impl Node {
                 Ok(None)
             }
             Some(Found::Volume(found)) => Ok(Some(found)),
-            Some(Found::Snapshot(old)) if old.record.phase == Phase::Deleting => {
+            Some(Found::Snapshot(old))
+                if old.record.phase == Phase::Deleting && old.record.epoch.is_none() =>
+            {
                 self.link.up()?;
                 self.finish_delete_snapshot(&old.record).await?;
                 Ok(None)
@@ -464,7 +466,10 @@ impl Node {
 
     /// Changes are made by the node that holds the volume.
     pub(crate) fn own(&self, record: &VolumeRecord) -> Result<(), OpError> {
-        self.not_replicated(record, "resize, snapshot, clone or restore it")?;
+        self.not_replicated(
+            record,
+            "resize or restore it, or take a snapshot of it together with others",
+        )?;
         if record.node_id == self.node_id() {
             return Ok(());
         }

@@ -34,6 +34,9 @@ pub struct SnapshotRecord {
     pub created_unix_ms: u64,
     /// What is wrong with it; empty: nothing.
     pub error: String,
+    /// Of a volume with several replicas: the epoch in which it is to be taken, and in no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
 }
 
 /// What a clone was made from.

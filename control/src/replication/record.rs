@@ -337,6 +337,13 @@ impl ReplicationRecord {
         })
     }
 
+    /// The same of a volume that begins with blocks of another one: its epochs go on above that one's, as its stamps must.
+    pub fn above(self, epoch: Epoch) -> Self {
+        let mut fields = self.0;
+        fields.epoch = fields.epoch.max(epoch);
+        Self(fields)
+    }
+
     /// Whether its set means nothing: the KVDB was restored since it was known to be right (rule 10).
     pub fn unverified(&self, cluster_generation: u8) -> bool {
         self.generation < cluster_generation

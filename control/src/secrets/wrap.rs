@@ -15,6 +15,8 @@ const TAG_BYTES: usize = 16;
 const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + TAG_BYTES;
 /// Index of a volume's first key.
 const FIRST_INDEX: u32 = 1;
+/// The last index that a block's entry has room for.
+const KEY_INDEX_MAX: u32 = 63;
 
 /// The data keys of a volume, wrapped (`secrets/<volume-id>`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +56,11 @@ pub enum WrapError {
     /// The system gives no random numbers.
     #[error("the system gives no random numbers")]
     Random,
+    /// A clone of a clone of … has no index left for a key of its own.
+    #[error(
+        "it has as many data keys as a volume can have, inherited from what it was cloned from"
+    )]
+    TooMany,
 }
 
 impl SecretRecord {
@@ -72,6 +79,32 @@ impl SecretRecord {
             current: FIRST_INDEX,
             keys: vec![key],
         })
+    }
+
+    /// Of a volume that is made of a snapshot of this one: what was encrypted before is opened with the keys that are here, under the same indices; what is
+    /// written to it is encrypted with a new one (rule 11).
+    ///
+    /// # Errors
+    /// [`WrapError`].
+    pub fn inherited(&self, volume_id: Uuid, keys: &ClusterKeys) -> Result<Self, WrapError> {
+        let mut new = Self::new(volume_id, keys)?;
+        let mut own = new.keys.remove(0);
+        let secret = own.unwrap(volume_id, keys)?;
+        let last = self.keys.iter().map(|k| k.index).max().unwrap_or(0);
+        let index = last + 1;
+        if index > KEY_INDEX_MAX {
+            return Err(WrapError::TooMany);
+        }
+        own = wrap(volume_id, (index, own.key_id), &secret, keys.present())?;
+        for key in &self.keys {
+            let secret = key.unwrap(self.volume_id, keys)?;
+            let name = (key.index, key.key_id);
+            new.keys
+                .push(wrap(volume_id, name, &secret, keys.present())?);
+        }
+        new.keys.push(own);
+        new.current = index;
+        Ok(new)
     }
 
     /// The keys themselves.

@@ -830,6 +830,25 @@ impl Datapath for Service {
         Ok(Response::new(AnswerSetChangeReply {}))
     }
 
+    async fn take_snapshot(
+        &self,
+        request: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotReply>, Status> {
+        let mut memory = self.begin("take_snapshot").await?;
+        let taken = memory.replication.take(&request.into_inner())?;
+        Ok(Response::new(taken))
+    }
+
+    async fn drop_snapshot(
+        &self,
+        request: Request<DropSnapshotRequest>,
+    ) -> Result<Response<DropSnapshotReply>, Status> {
+        let mut memory = self.begin("drop_snapshot").await?;
+        let id = request.into_inner().snapshot_id;
+        memory.replication.snapshots.retain(|s| *s != id);
+        Ok(Response::new(DropSnapshotReply {}))
+    }
+
     async fn change_replicas(
         &self,
         request: Request<ChangeReplicasRequest>,

@@ -28,6 +28,12 @@ pub struct Replication {
     asked: BTreeMap<String, set_change::Change>,
     /// Epochs that it was given, one after the other.
     pub served: Vec<u32>,
+    /// Snapshots that exist, as coordinators here know.
+    pub snapshots: Vec<String>,
+    /// Those that the last coordinator was told.
+    pub named: Vec<NamedSnapshot>,
+    /// What replicas were made of.
+    pub sources: Vec<SnapshotOf>,
 }
 
 impl Replication {
@@ -44,6 +50,9 @@ impl Replication {
             return Err(Status::already_exists(
                 "another replica of that volume is here",
             ));
+        }
+        if !self.replicas.contains_key(&r.replica_id) {
+            self.sources.extend(r.source.clone());
         }
         let replica = Replica {
             volume_id: r.volume_id,
@@ -86,6 +95,9 @@ impl Replication {
             return Err(Status::failed_precondition("that epoch was served before"));
         }
         self.served.push(record.epoch);
+        let ready = request.snapshots.iter().filter(|s| s.ready);
+        self.snapshots = ready.map(|s| s.snapshot_id.clone()).collect();
+        self.named = request.snapshots;
         let id = request.volume_id.clone();
         let path = OpenPathRequest {
             volume_id: id.clone(),
@@ -136,6 +148,19 @@ impl Replication {
         };
         self.asked.insert(id.clone(), change.clone());
         Ok((coordinator.clone(), Some(asking(&id, &record, change))))
+    }
+
+    /// Takes a snapshot, in the epoch for which it is.
+    pub fn take(&mut self, r: &TakeSnapshotRequest) -> Result<TakeSnapshotReply, Status> {
+        let served = self.coordinators.get(&r.volume_id);
+        served
+            .filter(|c| c.epoch == r.epoch)
+            .ok_or_else(|| Status::not_found("not served"))?;
+        if r.of_epoch == r.epoch && !self.snapshots.contains(&r.snapshot_id) {
+            self.snapshots.push(r.snapshot_id.clone());
+        }
+        let exists = self.snapshots.contains(&r.snapshot_id);
+        Ok(TakeSnapshotReply { exists })
     }
 
     /// The outcome of a change; how the coordinator is after it, and what it asks for next: a replica that was added or excluded is a copy at once.

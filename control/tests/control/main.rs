@@ -10,6 +10,7 @@ mod fake_replication;
 mod program;
 mod recovery;
 mod replicated;
+mod replicated_snapshots;
 mod rest;
 mod scans;
 mod snapshots;

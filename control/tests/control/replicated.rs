@@ -15,14 +15,14 @@ const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(20);
 
-struct Nodes {
-    nodes: Vec<Bench>,
+pub struct Nodes {
+    pub nodes: Vec<Bench>,
     server: Server,
     _dir: TempDir,
 }
 
 impl Nodes {
-    async fn start(count: usize) -> Self {
+    pub async fn start(count: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let server = Server::start(&dir.path().join("kvdb.redb"), listener).unwrap();
@@ -44,7 +44,7 @@ impl Nodes {
         new
     }
 
-    async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
+    pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let wait = async {
             while !is_so(self) {
                 tokio::time::sleep(LOOK).await;
@@ -55,7 +55,7 @@ impl Nodes {
     }
 
     /// Makes a volume; a node says that it lives a moment before it says what room it has.
-    async fn create(&self, name: &str, replicas: i64) -> String {
+    pub async fn create(&self, name: &str, replicas: i64) -> String {
         let create = async {
             loop {
                 match self.try_create(0, name, replicas).await {
@@ -80,7 +80,7 @@ impl Nodes {
         self.nodes[at].try_create(name, spec).await
     }
 
-    async fn attach_to(&self, at: usize, volume: &str, node: &str) -> Result<(), Status> {
+    pub async fn attach_to(&self, at: usize, volume: &str, node: &str) -> Result<(), Status> {
         let options = [("keelblock.node".to_owned(), node.to_owned())];
         let request = SdkVolumeAttachRequest {
             volume_id: volume.into(),
@@ -116,7 +116,7 @@ impl Nodes {
         reply.unwrap().into_inner()
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         for node in &mut self.nodes {
             node.stop_control().await;
         }

@@ -10,6 +10,7 @@ use crate::store::engine::{OpenError, StoreError};
 use crate::store::pool::PoolError;
 use crate::store::{Name, NameError, VolumeId};
 use crate::volume::DriveError;
+use crate::volume::coordinator::message::Failed;
 use crate::volume::coordinator::set::NotNow;
 
 /// Why a command failed. The message is for the person who gave it.
@@ -160,6 +161,14 @@ pub enum CommandError {
         /// Why.
         why: NotNow,
     },
+    /// A snapshot was not taken, or not deleted.
+    #[error("a snapshot of volume {volume}: {why}")]
+    Snapshot {
+        /// The volume.
+        volume: VolumeId,
+        /// Why.
+        why: Failed,
+    },
     /// It is exported.
     #[error("volume {volume} is exported as {nqn}: unexport it first")]
     Exported {
@@ -214,6 +223,11 @@ impl CommandError {
             | Self::NoDrive(_)
             | Self::NoScrub(_)
             | Self::NotServed { .. } => Code::NotFound,
+            Self::Snapshot { why, .. } => match why {
+                Failed::TooMany => Code::ResourceExhausted,
+                // It may be later.
+                _ => Code::Unavailable,
+            },
             Self::OtherReplica { .. } => Code::AlreadyExists,
             Self::Begin(_) => Code::Internal,
             Self::Replica { source, .. } => match source {

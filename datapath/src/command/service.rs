@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 use super::convert::{export_of, maybe_snapshot_id, named_volume_id, snapshot_id, volume_id};
 use super::prepare::{join_pool, open_pool, size_of};
 use super::replication::{
-    Epoch, NewReplica, Path, Wanted, answer_of, forward_of, keys_of, record_of, route_of,
+    Epoch, NewReplica, Path, Wanted, answer_of, forward_of, keys_of, named_of, record_of, route_of,
     uuid_bytes,
 };
 use super::snapshots::{RANGES_MAX, SNAPSHOTS_MAX};
@@ -570,6 +570,13 @@ impl Datapath for Service {
             size_bytes: request.size_bytes,
             lanes: request.lanes,
             encrypted: request.encrypted,
+            source: match &request.source {
+                Some(of) => Some((
+                    volume_id(&of.volume_id)?,
+                    snapshot_id("source.snapshot_id", &of.snapshot_id)?,
+                )),
+                None => None,
+            },
         };
         let made = self.ask(move |c| async move { c.create_replica(pool, new).await });
         made.await.map(Response::new)
@@ -653,6 +660,7 @@ impl Datapath for Service {
             lease_ms: request.lease_ms,
             command_limit_ms: request.command_limit_ms,
             keys: request.keys.map(keys_of).transpose()?,
+            snapshots: named_of(&request.snapshots)?,
         };
         let served = self.ask(move |c| async move { c.serve(path, epoch).await });
         served.await.map(Response::new)
@@ -684,6 +692,35 @@ impl Datapath for Service {
         let wanted = Wanted::new(volume_id(&request.volume_id)?, request)?;
         let changed = self.ask(move |c| async move { c.change_replicas(wanted) });
         changed.await.map(Response::new)
+    }
+
+    async fn take_snapshot(
+        &self,
+        request: Request<proto::TakeSnapshotRequest>,
+    ) -> Result<Response<proto::TakeSnapshotReply>, Status> {
+        let request = request.into_inner();
+        let of = (
+            volume_id(&request.volume_id)?,
+            snapshot_id("snapshot_id", &request.snapshot_id)?,
+        );
+        let epochs = (request.epoch, request.of_epoch);
+        let taken = self.ask(move |c| async move { c.take_snapshot(of, epochs).await });
+        let exists = taken.await?;
+        Ok(Response::new(proto::TakeSnapshotReply { exists }))
+    }
+
+    async fn drop_snapshot(
+        &self,
+        request: Request<proto::DropSnapshotRequest>,
+    ) -> Result<Response<proto::DropSnapshotReply>, Status> {
+        let request = request.into_inner();
+        let of = (
+            volume_id(&request.volume_id)?,
+            snapshot_id("snapshot_id", &request.snapshot_id)?,
+        );
+        self.ask(move |c| async move { c.drop_snapshot(of, request.epoch).await })
+            .await?;
+        Ok(Response::new(proto::DropSnapshotReply {}))
     }
 
     async fn answer_set_change(

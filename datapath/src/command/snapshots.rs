@@ -95,6 +95,9 @@ impl Commander {
             }
             let view = volumes.iter().position(|v| v.contains_key(&volume));
             let view = view.ok_or(CommandError::NoVolume(volume))?;
+            if volumes[view][&volume].replica {
+                return Err(CommandError::IsReplica(volume));
+            }
             volumes[view][&volume].places()?;
             match there[view].get(&(volume, id)) {
                 Some(snapshot) if snapshot.complete() => continue,
@@ -213,7 +216,10 @@ impl Commander {
         for view in &self.look_exactly(exactly).await {
             let meant =
                 |v, i| volume.is_none_or(|volume| volume == v) && id.is_none_or(|id| id == i);
-            let snapshots = view.snapshots_that(meant);
+            // Of replicas' snapshots their volumes' coordinators know.
+            let volumes = view.volumes();
+            let replica = |v: &VolumeId| volumes.get(v).is_some_and(|v| v.replica);
+            let snapshots = view.snapshots_that(|v, i| meant(v, i) && !replica(&v));
             all.extend(
                 snapshots
                     .values()
@@ -232,6 +238,9 @@ impl Commander {
         let pools = self.pools.lock().await;
         for (name, drives) in pools.iter() {
             let view = self.look(name, drives).await;
+            if view.volume(volume).is_some_and(|v| v.replica) {
+                return Err(CommandError::IsReplica(volume));
+            }
             if view.snapshot(volume, id).is_some() {
                 self.drop_snapshots(&view, &[(volume, id)]).await?;
                 self.look(name, drives).await;
@@ -274,6 +283,9 @@ impl Commander {
             self.look(name, drives).await;
         }
         let (view, snapshot) = self.whole_snapshot(from, id)?;
+        if view.volume(from).is_some_and(|v| v.replica) {
+            return Err(CommandError::IsReplica(from));
+        }
         self.in_no_other_pool(to, &view.id)?;
         let there = view.volume(to);
         if let Some(volume) = &there {

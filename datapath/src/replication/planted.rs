@@ -69,11 +69,25 @@ pub enum Bug {
     GoesToTheNext = 31,
     /// Rule 8: what is settled passes open reservations, and does not void them.
     SettledPasses = 32,
+    /// Rule 12: a replica flushes neither before a snapshot nor behind it.
+    SnapshotNotFlushed = 33,
+    /// Rule 12: a snapshot is applied beside what came before it and behind it in its lane.
+    SnapshotOvertakes = 34,
+    /// Rule 12: a snapshot is said to exist before all members have it.
+    SnapshotNamedEarly = 35,
+    /// Rule 12: lanes get their snapshot records at different moments.
+    SnapshotNoBarrier = 36,
+    /// Rule 12: a takeover keeps a snapshot that some who take part lack.
+    SnapshotVoidKept = 37,
+    /// §12: a replica that is being copied to stays in the stream when a snapshot is taken.
+    SnapshotWhileCopied = 38,
+    /// §12: a replica that comes back is not given the snapshots that it lacks.
+    SnapshotsNotCopied = 39,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 32] = [
+pub const ALL: [Bug; 39] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -106,6 +120,13 @@ pub const ALL: [Bug; 32] = [
     Bug::NotConfirmed,
     Bug::GoesToTheNext,
     Bug::SettledPasses,
+    Bug::SnapshotNotFlushed,
+    Bug::SnapshotOvertakes,
+    Bug::SnapshotNamedEarly,
+    Bug::SnapshotNoBarrier,
+    Bug::SnapshotVoidKept,
+    Bug::SnapshotWhileCopied,
+    Bug::SnapshotsNotCopied,
 ];
 
 #[cfg(planted)]

@@ -8,7 +8,8 @@ use keelblock_hugepages::Buffer;
 
 use super::held::Held;
 use crate::cipher::Seal;
-use crate::store::types::{Crc, Stamp};
+use crate::replication::wire::resync::Tree;
+use crate::store::types::{Crc, SnapshotId, Stamp};
 
 /// Why a replica could not do what it was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +31,9 @@ pub enum ReplicaError {
     /// It lost a lane, or its promise: it is never this replica again (rule 9).
     #[error("this replica is not complete: {0}")]
     Incomplete(String),
+    /// It has no such snapshot.
+    #[error("this replica has no snapshot {0:?}")]
+    NoSnapshot(SnapshotId),
     /// The store cannot do it, and nothing of the replica was lost or changed by asking.
     #[error(
         "this version's store has no {0}: nothing was changed, and only a later version can do it"
@@ -144,14 +148,15 @@ pub trait ReplicaStore: 'static {
     /// Whether its blocks are encrypted: then their entries have seals, and its leaves another number of blocks.
     fn sealed(&self) -> bool;
 
-    /// Applies a record: each block of it is replaced if the record's stamp for it is higher than what is there.
+    /// Applies a record: each block of it is replaced if the record's stamp for it is higher than what is there. A snapshot keeps its lane as it is now, unless
+    /// the lane has it already.
     ///
     /// # Errors
     /// [`ReplicaError`]; then nothing of it is there, or (after `Drive`) perhaps all of it after a restart.
     async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError>;
 
     /// Applies a copy: each block is replaced if what is there is at or below `s0`, and never above, whatever the copy's stamp (rule 5); a block whose
-    /// own stamp in the copy is above `s0` may be left to the stream, by which it comes.
+    /// own stamp in the copy is above `s0` may be left to the stream, by which it comes. A snapshot as for `apply`.
     ///
     /// # Errors
     /// [`ReplicaError`], as for `apply`.
@@ -172,10 +177,10 @@ pub trait ReplicaStore: 'static {
     /// Reads blocks into the beginning of `into` with their entries in order; what is not `Data` reads as zeroes.
     ///
     /// # Errors
-    /// [`ReplicaError::Damaged`] for data that do not match.
+    /// [`ReplicaError::Damaged`] for data that do not match; [`ReplicaError::NoSnapshot`].
     async fn read(
         &self,
-        lane: u8,
+        tree: Tree,
         blocks: Range<u64>,
         into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, ReplicaError>);
@@ -192,14 +197,14 @@ pub trait ReplicaStore: 'static {
     /// [`ReplicaError`].
     async fn fetch(&self, lane: u8, stamp: Stamp) -> Result<Option<Rc<Held>>, ReplicaError>;
 
-    /// Summaries of `count` neighbouring nodes of a level of the lane as it is now ([`summary`](super::summary)); 0 where nothing is. Each block is
+    /// Summaries of `count` neighbouring nodes of a level of a tree: of the lane as it is now, or as of a snapshot ([`summary`](super::summary)); 0 where nothing is. Each block is
     /// looked at once, at any moment until this returns: not all at the same.
     ///
     /// # Errors
     /// [`ReplicaError`].
     async fn summaries(
         &self,
-        lane: u8,
+        tree: Tree,
         level: u8,
         first: u64,
         count: u32,
@@ -209,7 +214,16 @@ pub trait ReplicaStore: 'static {
     ///
     /// # Errors
     /// [`ReplicaError`].
-    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError>;
+    async fn leaf(&self, tree: Tree, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError>;
+
+    /// Its snapshots, and in how many lanes each is.
+    fn snapshots(&self) -> Vec<(SnapshotId, u8)>;
+
+    /// Deletes a snapshot in all lanes that have it, durably before it returns.
+    ///
+    /// # Errors
+    /// [`ReplicaError::Drive`]; then some lanes have it still.
+    async fn delete_snapshot(&self, id: SnapshotId) -> Result<(), ReplicaError>;
 
     /// The highest settled stamp that was told, as far as it is remembered.
     fn settled(&self, lane: u8) -> Stamp;

@@ -15,10 +15,9 @@ use crate::reactor::{Handle, mesh};
 use crate::replication::replica::door::{Out, Replicas};
 use crate::replication::replica::memory::{Disk, Memory};
 use crate::replication::replica::service::{Identity, Replica};
-use crate::replication::seam::{Entry, Id, Kind, ReplicaStore};
+use crate::replication::seam::Id;
 use crate::replication::session::rig::{Rig, address, name};
 use crate::replication::session::{Acceptor, Trunks};
-use crate::store::types::BLOCK_BYTES;
 use crate::volume::coordinator::driver::Driver;
 use crate::volume::coordinator::links::{Links, Route};
 use crate::volume::coordinator::members::Place;
@@ -32,8 +31,6 @@ use crate::volume::forward::serve::Doors;
 pub const LANES: u8 = 2;
 /// T: short, so that much happens in a run.
 const LEASE: Duration = Duration::from_millis(400);
-/// Blocks of a healthy store are read within this.
-const READ_WITHIN: Duration = Duration::from_secs(10);
 /// Clocks are fast or slow by so many millionths at most (`docs/replication.md` §1).
 const DRIFT_MAX: u32 = 1000;
 /// The volume.
@@ -324,6 +321,7 @@ impl Cluster {
         config.lease = LEASE;
         config.lane_blocks = 1 << 20;
         config.command_limit = Duration::from_secs(4);
+        config.snapshots = self.kvdb.named(record.epoch);
         if let Some(ledger) = &self.ledger {
             config.cipher = Some(ledger.clone());
         }
@@ -545,24 +543,9 @@ impl Cluster {
         each.collect::<Vec<_>>().join("\n")
     }
 
-    /// The first blocks of a lane as a node's store has them; nothing, if it is not open. What is erased is as good as absent.
-    pub fn entries(&self, node: usize, lane: u8, blocks: u64) -> Option<Vec<Entry>> {
+    pub(super) fn store(&self, node: usize) -> Option<Opened> {
         let process = self.processes[node].as_ref()?;
-        let store = process.served.borrow().as_ref()?.here.as_ref()?.1.clone();
-        let handle = self.rig.handle(node, 0);
-        let on = handle.clone();
-        let read = self.rig.sim.run(&handle, READ_WITHIN, async move {
-            let bytes = blocks as usize * BLOCK_BYTES;
-            let buffer = on.buffers().take(bytes).await;
-            store.read(lane, 0..blocks, buffer).await.1
-        });
-        let mut entries = read?.ok()?;
-        for entry in &mut entries {
-            if entry.kind == Kind::Erased {
-                *entry = Entry::ABSENT;
-            }
-        }
-        Some(entries)
+        Some(process.served.borrow().as_ref()?.here.as_ref()?.1.clone())
     }
 
     /// A node's store, if it is in memory.

@@ -16,9 +16,10 @@ use crate::replication::replica::memory::{Disk, Memory};
 use crate::replication::seam::{
     Entry, Id, KeptSet, Promise, ReplicaError, ReplicaStore, Unsettled,
 };
+use crate::replication::wire::resync::Tree;
 use crate::store::check::{BlockReader, CheckOptions, check};
 use crate::store::engine::{CacheBudget, OpenError, Replica, Store, StoreConfig};
-use crate::store::types::Stamp;
+use crate::store::types::{SnapshotId, Stamp};
 use crate::store::{Name, VolumeId};
 
 /// Bytes of a drive: small, so that its journal comes around and its blocks are used again.
@@ -187,11 +188,11 @@ impl ReplicaStore for Opened {
 
     async fn read(
         &self,
-        lane: u8,
+        tree: Tree,
         blocks: Range<u64>,
         into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, ReplicaError>) {
-        either!(self, s => s.read(lane, blocks, into).await)
+        either!(self, s => s.read(tree, blocks, into).await)
     }
 
     async fn unsettled(&self, lane: u8) -> Result<Unsettled, ReplicaError> {
@@ -204,16 +205,24 @@ impl ReplicaStore for Opened {
 
     async fn summaries(
         &self,
-        lane: u8,
+        tree: Tree,
         level: u8,
         first: u64,
         count: u32,
     ) -> Result<Vec<u32>, ReplicaError> {
-        either!(self, s => s.summaries(lane, level, first, count).await)
+        either!(self, s => s.summaries(tree, level, first, count).await)
     }
 
-    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
-        either!(self, s => s.leaf(lane, leaf).await)
+    async fn leaf(&self, tree: Tree, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
+        either!(self, s => s.leaf(tree, leaf).await)
+    }
+
+    fn snapshots(&self) -> Vec<(SnapshotId, u8)> {
+        either!(self, s => s.snapshots())
+    }
+
+    async fn delete_snapshot(&self, id: SnapshotId) -> Result<(), ReplicaError> {
+        either!(self, s => s.delete_snapshot(id).await)
     }
 
     fn settled(&self, lane: u8) -> Stamp {

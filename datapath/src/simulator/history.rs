@@ -63,6 +63,45 @@ impl History {
         self.blocks.values().map(Vec::len).sum()
     }
 
+    /// Whether blocks could have held these values at one moment within: each was written before it, and no write that came after it was over.
+    ///
+    /// # Errors
+    /// The moment from which on all were there, and the one before which one had gone.
+    pub fn at_once(
+        &self,
+        within: (Moment, Moment),
+        values: &BTreeMap<u64, u64>,
+    ) -> Result<(), (Moment, Moment)> {
+        let (mut from, mut to) = within;
+        for (block, value) in values {
+            let all = self.blocks.get(block).into_iter().flatten();
+            let writes = || all.clone().filter(|s| matches!(s.did, Did::Wrote(_)));
+            let erased = writes().any(|s| s.did == Did::Wrote(0));
+            if *value == 0 && erased {
+                // Which erasure it was is not known.
+                continue;
+            }
+            let of_it = writes().find(|s| s.did == Did::Wrote(*value));
+            // It may have been sent more than once.
+            let is = |s: &&Seen| matches!(s.did, Did::Wrote(v) | Did::Tried(v) if v == *value);
+            let first = all.clone().filter(is).map(|s| s.from).min();
+            from = from.max(first.filter(|_| *value != 0).unwrap_or(0));
+            let there = match of_it {
+                Some(s) => s.to,
+                None => Some(0),
+            };
+            let later = writes().filter(|s| there.is_some_and(|there| s.from > there));
+            to = later
+                .filter_map(|s| s.to)
+                .min()
+                .map_or(to, |end| end.min(to));
+        }
+        match from <= to {
+            true => Ok(()),
+            false => Err((from, to)),
+        }
+    }
+
     /// Looks at every block.
     ///
     /// # Errors
@@ -356,6 +395,24 @@ mod tests {
             seen(Wrote(1), 3, 9),
             seen(Read(1), 10, 11)
         ]));
+    }
+
+    #[test]
+    fn values_of_one_moment() {
+        let mut history = History::default();
+        history.add(1, seen(Wrote(1), 1, 2));
+        history.add(2, seen(Wrote(2), 3, 4));
+        history.add(1, seen(Wrote(3), 5, 9));
+        history.add(2, seen(Wrote(4), 6, None));
+        let at_once = |a, b, from, to| {
+            let values = BTreeMap::from([(1, a), (2, b)]);
+            history.at_once((from, to), &values).is_ok()
+        };
+        assert!(at_once(1, 2, 4, 20) && at_once(3, 2, 4, 20) && at_once(1, 4, 4, 20));
+        // The second block was written after the first one was there.
+        assert!(at_once(1, 0, 2, 4) && !at_once(0, 2, 0, 20));
+        // Overwritten before this began; not written yet when it ended.
+        assert!(!at_once(1, 2, 10, 20) && !at_once(3, 2, 2, 4));
     }
 
     #[test]

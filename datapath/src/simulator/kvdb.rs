@@ -7,13 +7,28 @@ use std::time::Duration;
 use crate::reactor::Handle;
 use crate::replication::planted::{self, Bug};
 use crate::replication::seam::Id;
+use crate::store::types::SnapshotId;
 use crate::volume::coordinator::driver::SetStore;
 use crate::volume::coordinator::set::{Outcome, Request, VolumeRecord};
+use crate::volume::coordinator::state::Named;
+
+/// Where a snapshot's record is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is to be taken, in this epoch and in no other.
+    Creating(u32),
+    /// It exists.
+    Ready,
+    /// It is to be deleted.
+    Deleting,
+}
 
 /// The database.
 pub struct Kvdb {
     handle: Handle,
     record: RefCell<VolumeRecord>,
+    /// Records of snapshots, the oldest first.
+    pub snapshots: RefCell<Vec<(SnapshotId, Phase)>>,
     /// It cannot be reached, by anybody.
     pub away: Cell<bool>,
     /// Nor by the process that has this incarnation.
@@ -42,6 +57,7 @@ impl Kvdb {
         Rc::new(Self {
             handle: handle.clone(),
             record: RefCell::new(record),
+            snapshots: RefCell::default(),
             away: Cell::new(false),
             cut: Cell::new(None),
             mute: Cell::new(false),
@@ -67,6 +83,27 @@ impl Kvdb {
         record.attempt = [self.handle.random() as u8; 16];
         record.serving = false;
         record.clone()
+    }
+
+    /// What whoever holds an epoch is told of snapshots: it reads them after K1.
+    pub fn named(&self, epoch: u32) -> Vec<Named> {
+        let all = self.snapshots.borrow();
+        let named = all.iter().filter_map(|(id, phase)| match phase {
+            Phase::Ready => Some((*id, true)),
+            Phase::Creating(of) if *of < epoch => Some((*id, false)),
+            _ => None,
+        });
+        named.map(|(id, ready)| Named { id, ready }).collect()
+    }
+
+    /// Changes a snapshot's record, or takes it away.
+    pub fn set_snapshot(&self, id: SnapshotId, phase: Option<Phase>) {
+        let mut all = self.snapshots.borrow_mut();
+        match (all.iter_mut().find(|s| s.0 == id), phase) {
+            (Some(found), Some(phase)) => found.1 = phase,
+            (None, Some(phase)) => all.push((id, phase)),
+            (_, None) => all.retain(|s| s.0 != id),
+        }
     }
 
     fn swap(&self, request: Request) -> Outcome {

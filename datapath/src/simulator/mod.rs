@@ -10,6 +10,8 @@ pub mod forward;
 pub mod history;
 pub mod kvdb;
 pub mod ledger;
+mod look;
 mod resync;
 pub mod run;
 mod sealed;
+mod snapshots;

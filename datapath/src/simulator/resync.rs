@@ -1,10 +1,11 @@
-//! Resync by itself: what it moves, what it is spared, and what a member has damaged.
+//! Resync by itself: what it moves, what it is spared, snapshots, and what a member has damaged.
 
 use std::ops::Range;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Coordinator, LANES, Shape};
-use crate::store::types::{BLOCK_BYTES, LaneBlock};
+use crate::replication::wire::resync::Tree;
+use crate::store::types::{BLOCK_BYTES, LaneBlock, SnapshotId};
 use crate::volume::coordinator::driver::Peers;
 use crate::volume::coordinator::state::Standing;
 
@@ -143,4 +144,68 @@ fn a_member_gets_what_it_has_damaged_from_another() {
     until(&mut cluster, "it is repaired", |_| {
         disk.borrow().damaged.is_empty()
     });
+}
+
+/// What each node has of a snapshot, block by block.
+fn snapshot_blocks(cluster: &Cluster, node: usize, id: SnapshotId) -> Vec<u8> {
+    let tree = Tree {
+        lane: 0,
+        snapshot: Some(id),
+    };
+    let found = cluster.blocks(node, tree, 16);
+    let (_, bytes) = found.unwrap_or_else(|| panic!("node {node} has no {id}"));
+    bytes.chunks_exact(BLOCK_BYTES).map(|b| b[0]).collect()
+}
+
+fn snapshot(cluster: &Cluster, driver: &Coordinator, id: SnapshotId, deleted: bool) {
+    let (handle, of) = (cluster.outside(), driver.clone());
+    let work = async move {
+        match deleted {
+            true => of.delete_snapshot(id).await,
+            false => of.snapshot(id).await,
+        }
+    };
+    let done = cluster.rig.sim.run(&handle, LONG, work);
+    assert_eq!(done, Some(Ok(())), "{id}");
+}
+
+#[test]
+fn a_replica_that_was_away_gets_the_snapshots_that_it_lacks_and_no_others() {
+    for (real, sealed) in [(false, false), (true, false), (true, true)] {
+        let shape = Shape {
+            real,
+            sealed,
+            ..cluster(3).shape
+        };
+        let mut cluster = Cluster::new(7, shape);
+        let driver = serving(&mut cluster, 0);
+        let ids = [1, 2, 3, 4].map(|n| SnapshotId([n; 16]));
+        write(&cluster, &driver, 0, 0..8, 1);
+        for id in &ids[..2] {
+            snapshot(&cluster, &driver, *id, false);
+        }
+        cluster.end(2, true);
+        write(&cluster, &driver, 0, 4..12, 2);
+        snapshot(&cluster, &driver, ids[2], false);
+        snapshot(&cluster, &driver, ids[0], true);
+        write(&cluster, &driver, 0, 0..6, 3);
+        snapshot(&cluster, &driver, ids[3], false);
+        write(&cluster, &driver, 0, 0..16, 4);
+        cluster.begin(2);
+        all_are_members(&mut cluster, &driver);
+        assert_eq!(driver.snapshots(), ids[1..]);
+        let expected = [
+            [[1; 8], [0; 8]].concat(),
+            [[1; 4], [2; 4], [2; 4], [0; 4]].concat(),
+            [[3; 4], [3, 3, 2, 2], [2; 4], [0; 4]].concat(),
+        ];
+        for node in 0..3 {
+            let there: Vec<_> = ids[1..].iter().map(|id| (*id, LANES)).collect();
+            assert_eq!(cluster.snapshots(node), Some(there), "node {node}");
+            for (id, expected) in ids[1..].iter().zip(&expected) {
+                let found = snapshot_blocks(&cluster, node, *id);
+                assert_eq!(&found, expected, "{id} of node {node}");
+            }
+        }
+    }
 }

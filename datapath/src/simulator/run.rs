@@ -10,6 +10,7 @@ use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
 use super::forward::Path;
 use super::history::{Did, History, Seen};
+use super::snapshots::Snapshots;
 use crate::reactor::Handle;
 use crate::replication::seam::Kind;
 use crate::store::types::{BLOCK_BYTES, LaneBlock};
@@ -37,7 +38,7 @@ const HEALED_WITHIN: Duration = Duration::from_secs(60);
 
 /// What hosts share.
 pub(super) struct Hosts {
-    history: RefCell<History>,
+    pub history: RefCell<History>,
     moment: Cell<u64>,
     pub(super) values: Cell<u64>,
     /// Coordinators that may be asked, the newest last.
@@ -80,6 +81,10 @@ pub struct Counts {
     pub forwarded: u64,
     /// Writes and erasures that were sent again by another way.
     pub retried: u64,
+    /// Snapshots that came to be, and that were there at the end.
+    pub snapshots: u64,
+    /// The latter.
+    pub kept: u64,
 }
 
 impl Counts {
@@ -98,19 +103,26 @@ impl Counts {
         self.departures += other.departures;
         self.forwarded += other.forwarded;
         self.retried += other.retried;
+        self.snapshots += other.snapshots;
+        self.kept += other.kept;
     }
 }
 
 impl Hosts {
-    pub(super) fn moment(&self) -> u64 {
+    pub fn moment(&self) -> u64 {
         self.moment.set(self.moment.get() + 1);
         self.moment.get()
     }
 
-    pub(super) fn note(&self, lane: u8, block: u64, seen: Seen) {
-        let block = u64::from(lane) * 1000 + block;
+    pub fn note(&self, lane: u8, block: u64, seen: Seen) {
+        let block = number(lane, block);
         self.history.borrow_mut().add(block, seen);
     }
+}
+
+/// The number of a lane's block in the history.
+pub(super) fn number(lane: u8, block: u64) -> u64 {
+    u64::from(lane) * 1000 + block
 }
 
 /// A block's content for a value.
@@ -121,7 +133,7 @@ pub(super) fn pattern(value: u64, block: &mut [u8]) {
 }
 
 /// The value of a block; a block of two values is no block that anybody wrote.
-fn value_of(block: &[u8]) -> Option<u64> {
+pub(super) fn value_of(block: &[u8]) -> Option<u64> {
     let first: [u8; 8] = block[..8].try_into().expect("8 bytes");
     let whole = block.chunks_exact(8).all(|word| word == first);
     whole.then(|| u64::from_le_bytes(first))
@@ -275,6 +287,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
     let nodes = 1 + dice.below(3) as usize * 2;
     let nodes = if nodes == 1 { 2 } else { nodes };
     let mut changes = Changes::new(seed);
+    let mut snapshots = Snapshots::new(seed);
     let spares = usize::from(changes.there);
     let shape = Shape {
         nodes: nodes + spares,
@@ -316,6 +329,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         cluster.rig.sim.run_for(pause);
         faults.step(&mut cluster, &mut dice, &mut wrong, step);
         changes.step(&mut cluster, &mut wrong);
+        snapshots.step(&mut cluster, &hosts);
         let all = cluster.coordinators();
         hosts
             .doors
@@ -326,7 +340,8 @@ pub fn run(seed: u64, steps: usize) -> Counts {
             hosts.paths.replace(cluster.paths());
         }
     }
-    settle(seed, &mut cluster, &hosts, &mut changes);
+    settle(seed, &mut cluster, &hosts, (&mut changes, &mut snapshots));
+    snapshots.count(&mut wrong);
     wrong.sealed += cluster.ledger.as_ref().map_or(0, |l| l.len() as u64);
     let world = cluster.rig.sim.world();
     drop((cluster, outside));
@@ -342,7 +357,12 @@ pub fn run(seed: u64, steps: usize) -> Counts {
 }
 
 /// After everything is well again: a coordinator serves, hosts get their answers, members are alike, and one copy explains what was seen.
-fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>, changes: &mut Changes) {
+fn settle(
+    seed: u64,
+    cluster: &mut Cluster,
+    hosts: &Rc<Hosts>,
+    (changes, snapshots): (&mut Changes, &mut Snapshots),
+) {
     cluster.heal();
     hosts.stop.set(true);
     let sim_until =
@@ -418,6 +438,13 @@ fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>, changes: &mut Cha
             );
         }
     }
+    // Rule 12.
+    sim_until(
+        cluster,
+        "snapshots are what their records say",
+        &mut |cluster| snapshots.finish(cluster, hosts, &last),
+    );
+    snapshots.check(seed, cluster, hosts);
     if let Err(wrong) = hosts.history.borrow().check() {
         panic!("seed {seed}: {wrong}");
     }
@@ -428,17 +455,17 @@ fn settle(seed: u64, cluster: &mut Cluster, hosts: &Rc<Hosts>, changes: &mut Cha
 mod tests {
     use super::*;
 
-    fn number(name: &str, otherwise: u64) -> u64 {
+    fn variable(name: &str, otherwise: u64) -> u64 {
         std::env::var(name).map_or(otherwise, |n| n.parse().expect("a number"))
     }
 
     /// `KEEL_SEED` is the first seed, `KEEL_SEEDS` how many, `KEEL_STEPS` faults in each.
     #[test]
     fn seeds() {
-        let first = number("KEEL_SEED", 1);
-        let steps = number("KEEL_STEPS", 60) as usize;
+        let first = variable("KEEL_SEED", 1);
+        let steps = variable("KEEL_STEPS", 60) as usize;
         let mut sum = Counts::default();
-        for seed in first..first + number("KEEL_SEEDS", 6) {
+        for seed in first..first + variable("KEEL_SEEDS", 6) {
             sum.add(&run(seed, steps));
         }
         println!("{sum:?}");
@@ -458,10 +485,10 @@ mod tests {
         };
         let bug = ALL.into_iter().find(|b| format!("{b:?}") == name);
         plant(bug.unwrap_or_else(|| panic!("no bug {name}: there are {ALL:?}")));
-        let first = number("KEEL_SEED", 1);
-        let steps = number("KEEL_STEPS", 60) as usize;
+        let first = variable("KEEL_SEED", 1);
+        let steps = variable("KEEL_STEPS", 60) as usize;
         std::panic::set_hook(Box::new(|_| {}));
-        for seed in first..first + number("KEEL_SEEDS", 200) {
+        for seed in first..first + variable("KEEL_SEEDS", 200) {
             let ran = std::panic::catch_unwind(|| run(seed, steps));
             if let Err(why) = ran {
                 let says = why

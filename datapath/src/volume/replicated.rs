@@ -113,7 +113,8 @@ pub(super) fn told(failed: Failed) -> VolumeError {
         Failed::Stalled | Failed::Void => VolumeError::Stalled,
         Failed::Ended => VolumeError::Elsewhere,
         Failed::Full => VolumeError::CapacityExceeded,
-        Failed::Busy => VolumeError::Busy,
+        // The latter two are of snapshots, which hosts do not take.
+        Failed::Busy | Failed::NeverTaken | Failed::TooMany => VolumeError::Busy,
         Failed::Damaged => VolumeError::Damaged,
         Failed::NotOpened => VolumeError::NotOpened,
     }

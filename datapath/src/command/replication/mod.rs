@@ -1,11 +1,12 @@
 //! Replication, as the control process commands it: who the nodes are (`nodes`), this node's replicas (`replicas`), paths to replicated volumes and
-//! coordinators of them (`serving`), or the way to one on another node (`forwarding`), replicas that come and go meanwhile (`changing`), in the words of the contract (`words`). All of it is on reactor 0: replicas are on drives whose home it is.
+//! coordinators of them (`serving`), or the way to one on another node (`forwarding`), replicas that come and go meanwhile (`changing`), snapshots (`snapshots`), in the words of the contract (`words`). All of it is on reactor 0: replicas are on drives whose home it is.
 
 mod changing;
 mod forwarding;
 mod nodes;
 mod replicas;
 mod serving;
+mod snapshots;
 mod words;
 
 use std::cell::{OnceCell, RefCell};
@@ -25,7 +26,7 @@ pub use changing::Wanted;
 pub use replicas::NewReplica;
 use serving::Serving;
 pub use serving::{Epoch, Path};
-pub use words::{answer_of, forward_of, keys_of, record_of, route_of, uuid_bytes};
+pub use words::{answer_of, forward_of, keys_of, named_of, record_of, route_of, uuid_bytes};
 
 /// Bytes in which the streams of all volumes that are coordinated here keep data until it is settled.
 const STREAM_BYTES: usize = 64 << 20;

@@ -12,6 +12,7 @@ use crate::replication::replica::state::State;
 use crate::replication::seam::Id;
 use crate::store::engine::{self, Store};
 use crate::store::pool::{PoolError, PoolView, PoolVolume, check_size, place};
+use crate::store::types::SnapshotId;
 use crate::store::{Name, VolumeId};
 use crate::volume::Lanes;
 
@@ -28,6 +29,8 @@ pub struct NewReplica {
     pub lanes: u32,
     /// The volume is encrypted.
     pub encrypted: bool,
+    /// What its lanes are; `None`: empty.
+    pub source: Option<(VolumeId, SnapshotId)>,
 }
 
 impl Commander {
@@ -58,7 +61,10 @@ impl Commander {
         }
         if found.as_ref().is_none_or(|v| v.places().is_err()) {
             view.whole()?;
-            self.make_replica(&view, found.as_ref(), lanes, new).await?;
+            match new.source {
+                Some(source) => self.clone_replica(&view, source, lanes, new).await?,
+                None => self.make_replica(&view, found.as_ref(), lanes, new).await?,
+            }
         }
         let view = self.look(&pool, names).await;
         self.serve_replica(replication, &view, new.volume).await?;
@@ -111,6 +117,45 @@ impl Commander {
         let (count, size) = (lanes.count() as u8, (new.size_bytes, new.encrypted));
         let made = engine::Replica::create(&drives, new.volume, new.replica, count, size);
         made.await.map_err(|source| CommandError::Store {
+            drive: view.id.clone(),
+            source,
+        })
+    }
+
+    /// Makes a replica of a snapshot that another replica in the pool has: on the drives that have its lanes, sharing blocks.
+    async fn clone_replica(
+        &self,
+        view: &PoolView,
+        (from, id): (VolumeId, SnapshotId),
+        lanes: Lanes,
+        new: NewReplica,
+    ) -> Result<(), CommandError> {
+        let none = || PoolError::NoSnapshot {
+            volume: from,
+            snapshot: id,
+        };
+        let snapshot = view.snapshot(from, id).ok_or_else(none)?;
+        if !snapshot.complete() {
+            let (volume, snapshot) = (from, id);
+            return Err(PoolError::Partial { volume, snapshot }.into());
+        }
+        if snapshot.lanes.len() != lanes.count() {
+            let why = format!("{}: the snapshot has {}", new.lanes, snapshot.lanes.len());
+            return Err(CommandError::field("lanes", why));
+        }
+        let hub = self.registry.hub();
+        let mut stores = Vec::new();
+        for place in snapshot.drives() {
+            let number = view.drives[place].number;
+            let number = number.filter(|number| hub.home_of(*number) == ReactorId(0));
+            let store = number.and_then(|number| hub.store(number));
+            stores.push(store.ok_or_else(|| PoolError::NoDrive {
+                pool: view.id.clone(),
+            })?);
+        }
+        let to = (new.volume, new.replica, new.size_bytes);
+        let made = engine::Replica::create_of(&stores, (from, id), to).await;
+        made.map_err(|source| CommandError::Store {
             drive: view.id.clone(),
             source,
         })
@@ -243,6 +288,10 @@ impl Commander {
                 source,
             };
             store.delete_lanes(volume).await.map_err(of_drive)?;
+            for snapshot in store.snapshots_of(volume) {
+                let deleted = store.delete_snapshot(volume, snapshot).await;
+                deleted.map_err(of_drive)?;
+            }
             if store.replica(volume).is_some() {
                 store.drop_replica(volume).await.map_err(of_drive)?;
             }

@@ -19,7 +19,7 @@ use crate::store::types::SLICE_BLOCKS;
 use crate::volume::coordinator::links::{Links, Route};
 use crate::volume::coordinator::message::Event;
 use crate::volume::coordinator::set::{Outcome, VolumeRecord};
-use crate::volume::coordinator::state::{Config, Standing};
+use crate::volume::coordinator::state::{Config, Named, Standing};
 use crate::volume::{Coordinating, Coordinator, LANES_MAX, Lanes, SLICE_BYTES, VolumeOpening};
 
 /// How long a coordinator may take to end: what is stamped settles within a part of it.
@@ -57,6 +57,8 @@ pub struct Epoch {
     pub command_limit_ms: u32,
     /// Of an encrypted volume.
     pub keys: Option<ServedKeys>,
+    /// That the KVDB names.
+    pub snapshots: Vec<Named>,
 }
 
 /// The data keys of a volume.
@@ -227,6 +229,7 @@ impl Commander {
             record,
             nodes,
             keys,
+            snapshots,
             ..
         } = epoch;
         let target: Rc<RefCell<Option<Coordinator>>> = Rc::default();
@@ -251,6 +254,7 @@ impl Commander {
         let links = Links::new(&self.handle, ends, routes, tell);
         let mut config = Config::new(lanes);
         config.volatile = path.volatile_cache;
+        config.snapshots = snapshots;
         let slices = path.size_bytes.div_ceil(SLICE_BYTES);
         config.lane_blocks = slices.div_ceil(path.lanes.into()) * SLICE_BLOCKS;
         let lease = match epoch.lease_ms {

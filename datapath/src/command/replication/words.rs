@@ -13,9 +13,10 @@ use crate::cipher::{KEY_BYTES, Secret};
 use crate::replication::seam::Id;
 use crate::replication::wire::hello::PeerId;
 use crate::store::VolumeId;
+use crate::store::types::SnapshotId;
 use crate::volume::coordinator::message::End;
 use crate::volume::coordinator::set::{Change, Outcome, ReplicaState, Request, VolumeRecord};
-use crate::volume::coordinator::state::Standing;
+use crate::volume::coordinator::state::{Named, Standing};
 
 /// A UUID's bytes.
 pub fn uuid_bytes(field: &'static str, text: &str) -> Result<Id, CommandError> {
@@ -154,6 +155,17 @@ pub fn change_to(
         attempt: record.attempt.to_vec(),
         change: Some(change),
     })
+}
+
+/// The snapshots that the KVDB names.
+pub fn named_of(all: &[proto::NamedSnapshot]) -> Result<Vec<Named>, CommandError> {
+    let named = |n: &proto::NamedSnapshot| {
+        Ok(Named {
+            id: SnapshotId(uuid_bytes("snapshots.snapshot_id", &n.snapshot_id)?),
+            ready: n.ready,
+        })
+    };
+    all.iter().map(named).collect()
 }
 
 /// The keys of an encrypted volume.

@@ -158,7 +158,9 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
                 streams: self.streams.get(),
                 permit,
             };
-            if how == How::Alone {
+            if how == How::Alone && planted::is(Bug::SnapshotOvertakes) {
+                lane.order.push(job, blocks);
+            } else if how == How::Alone {
                 lane.order.push_alone(job);
             } else {
                 lane.order.push(job, blocks);

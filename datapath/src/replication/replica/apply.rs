@@ -9,7 +9,8 @@ use super::events::Event;
 use super::order::Ticket;
 use super::service::Inner;
 use super::{APPLYING_MAX, Outgoing};
-use crate::replication::held::Held;
+use crate::replication::held::{Held, What};
+use crate::replication::planted::{self, Bug};
 use crate::replication::seam::{ReplicaError, ReplicaStore, Unsettled};
 use crate::replication::wire::frame::Kind;
 use crate::replication::wire::refused::Reason;
@@ -84,10 +85,15 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             How::Apply => self.store.apply(&job.record).await,
             How::Alone => {
                 // So nothing before it can be missing once it is there (rule 12).
-                self.store.flush().await?;
+                if !planted::is(Bug::SnapshotNotFlushed) {
+                    self.store.flush().await?;
+                }
                 self.store.apply(&job.record).await?;
                 // Nor can anything behind it be there without it, and be in it when it is sent again.
-                self.store.flush().await
+                match planted::is(Bug::SnapshotNotFlushed) {
+                    true => Ok(()),
+                    false => self.store.flush().await,
+                }
             }
             How::Listed => self.confirm(&job.record).await,
             How::Settled => Ok(()),
@@ -175,6 +181,19 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         }
     }
 
+    async fn copy_one(&self, copying: &Copying<O>) -> Result<(), ReplicaError> {
+        let Some(s0) = copying.s0 else {
+            return self.store.repair(&copying.record).await;
+        };
+        if !matches!(copying.record.what, What::Snapshot(_)) {
+            return self.store.copy(&copying.record, s0).await;
+        }
+        // What was copied is in it, after a power cut too; and nothing that is copied later.
+        self.store.flush().await?;
+        self.store.copy(&copying.record, s0).await?;
+        self.store.flush().await
+    }
+
     /// Applies a copy, and says so.
     pub(super) fn copy(self: &Rc<Self>, chan: &Rc<Chan<O>>, request: u64, copies: Vec<Copying<O>>) {
         chan.copies.set(chan.copies.get() + 1);
@@ -185,10 +204,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             let mut result = Ok(());
             for copying in copies {
                 if result.is_ok() && this.admits(&chan) {
-                    result = match copying.s0 {
-                        Some(s0) => this.store.copy(&copying.record, s0).await,
-                        None => this.store.repair(&copying.record).await,
-                    };
+                    result = this.copy_one(&copying).await;
                 }
             }
             chan.copies.set(chan.copies.get() - 1);
@@ -228,8 +244,6 @@ pub(super) fn why(error: &ReplicaError) -> Reason {
     match error {
         ReplicaError::Full => Reason::Full,
         ReplicaError::Incomplete(_) => Reason::Lost,
-        ReplicaError::Damaged { .. } | ReplicaError::Drive(_) | ReplicaError::NotBuilt(_) => {
-            Reason::Failed
-        }
+        _ => Reason::Failed,
     }
 }

@@ -26,6 +26,7 @@ use crate::replication::wire::promise::{Promise, Purpose, Set};
 use crate::replication::wire::read::Read;
 use crate::replication::wire::record::Record;
 use crate::replication::wire::resync::{AskLeaf, AskSummaries, Copy};
+use crate::replication::wire::snapshots::Snapshots;
 use crate::store::types::{BLOCK_BYTES, Stamp};
 
 /// What a replica knows of a channel.
@@ -216,6 +217,7 @@ impl<S: ReplicaStore, O: Outgoing> Channel<S, O> {
             }
             Kind::Flush => inner.admit_flush(chan, Flush::decode(body)?.number),
             Kind::Set => inner.admit_set(chan, &Set::decode(body)?, admitted),
+            Kind::Snapshots => inner.admit_snapshots(chan, &Snapshots::decode(body)?, admitted),
             Kind::List => self.ask(Question::List(ListAsk::decode(body)?, admitted)),
             Kind::Fetch => self.ask(Question::Fetch(Fetch::decode(body)?, admitted)),
             Kind::Read => self.ask(Question::Read(Read::decode(body)?, admitted)),

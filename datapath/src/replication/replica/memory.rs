@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use keelblock_hugepages::Buffer;
 
+use super::memory_tree::{data_blocks, summary_of};
 use crate::reactor::Handle;
 use crate::replication::held::{Held, What};
 use crate::replication::planted::{self, Bug};
@@ -18,7 +19,7 @@ use crate::replication::seam::{
     Entry, Id, KeptSet, Kind, Promise, ReplicaError, ReplicaStore, Standing, Unsettled,
 };
 use crate::replication::summary;
-use crate::replication::wire::resync::BLOCK_LEVEL;
+use crate::replication::wire::resync::Tree;
 use crate::store::map::LeafShape;
 use crate::store::types::{BLOCK_BYTES, Crc, SnapshotId, Stamp};
 
@@ -95,6 +96,7 @@ enum Step {
     Copy(Kept, Stamp),
     Repair(Kept),
     Settle(Stamp),
+    Delete(SnapshotId),
 }
 
 /// What a lane is.
@@ -107,7 +109,7 @@ pub struct LaneState {
     /// Settled.
     pub settled: Option<Stamp>,
     /// Snapshots, each with the lane as it was.
-    pub snapshots: BTreeMap<SnapshotId, BTreeMap<u64, Stamp>>,
+    pub snapshots: BTreeMap<SnapshotId, BTreeMap<u64, Version>>,
 }
 
 impl LaneState {
@@ -121,8 +123,7 @@ impl LaneState {
             What::Poison { .. } => Kind::Poison,
             What::Tombstone { .. } => Kind::Erased,
             What::Snapshot(id) => {
-                let now = self.blocks.iter().map(|(b, v)| (*b, v.entry.stamp));
-                let now = now.collect();
+                let now = self.blocks.clone();
                 self.snapshots.entry(id).or_insert(now);
                 return;
             }
@@ -152,7 +153,8 @@ impl LaneState {
                     there.is_none_or(|v| v.entry.stamp < kept.record.stamp_of(block))
                 };
                 self.put(kept, newer);
-                if self.settled < Some(kept.record.last()) {
+                let snapshot = matches!(kept.record.what, What::Snapshot(_));
+                if !snapshot && self.settled < Some(kept.record.last()) {
                     self.records.insert(kept.record.stamp, kept.clone());
                 }
             }
@@ -190,6 +192,7 @@ impl LaneState {
                 };
                 self.put(kept, same);
             }
+            Step::Delete(id) => drop(self.snapshots.remove(id)),
             Step::Settle(stamp) => {
                 self.settled = self.settled.max(Some(*stamp));
                 let settled = *stamp;
@@ -387,27 +390,6 @@ impl Memory {
     }
 }
 
-fn summary_of(shape: LeafShape, blocks: &BTreeMap<u64, Version>, level: u8, node: u64) -> u32 {
-    let within = blocks.range(summary::blocks_of_nodes(shape, level, &(node..node + 1)));
-    if matches!(level, 0 | BLOCK_LEVEL) {
-        return summary::of_blocks(within.map(|(block, v)| (*block, &v.entry)));
-    }
-    if within.count() == 0 {
-        return 0;
-    }
-    let (level, nodes) = summary::beneath(shape, level, &(node..node + 1));
-    summary::of_children(&std::array::from_fn(|n| {
-        summary_of(shape, blocks, level, nodes.start + n as u64)
-    }))
-}
-
-fn data_blocks(record: &Held) -> u64 {
-    match record.what {
-        What::Write { .. } => record.blocks().end - record.blocks().start,
-        _ => 0,
-    }
-}
-
 impl ReplicaStore for Memory {
     fn lanes(&self) -> u8 {
         self.disk.borrow().lanes()
@@ -455,18 +437,23 @@ impl ReplicaStore for Memory {
 
     async fn read(
         &self,
-        lane: u8,
+        tree: Tree,
         blocks: Range<u64>,
         mut into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, ReplicaError>) {
         self.take_time().await;
         let disk = self.disk.borrow();
+        let lane = tree.lane;
+        let of = match disk.lane(lane).tree(tree.snapshot) {
+            Ok(of) => of,
+            Err(none) => return (into, Err(none)),
+        };
         let mut entries = Vec::new();
         for (n, block) in blocks.enumerate() {
             if disk.damaged.contains(&(lane, block)) {
                 return (into, Err(ReplicaError::Damaged { lane, block }));
             }
-            let found = disk.lane(lane).blocks.get(&block);
+            let found = of.get(&block);
             let bytes = found.map_or([0; BLOCK_BYTES], Version::bytes);
             into[n * BLOCK_BYTES..(n + 1) * BLOCK_BYTES].copy_from_slice(&bytes);
             entries.push(found.map_or(Entry::ABSENT, |v| v.entry));
@@ -515,28 +502,45 @@ impl ReplicaStore for Memory {
 
     async fn summaries(
         &self,
-        lane: u8,
+        tree: Tree,
         level: u8,
         first: u64,
         count: u32,
     ) -> Result<Vec<u32>, ReplicaError> {
         self.take_time().await;
         let disk = self.disk.borrow();
-        let blocks = &disk.lane(lane).blocks;
+        let blocks = disk.lane(tree.lane).tree(tree.snapshot)?;
         let nodes = first..first + u64::from(count);
         let shape = disk.shape();
         let all = nodes.map(|n| summary_of(shape, blocks, level, n));
         Ok(all.collect())
     }
 
-    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
+    async fn leaf(&self, tree: Tree, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
         self.take_time().await;
         let disk = self.disk.borrow();
         let within = disk
-            .lane(lane)
-            .blocks
+            .lane(tree.lane)
+            .tree(tree.snapshot)?
             .range(summary::blocks_of(disk.shape(), &(leaf..leaf + 1)));
         Ok(within.map(|(block, v)| (*block, v.entry)).collect())
+    }
+
+    fn snapshots(&self) -> Vec<(SnapshotId, u8)> {
+        let disk = self.disk.borrow();
+        let all = disk.lanes.iter().flat_map(|l| l.now.snapshots.keys());
+        let mut found = BTreeMap::new();
+        for id in all {
+            *found.entry(*id).or_default() += 1;
+        }
+        found.into_iter().collect()
+    }
+
+    async fn delete_snapshot(&self, id: SnapshotId) -> Result<(), ReplicaError> {
+        for lane in 0..self.lanes() {
+            self.step(lane, Step::Delete(id), 0).await?;
+        }
+        self.flush().await
     }
 
     fn settled(&self, lane: u8) -> Stamp {

@@ -3,7 +3,7 @@
 //! [`state`] says what is taken from whom (its words are [`events`]), [`positions`] how far each lane's stream is, [`order`] what may be applied beside what: three pure parts, with the
 //! promises and leases of the replica in the first one. [`service`] owns them on the reactor of the replica, over a
 //! [`ReplicaStore`](super::seam::ReplicaStore) and the channels ([`channel`]) that coordinators opened: [`admit`] looks at what comes before anything of it is
-//! applied, `apply` brings it to the store, `flush` makes it stable, `ack` says so, `fence` keeps promises, `serve` answers questions, `sets` keeps sets.
+//! applied, `apply` brings it to the store, `flush` makes it stable, `ack` says so, `fence` keeps promises, `serve` answers questions, `sets` keeps sets, `snapshots` deletes those that nobody names.
 //!
 //! All channels of a replica end up on one reactor: whoever accepts a session elsewhere hands its frames over.
 mod ack;
@@ -17,11 +17,14 @@ mod flush;
 pub mod lease;
 #[cfg(test)]
 pub mod memory;
+#[cfg(test)]
+mod memory_tree;
 pub mod order;
 pub mod positions;
 mod serve;
 pub mod service;
 mod sets;
+mod snapshots;
 pub mod state;
 #[cfg(test)]
 mod tests;

@@ -38,7 +38,7 @@ impl<A> Question<A> {
         match self {
             Self::List(q, _) => q.lane,
             Self::Fetch(q, _) => q.lane,
-            Self::Read(q, _) => q.lane,
+            Self::Read(q, _) => q.tree.lane,
             Self::Summaries(q, _) => q.tree.lane,
             Self::Leaf(q, _) => q.tree.lane,
         }
@@ -149,10 +149,8 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
     async fn answer_fetch(&self, asked: Fetch, body: &mut Vec<u8>) -> Result<Data, ReplicaError> {
         let found = match self.store.fetch(asked.lane, asked.stamp).await {
             Err(ReplicaError::Damaged { .. }) => self.poisoned(asked).await,
-            Err(ReplicaError::Drive(_) | ReplicaError::Full | ReplicaError::NotBuilt(_)) => {
-                Err(Found::Failed)
-            }
-            Err(error) => return Err(error),
+            Err(error @ ReplicaError::Incomplete(_)) => return Err(error),
+            Err(_) => Err(Found::Failed),
             Ok(None) => Err(Found::Unknown),
             Ok(Some(record)) => Ok(record),
         };
@@ -214,20 +212,13 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             first,
             count,
         } = *ask;
-        let found = match tree.snapshot {
-            None => read(self.store.summaries(tree.lane, level, first, count).await)?,
-            // There are none of replicas yet.
-            Some(_) => Err(NotRead::Unknown),
-        };
+        let found = read(self.store.summaries(tree, level, first, count).await)?;
         encode_summaries(body, ask, found.as_deref().map_err(|e| *e));
         Ok(Data::new())
     }
 
     async fn answer_leaf(&self, ask: &AskLeaf, body: &mut Vec<u8>) -> Result<Data, ReplicaError> {
-        let found = match ask.tree.snapshot {
-            None => read(self.store.leaf(ask.tree.lane, ask.leaf).await)?,
-            Some(_) => Err(NotRead::Unknown),
-        };
+        let found = read(self.store.leaf(ask.tree, ask.leaf).await)?;
         let shape = LeafShape::of(self.store.sealed());
         let first = summary::blocks_of(shape, &(ask.leaf..ask.leaf + 1)).start;
         let entries = found.map(|all| {
@@ -245,7 +236,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         let blocks = ask.first.0..ask.first.0 + u64::from(ask.blocks);
         let bytes = ask.blocks as usize * BLOCK_BYTES;
         let buffer = self.handle.buffers().take(bytes).await;
-        let (buffer, entries) = self.store.read(ask.lane, blocks, buffer).await;
+        let (buffer, entries) = self.store.read(ask.tree, blocks, buffer).await;
         match entries {
             Ok(entries) => {
                 encode_done(body, ask.request, &entries);
@@ -256,7 +247,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
                 Ok(Data::new())
             }
             Err(error @ ReplicaError::Incomplete(_)) => Err(error),
-            Err(ReplicaError::Drive(_) | ReplicaError::Full | ReplicaError::NotBuilt(_)) => {
+            Err(_) => {
                 encode_failed(body, ask.request);
                 Ok(Data::new())
             }
@@ -269,6 +260,7 @@ fn read<T>(found: Result<T, ReplicaError>) -> Result<Result<T, NotRead>, Replica
     match found {
         Ok(found) => Ok(Ok(found)),
         Err(error @ ReplicaError::Incomplete(_)) => Err(error),
+        Err(ReplicaError::NoSnapshot(_)) => Ok(Err(NotRead::Unknown)),
         Err(_) => Ok(Err(NotRead::Failed)),
     }
 }

@@ -8,6 +8,7 @@ use super::apply::why;
 use super::channel::{Busy, Chan};
 use super::events::Event;
 use super::service::Inner;
+use super::snapshots::Named;
 use super::{Breach, Outgoing, SETS_MAX};
 use crate::reactor::Notify;
 use crate::replication::seam::{Id, KeptSet, ReplicaError, ReplicaStore, Standing};
@@ -15,7 +16,24 @@ use crate::replication::wire::frame::Kind;
 use crate::replication::wire::promise::{Kept, Purpose, Set};
 use crate::replication::wire::refused::Reason;
 
-struct Waiting<O: Outgoing> {
+/// What waits in the queue.
+pub(super) enum Task<O: Outgoing> {
+    /// A set is to be kept.
+    Set(Waiting<O>),
+    /// Snapshots were named.
+    Snapshots(Named<O>),
+}
+
+impl<O: Outgoing> Task<O> {
+    fn chan(&self) -> &Rc<Chan<O>> {
+        match self {
+            Self::Set(set) => &set.busy.0,
+            Self::Snapshots(named) => &named.busy.0,
+        }
+    }
+}
+
+pub(super) struct Waiting<O: Outgoing> {
     version: u64,
     purpose: Purpose,
     members: Vec<Id>,
@@ -25,7 +43,7 @@ struct Waiting<O: Outgoing> {
 
 /// Sets that wait to be kept.
 pub(super) struct Sets<O: Outgoing> {
-    waiting: RefCell<VecDeque<Waiting<O>>>,
+    waiting: RefCell<VecDeque<Task<O>>>,
     changed: Notify,
 }
 
@@ -52,18 +70,22 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         set: &Set<'_>,
         admitted: O::Admitted,
     ) -> Result<(), Breach> {
-        let mut waiting = self.sets.waiting.borrow_mut();
-        let of_it = waiting.iter().filter(|w| w.busy.0.key == chan.key);
-        if of_it.count() >= SETS_MAX {
-            return Err(Breach::Sequence("more sets than may wait"));
-        }
-        waiting.push_back(Waiting {
+        self.put_task(Task::Set(Waiting {
             version: set.version,
             purpose: set.purpose,
             members: set.members.iter().collect(),
             busy: chan.busy(),
             _admitted: admitted,
-        });
+        }))
+    }
+
+    pub(super) fn put_task(&self, task: Task<O>) -> Result<(), Breach> {
+        let mut waiting = self.sets.waiting.borrow_mut();
+        let of_it = waiting.iter().filter(|w| w.chan().key == task.chan().key);
+        if of_it.count() >= SETS_MAX {
+            return Err(Breach::Sequence("more sets than may wait"));
+        }
+        waiting.push_back(task);
         drop(waiting);
         self.sets.wake();
         Ok(())
@@ -73,9 +95,16 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
     pub(super) async fn run_sets(self: Rc<Self>) {
         while !self.stopped.get() {
             let next = self.sets.waiting.borrow_mut().pop_front();
-            let Some(set) = next else {
-                self.sets.changed.notified().await;
-                continue;
+            let set = match next {
+                None => {
+                    self.sets.changed.notified().await;
+                    continue;
+                }
+                Some(Task::Snapshots(named)) => {
+                    self.keep_snapshots(named).await;
+                    continue;
+                }
+                Some(Task::Set(set)) => set,
             };
             let chan = set.busy.0.clone();
             if !self.admits(&chan) {

@@ -94,6 +94,10 @@ kinds! {
     Done = 27,
     /// The channel ends.
     Close = 28,
+    /// Which snapshots exist: others are to be deleted.
+    Snapshots = 29,
+    /// Those of them that are here.
+    Having = 30,
 }
 
 impl Kind {
@@ -113,6 +117,7 @@ impl Kind {
             | Self::AskLeaf
             | Self::Copy
             | Self::Feed
+            | Self::Snapshots
             | Self::Command => side == Side::Initiator,
             Self::Opened
             | Self::Ack
@@ -126,6 +131,7 @@ impl Kind {
             | Self::Leaf
             | Self::Copied
             | Self::Refused
+            | Self::Having
             | Self::Done => side == Side::Acceptor,
             Self::Close => true,
         }

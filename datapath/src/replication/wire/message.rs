@@ -14,6 +14,7 @@ use super::promise::{Kept, Promise, Promised, Set};
 use super::read::{Read, ReadDone};
 use super::refused::Refused;
 use super::resync::{AskLeaf, AskSummaries, Copied, Copy, Leaf, Summaries};
+use super::snapshots::{Having, Snapshots};
 
 macro_rules! messages {
     ($($name:ident($of:ty),)*) => {
@@ -65,6 +66,8 @@ messages! {
     Feed(Feed<'a>),
     Command(Command),
     Done(Done),
+    Snapshots(Snapshots<'a>),
+    Having(Having<'a>),
 }
 
 impl<'a> Message<'a> {
@@ -103,6 +106,8 @@ impl<'a> Message<'a> {
             Kind::Feed => Self::Feed(Feed::decode(body)?),
             Kind::Command => Self::Command(Command::decode(body, data)?),
             Kind::Done => Self::Done(Done::decode(body, data)?),
+            Kind::Snapshots => Self::Snapshots(Snapshots::decode(body)?),
+            Kind::Having => Self::Having(Having::decode(body)?),
             Kind::Close => {
                 Cursor::new("close", body).end()?;
                 Self::Close

@@ -20,6 +20,7 @@ pub mod read;
 pub mod record;
 pub mod refused;
 pub mod resync;
+pub mod snapshots;
 #[cfg(test)]
 mod tests;
 

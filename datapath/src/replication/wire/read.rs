@@ -4,6 +4,7 @@ use super::WireError;
 use super::bytes::{Cursor, put_stamp, put_zero};
 use super::items::{Item, List, put_all};
 use super::record::WRITE_BLOCKS_MAX;
+use super::resync::Tree;
 use crate::cipher::{KEY_INDEX_MAX, Seal};
 use crate::replication::seam::{Entry, Kind};
 use crate::store::types::{BLOCK_BYTES, BLOCKS_MAX, Crc, LaneBlock};
@@ -13,8 +14,8 @@ use crate::store::types::{BLOCK_BYTES, BLOCKS_MAX, Crc, LaneBlock};
 pub struct Read {
     /// The asker's number for it.
     pub request: u64,
-    /// The lane.
-    pub lane: u8,
+    /// Of this tree.
+    pub tree: Tree,
     /// The first block.
     pub first: LaneBlock,
     /// How many, 1 to 256.
@@ -25,10 +26,11 @@ impl Read {
     /// Appends the body.
     pub fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.request.to_le_bytes());
-        out.push(self.lane);
+        out.push(self.tree.lane);
         put_zero(out, 3);
         out.extend_from_slice(&self.blocks.to_le_bytes());
         out.extend_from_slice(&self.first.0.to_le_bytes());
+        self.tree.put_id(out);
     }
 
     /// Reads a body.
@@ -42,6 +44,7 @@ impl Read {
         c.zero(3)?;
         let blocks = c.u32()?;
         let first = c.u64()?;
+        let snapshot = Tree::take_id(&mut c)?;
         c.end()?;
         if !(1..=WRITE_BLOCKS_MAX as u32).contains(&blocks) {
             return Err(WireError::value("blocks of a read", blocks));
@@ -52,7 +55,7 @@ impl Read {
         let first = LaneBlock(first);
         Ok(Self {
             request,
-            lane,
+            tree: Tree { lane, snapshot },
             first,
             blocks,
         })

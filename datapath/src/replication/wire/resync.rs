@@ -30,11 +30,19 @@ pub struct Tree {
 }
 
 impl Tree {
-    fn put_id(&self, out: &mut Vec<u8>) {
+    /// A lane as it is.
+    pub fn live(lane: u8) -> Self {
+        Self {
+            lane,
+            snapshot: None,
+        }
+    }
+
+    pub(super) fn put_id(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.snapshot.map_or([0; 16], |s| s.0));
     }
 
-    fn take_id(c: &mut Cursor<'_>) -> Result<Option<SnapshotId>, WireError> {
+    pub(super) fn take_id(c: &mut Cursor<'_>) -> Result<Option<SnapshotId>, WireError> {
         let id = c.array()?;
         Ok((id != [0; 16]).then_some(SnapshotId(id)))
     }
@@ -386,7 +394,7 @@ fn check_copied(record: &Record<'_>) -> Result<(), WireError> {
     }
     match record.content {
         Content::Write(_) => Ok(()),
-        Content::Tombstone { .. } | Content::Poison(_) if !repair => Ok(()),
+        Content::Tombstone { .. } | Content::Poison(_) | Content::Snapshot(_) if !repair => Ok(()),
         _ => Err(WireError::value(
             "flags of a record that is not copied",
             head.flags,

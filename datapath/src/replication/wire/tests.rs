@@ -14,6 +14,7 @@ use super::batch::{Batch, BatchWriter, RECORDS_MAX};
 use super::frame::{DATA_BYTES_MAX, HEADER_BYTES, Header, Kind};
 use super::hello::{Hello, PeerId, Proof, Refusal, Side};
 use super::record::{Blocks, Content, Head, Record, WRITE_BLOCKS_MAX, flag};
+use super::resync::Tree;
 use crate::replication::wire;
 use crate::store::types::{BLOCK_BYTES, BLOCKS_MAX, LaneBlock, SnapshotId, Stamp};
 
@@ -367,4 +368,11 @@ fn the_highest_common_version_is_chosen() {
     assert_eq!(hello((1, 3)).common_version((2, 9)), Some(3));
     assert_eq!(hello((1, 3)).common_version((3, 3)), Some(3));
     assert_eq!(hello((1, 3)).common_version((4, 9)), None);
+}
+
+fn tree() -> impl Strategy<Value = Tree> {
+    (0_u8..16, any::<Option<[u8; 15]>>()).prop_map(|(lane, snapshot)| Tree {
+        lane,
+        snapshot: snapshot.map(|id| SnapshotId(std::array::from_fn(|i| *id.get(i).unwrap_or(&1)))),
+    })
 }

@@ -301,6 +301,17 @@ impl Catalogue {
         handles.copied().collect()
     }
 
+    /// The ids of a lane's snapshots.
+    pub fn snapshots_of(&self, volume: VolumeId, lane: u8) -> Vec<SnapshotId> {
+        let by_id = self.by_id.as_ref();
+        let by_id = by_id.expect("a checkpoint's copy is not asked for snapshots by their ids");
+        let of_volume =
+            by_id.range((volume, SnapshotId([0; 16]))..=(volume, SnapshotId([0xff; 16])));
+        let of_lane = |h: &CatalogueHandle| self.records.get(*h).is_some_and(|r| r.lane == lane);
+        let found = of_volume.filter(|(_, handles)| handles.iter().any(of_lane));
+        found.map(|((_, id), _)| *id).collect()
+    }
+
     /// A snapshot of one lane.
     pub fn snapshot_of(
         &self,

@@ -38,6 +38,7 @@ mod read;
 mod reclaim;
 mod reopen;
 mod replica;
+mod replica_snapshots;
 mod roots;
 mod scatter;
 mod scrub;
@@ -339,6 +340,13 @@ impl Store {
         all.collect()
     }
 
+    /// Ids of a volume's snapshots here, hidden ones excepted.
+    pub fn snapshots_of(&self, volume: VolumeId) -> std::collections::BTreeSet<SnapshotId> {
+        let all = self.snapshots().into_iter();
+        let of_it = all.filter(|s| s.volume == volume && !s.hidden);
+        of_it.map(|s| s.snapshot).collect()
+    }
+
     /// A live lane.
     pub fn lane(&self, volume: VolumeId, lane: u8) -> Option<StoreLane> {
         let lane = self.0.lane_named(volume, lane)?;
@@ -410,7 +418,7 @@ impl Store {
         snapshot: SnapshotId,
         to: VolumeId,
     ) -> Result<(), StoreError> {
-        self.0.clone_lanes(from, snapshot, to).await
+        self.0.clone_lanes(from, snapshot, to, false).await
     }
 
     /// The volume's live lanes become what the snapshot has, durably. The volume must not be used meanwhile; `StoreLane`s of it are void.

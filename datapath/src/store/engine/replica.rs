@@ -1,5 +1,6 @@
 //! A replica: all lanes of a volume on this node, as replication wants it ([`ReplicaStore`], `docs/replication.md` §15). Its drives are of one reactor.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -9,7 +10,7 @@ use super::super::VolumeId;
 use super::super::journal::{Record, Tags};
 use super::super::map::LeafShape;
 use super::super::superblock::{ReplicaEntry, ReplicaState};
-use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, Stamp};
+use super::super::types::{BLOCK_BYTES, Crc, LaneBlock, SnapshotId, Stamp};
 use super::copy::{BlockEntry, Content};
 use super::lane::LaneState;
 use super::stamped::Mark;
@@ -20,6 +21,7 @@ use crate::replication::held::{Held, What};
 use crate::replication::seam::{
     Entry, Id, KeptSet, Kind, Promise, ReplicaError, ReplicaStore, Standing, Unsettled,
 };
+use crate::replication::wire::resync::Tree;
 
 /// See the module's text.
 #[derive(Clone, Debug)]
@@ -39,7 +41,7 @@ fn incomplete(what: impl Into<String>) -> ReplicaError {
 }
 
 /// What an error of the store means to a replica; `block` is of whatever the operation was about.
-fn told(e: StoreError, lane: u8, block: u64) -> ReplicaError {
+pub(super) fn told(e: StoreError, lane: u8, block: u64) -> ReplicaError {
     let damaged = |block: LaneBlock| ReplicaError::Damaged {
         lane,
         block: block.0,
@@ -142,6 +144,9 @@ impl Replica {
     pub async fn delete(self) -> Result<(), StoreError> {
         for store in &self.stores {
             store.delete_lanes(self.volume).await?;
+            for snapshot in store.snapshots_of(self.volume) {
+                store.delete_snapshot(self.volume, snapshot).await?;
+            }
             store.drop_replica(self.volume).await?;
         }
         Ok(())
@@ -152,7 +157,7 @@ impl Replica {
         self.id
     }
 
-    fn lane(&self, lane: u8) -> Result<&(Rc<Inner>, Rc<LaneState>), ReplicaError> {
+    pub(super) fn lane(&self, lane: u8) -> Result<&(Rc<Inner>, Rc<LaneState>), ReplicaError> {
         let found = self.lanes.get(usize::from(lane));
         found.ok_or_else(|| incomplete(format!("it has no lane {lane}")))
     }
@@ -207,7 +212,10 @@ impl Replica {
             }
             What::Poison { .. } => Content::Poison(&crcs, tags),
             What::Tombstone { .. } => Content::Nothing,
-            What::Snapshot(_) => return Err(ReplicaError::NotBuilt("snapshots of replicas")),
+            What::Snapshot(id) => {
+                let taken = store.snapshot_one(lane, *id).await;
+                return taken.map_err(|e| told(e, record.lane, 0));
+            }
             What::Write { data: None, .. } => {
                 return Err(incomplete("a write without its data is not copied"));
             }
@@ -334,9 +342,7 @@ impl ReplicaStore for Replica {
                     .apply_mark(lane, stamp, blocks.clone(), Mark::Erase)
                     .await
             }
-            What::Snapshot(_) => {
-                return Err(ReplicaError::NotBuilt("snapshots of replicas"));
-            }
+            What::Snapshot(id) => store.snapshot_one(lane, *id).await,
         };
         applied.map_err(|e| told(e, record.lane, blocks.start))
     }
@@ -382,22 +388,26 @@ impl ReplicaStore for Replica {
 
     async fn read(
         &self,
-        lane: u8,
+        tree: Tree,
         blocks: Range<u64>,
         into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, ReplicaError>) {
-        let (store, state) = match self.lane(lane) {
+        let lane = tree.lane;
+        let (store, _) = match self.lane(lane) {
             Ok(found) => found,
             Err(e) => return (into, Err(e)),
         };
-        // From before the look until the last byte is here.
-        let _reader = store.reclaim.read();
-        let entries = match store.entries(state, &blocks).await {
+        // Its reader stays from before the look until the last byte is here.
+        let (state, _reader) = match self.tree(tree).await {
+            Ok(found) => found,
+            Err(e) => return (into, Err(e)),
+        };
+        let entries = match store.entries(&state, &blocks).await {
             Ok(entries) => entries,
             Err(e) => return (into, Err(told(e, lane, blocks.start))),
         };
         let places: Vec<_> = entries.iter().map(BlockEntry::place).collect();
-        let read = store.read_places(state, blocks.start, &places, into);
+        let read = store.read_places(&state, blocks.start, &places, into);
         let (into, read) = read.await;
         let entries = entries.iter().map(|e| e.entry).collect();
         (
@@ -454,22 +464,44 @@ impl ReplicaStore for Replica {
 
     async fn summaries(
         &self,
-        lane: u8,
+        tree: Tree,
         level: u8,
         first: u64,
         count: u32,
     ) -> Result<Vec<u32>, ReplicaError> {
-        let (store, state) = self.lane(lane)?;
+        let (store, _) = self.lane(tree.lane)?;
+        let (state, _reader) = self.tree(tree).await?;
         let found = store
-            .summaries(state, level, first..first + u64::from(count))
+            .summaries(&state, level, first..first + u64::from(count))
             .await;
-        found.map_err(|e| told(e, lane, first))
+        found.map_err(|e| told(e, tree.lane, first))
     }
 
-    async fn leaf(&self, lane: u8, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
-        let (store, state) = self.lane(lane)?;
-        let found = store.leaf_entries(state, leaf).await;
-        found.map_err(|e| told(e, lane, 0))
+    async fn leaf(&self, tree: Tree, leaf: u64) -> Result<Vec<(u64, Entry)>, ReplicaError> {
+        let (store, _) = self.lane(tree.lane)?;
+        let (state, _reader) = self.tree(tree).await?;
+        let found = store.leaf_entries(&state, leaf).await;
+        found.map_err(|e| told(e, tree.lane, 0))
+    }
+
+    fn snapshots(&self) -> Vec<(SnapshotId, u8)> {
+        let mut found = BTreeMap::new();
+        for (lane, (store, _)) in (0_u8..).zip(&self.lanes) {
+            let catalogue = store.catalogue.borrow();
+            for id in catalogue.snapshots_of(self.volume, lane) {
+                *found.entry(id).or_default() += 1;
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    async fn delete_snapshot(&self, id: SnapshotId) -> Result<(), ReplicaError> {
+        for store in &self.stores {
+            let deleted = store.delete_snapshot(self.volume, id).await;
+            deleted.map_err(|e| told(e, 0, 0))?;
+            store.flush().await.map_err(|e| told(e, 0, 0))?;
+        }
+        Ok(())
     }
 
     fn settled(&self, lane: u8) -> Stamp {

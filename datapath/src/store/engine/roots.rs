@@ -13,6 +13,7 @@ use super::super::types::{
 use super::catalogue::NONE;
 use super::lane::LaneState;
 use super::moving::TEMPORARY;
+use super::reclaim::Reader;
 use super::unsettled::ReplicaLane;
 use super::{DiffRange, Inner, RootOf, StoreError};
 
@@ -218,6 +219,47 @@ impl Inner {
         self.commit_meta().await
     }
 
+    /// Takes a snapshot of one lane of a replica, unless it has it: durable when this returns.
+    pub(super) async fn snapshot_one(
+        self: &Rc<Self>,
+        lane: &LaneState,
+        id: SnapshotId,
+    ) -> Result<(), StoreError> {
+        let _one = self.changing.lock().await;
+        self.room_for_meta(1).await?;
+        if lane.void.get() {
+            return Err(StoreError::Unknown);
+        }
+        let there = self
+            .catalogue
+            .borrow()
+            .snapshot_of(lane.volume, lane.lane, id);
+        if there.is_none() {
+            self.snapshot_lane(lane.handle, id);
+        }
+        self.commit_meta().await
+    }
+
+    /// A replica's lane as of a snapshot; `None`: it has no such one. What it shows stays while the reader does, which comes with it.
+    pub(super) async fn snapshot_view(
+        &self,
+        lane: &LaneState,
+        id: SnapshotId,
+    ) -> Result<Option<(LaneState, Reader)>, StoreError> {
+        self.merge_snapshots(lane.volume, id).await?;
+        let reader = self.reclaim.read();
+        let catalogue = self.catalogue.borrow();
+        let handle = catalogue.snapshot_of(lane.volume, lane.lane, id);
+        let found = handle.and_then(|h| Some((h, catalogue.get(h)?)));
+        Ok(found.map(|(handle, record)| {
+            let of = (record.volume, record.lane);
+            let (root, generation) = (record.root(), record.generation);
+            let sequence = record.sequence;
+            let view = LaneState::new(handle, of, root, sequence, generation, record.epoch, None);
+            (view, reader)
+        }))
+    }
+
     /// Takes a snapshot of a live lane now; its record.
     pub(super) fn snapshot_lane(
         &self,
@@ -288,7 +330,8 @@ impl Inner {
         snapshot: SnapshotId,
     ) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
-        self.room_for_meta(256).await?;
+        let count = self.catalogue.borrow().snapshots(volume, snapshot).len();
+        self.room_for_meta(count as u64).await?;
         let handles = self.catalogue.borrow().snapshots(volume, snapshot);
         for handle in handles {
             let clones = self.catalogue.borrow().children(handle).len();
@@ -327,23 +370,26 @@ impl Inner {
         from: VolumeId,
         snapshot: SnapshotId,
         to: VolumeId,
+        replica: bool,
     ) -> Result<(), StoreError> {
         let _one = self.changing.lock().await;
-        self.room_for_meta(256).await?;
+        let count = self.catalogue.borrow().snapshots(from, snapshot).len();
+        self.room_for_meta(count as u64).await?;
         self.merge_snapshots(from, snapshot).await?;
         let origins = self.catalogue.borrow().snapshots(from, snapshot);
         if origins.is_empty() {
             return Err(StoreError::Unknown);
         }
         for origin in origins {
-            self.branch(origin, to, 0);
+            self.branch(origin, to, (0, replica));
         }
         self.commit_meta().await
     }
 
     /// A new live lane with a snapshot's root, unless there is one of that name.
     /// Its stamps are above all of the snapshot, and of epochs above `epoch`.
-    fn branch(&self, origin: CatalogueHandle, volume: VolumeId, epoch: u32) {
+    /// A replica's come with its records, and nothing of it is on a list.
+    fn branch(&self, origin: CatalogueHandle, volume: VolumeId, (epoch, replica): (u32, bool)) {
         let record = self.catalogue.borrow().get(origin).cloned();
         let record = record.expect("the snapshot was found");
         if self.lane_named(volume, record.lane).is_some() {
@@ -360,8 +406,8 @@ impl Inner {
             generation,
             snapshot: NO_SNAPSHOT,
             sequence: LaneSequence(0),
-            // What a replica's snapshot is cloned to is no replica by that.
-            replica: false,
+            replica,
+            settled: Stamp { epoch: 0, seq: 0 },
             epoch: record.epoch.max(epoch),
             ..record
         };
@@ -396,7 +442,7 @@ impl Inner {
                 self.end_lane(old.handle);
                 ended.push(old);
             }
-            self.branch(origin, volume, epoch);
+            self.branch(origin, volume, (epoch, false));
             // A volume does not shrink because it was smaller at the snapshot.
             if let (Some(size), Some(lane)) = (size, lane)
                 && let Some(new) = self.lane_named(volume, lane)

@@ -30,7 +30,7 @@ use crate::reactor::{Handle, Nanos, Notify};
 use crate::replication::held::Held;
 use crate::replication::seam::{Entry, Id};
 use crate::replication::wire::record::flag;
-use crate::replication::wire::resync::{self as wire, AskLeaf, AskSummaries};
+use crate::replication::wire::resync::{self as wire, AskLeaf, AskSummaries, Tree};
 use crate::store::map::LeafShape;
 use crate::store::types::{BLOCK_BYTES, Stamp};
 
@@ -119,7 +119,7 @@ pub trait Peers: 'static {
     async fn read(
         &self,
         from: Place,
-        lane: u8,
+        tree: Tree,
         blocks: Range<u64>,
         into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, NotRead>);

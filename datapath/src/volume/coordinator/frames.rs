@@ -18,7 +18,8 @@ use crate::replication::wire::list::{Fetch, Fetched, Found, ListAsk, Listed};
 use crate::replication::wire::open::{self, LaneFeed, Open, Opened, Target, encode_feed};
 use crate::replication::wire::promise::{Kept, Promise, Promised, Purpose, encode_set};
 use crate::replication::wire::refused::Refused;
-use crate::store::types::{BLOCK_BYTES, Stamp};
+use crate::replication::wire::snapshots::{Having, encode_snapshots};
+use crate::store::types::{BLOCK_BYTES, SnapshotId, Stamp};
 
 /// Whom a channel leads to, and from whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,11 +45,11 @@ pub struct Frame {
     pub data: Vec<(Rc<Buffer>, Range<usize>)>,
 }
 
-/// The frame of a message. `now`: of this node's clock, for heartbeats. `None`: it has none on the wire.
+/// The frame of a message. `now`: of this node's clock, for heartbeats.
 ///
 /// # Panics
 /// If a batch is more than a frame has room for: rings bound what they give.
-pub fn frame(ends: &Ends, message: &Message, now_ns: u64) -> Option<Frame> {
+pub fn frame(ends: &Ends, message: &Message, now_ns: u64) -> Frame {
     let mut body = Vec::new();
     let mut data = Vec::new();
     let kind = match message {
@@ -146,10 +147,14 @@ pub fn frame(ends: &Ends, message: &Message, now_ns: u64) -> Option<Frame> {
             encode_set(&mut body, *version, purpose, members);
             Kind::Set
         }
-        Message::Forget(_) => return None,
+        Message::Snapshots { number, whole, ids } => {
+            let ids: Vec<Id> = ids.iter().map(|id| id.0).collect();
+            encode_snapshots(&mut body, *number, *whole, &ids);
+            Kind::Snapshots
+        }
         Message::Close => Kind::Close,
     };
-    Some(Frame { kind, body, data })
+    Frame { kind, body, data }
 }
 
 fn batch(
@@ -247,6 +252,13 @@ pub fn said(
             Said::Heard {
                 number: heard.number,
                 asked: !heard.lease,
+            }
+        }
+        Kind::Having => {
+            let having = Having::decode(body)?;
+            Said::Having {
+                number: having.number,
+                ids: having.ids.iter().map(SnapshotId).collect(),
             }
         }
         Kind::Kept => {

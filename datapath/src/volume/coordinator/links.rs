@@ -26,7 +26,7 @@ use crate::replication::session::{
 };
 use crate::replication::wire::frame::Kind as FrameKind;
 use crate::replication::wire::read::{self as wire, ReadDone, ReadResult};
-use crate::replication::wire::resync::{AskLeaf, AskSummaries};
+use crate::replication::wire::resync::{AskLeaf, AskSummaries, Tree};
 use crate::store::types::{BLOCK_BYTES, Crc, LaneBlock};
 
 /// How long a replica may take to answer a read.
@@ -228,14 +228,14 @@ impl Peers for Links {
     async fn read(
         &self,
         from: Place,
-        lane: u8,
+        tree: Tree,
         blocks: Range<u64>,
         mut into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, NotRead>) {
         let Some(way) = self.way(from) else {
             return (into, Err(NotRead::Away));
         };
-        match way.read(lane, blocks).await {
+        match way.read(tree, blocks).await {
             Ok((entries, data)) => {
                 let placed = place(&entries, data.as_deref().unwrap_or(&[]), &mut into);
                 (into, placed.map(|()| entries))
@@ -347,10 +347,8 @@ impl Way {
                 return channel.end_session(Down::Stopped);
             }
         }
-        match frame(&self.ends, message, self.handle.now().0) {
-            Some(frame) => self.send(&channel, frame),
-            None => tracing::error!(?message, "this has no frame on the wire, and is not said"),
-        }
+        let frame = frame(&self.ends, message, self.handle.now().0);
+        self.send(&channel, frame);
     }
 
     fn send(&self, channel: &Channel, frame: Frame) {
@@ -444,11 +442,11 @@ impl Way {
         request
     }
 
-    async fn read(&self, lane: u8, blocks: Range<u64>) -> Result<Read, NotRead> {
+    async fn read(&self, tree: Tree, blocks: Range<u64>) -> Result<Read, NotRead> {
         let request = self.number();
         let read = wire::Read {
             request,
-            lane,
+            tree,
             first: LaneBlock(blocks.start),
             blocks: (blocks.end - blocks.start) as u32,
         };

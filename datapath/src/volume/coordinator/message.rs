@@ -86,8 +86,15 @@ pub enum Message {
         /// Note: you are level, and count if the record of this version names you, as these will be. What was kept stays.
         level: bool,
     },
-    /// A snapshot never existed.
-    Forget(SnapshotId),
+    /// These snapshots exist, or are being taken; others are to be deleted.
+    Snapshots {
+        /// Rises.
+        number: u64,
+        /// What some lanes lack is to be deleted, too: it comes again, by copies.
+        whole: bool,
+        /// The snapshots.
+        ids: Vec<SnapshotId>,
+    },
     /// The channel ends.
     Close,
 }
@@ -159,6 +166,13 @@ pub enum Said {
         /// It was asked for a higher epoch, and renews nothing.
         asked: bool,
     },
+    /// It has these of the snapshots that were named, in all lanes.
+    Having {
+        /// Of the question.
+        number: u64,
+        /// The snapshots.
+        ids: Vec<SnapshotId>,
+    },
     /// It keeps a set.
     Kept {
         /// Of this version.
@@ -203,6 +217,12 @@ pub enum Event {
     },
     /// A host flushes.
     Flush(Token),
+    /// A snapshot is to be taken.
+    Snapshot(Token, SnapshotId),
+    /// A snapshot is to be deleted.
+    DeleteSnapshot(Token, SnapshotId),
+    /// A replica was given the snapshots that it lacked.
+    Prepared(Place),
     /// A replica is to be fed from now on: it will be copied to.
     Subscribe(Place),
     /// A replica is to join the set, or leave, or the like.
@@ -246,6 +266,12 @@ pub enum Failed {
     /// Its stamps were reserved, and the reservation is void: another path, or a later try, may do.
     #[error("the reservation of its stamps is void")]
     Void,
+    /// A snapshot of this id was begun in an earlier epoch and never existed: another one may be taken, under another id.
+    #[error("the snapshot was interrupted by a takeover and does not exist: take another one")]
+    NeverTaken,
+    /// The volume has as many snapshots as it may.
+    #[error("the volume has as many snapshots as it can have: delete some first")]
+    TooMany,
     /// The blocks are damaged on every replica that was asked.
     #[error("the data is damaged")]
     Damaged,

@@ -24,6 +24,7 @@ pub mod ring;
 pub mod set;
 pub mod settled;
 pub mod slow;
+mod snapshotting;
 pub mod state;
 #[cfg(test)]
 mod tests;

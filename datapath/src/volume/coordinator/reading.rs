@@ -16,6 +16,7 @@ use crate::cipher::{self, NotOpened, Seal};
 use crate::reactor::Nanos;
 use crate::replication::held::What;
 use crate::replication::seam::Entry;
+use crate::replication::wire::resync::Tree;
 use crate::store::types::{BLOCK_BYTES, Stamp};
 
 /// A read that began: however it ends, the stream is let go.
@@ -53,7 +54,10 @@ impl<P: Peers, K: SetStore> Pinned<'_, P, K> {
                 match self.choose(tried) {
                     Some(from) => {
                         tried = tried.with(from);
-                        let read = self.inner.peers.read(from, lane, blocks.clone(), into);
+                        let read =
+                            self.inner
+                                .peers
+                                .read(from, Tree::live(lane), blocks.clone(), into);
                         let entries;
                         (into, entries) = read.await;
                         if entries == Err(NotRead::Damaged) {

@@ -126,6 +126,11 @@ impl Ring {
         self.kept.records < self.limits.records && self.kept.bytes + bytes <= self.limits.bytes
     }
 
+    /// Whether so many records without data have room.
+    pub fn room_for(&self, records: usize) -> bool {
+        self.kept.records + records <= self.limits.records
+    }
+
     /// What is kept now.
     pub fn kept(&self) -> Limits {
         self.kept

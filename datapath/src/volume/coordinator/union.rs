@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::members::{Members, Place};
 use crate::replication::held::{Held, What};
 use crate::replication::planted::{self, Bug};
-use crate::store::types::{SnapshotId, Stamp};
+use crate::store::types::Stamp;
 
 /// Two records of one stamp: invariant 3 is broken. The volume is not served, and a person looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,8 +61,6 @@ pub struct Plan {
     pub settled: Vec<Stamp>,
     /// Per lane, lowest stamps first.
     pub lanes: Vec<Vec<Item>>,
-    /// Snapshots that not all have in all lanes: they never existed.
-    pub void: Vec<SnapshotId>,
 }
 
 impl Union {
@@ -125,24 +123,11 @@ impl Union {
         Ok(())
     }
 
-    /// What is to be done so that all of `part` are level; `named` are the snapshots that the volume's records name.
-    pub fn plan(&self, part: Members, named: &[SnapshotId]) -> Plan {
-        let mut void = Vec::new();
-        for listed in self.lanes.iter().flat_map(BTreeMap::values) {
-            let What::Snapshot(id) = listed.held.what else {
-                continue;
-            };
-            let exists = named.contains(&id) && part.within(self.have_snapshot(id));
-            if !exists && !void.contains(&id) {
-                void.push(id);
-            }
-        }
+    /// What is to be done so that all of `part` are level. Snapshots are no part of it: they exist, or are deleted.
+    pub fn plan(&self, part: Members) -> Plan {
         let lanes = self.lanes.iter().zip(&self.settled).map(|(lane, settled)| {
             let above = lane.values().filter(|l| l.held.stamp > *settled);
-            let kept = above.filter(|l| match l.held.what {
-                What::Snapshot(id) => !void.contains(&id),
-                _ => true,
-            });
+            let kept = above.filter(|l| !matches!(l.held.what, What::Snapshot(_)));
             let items = kept.map(|l| {
                 let whole = l.whole.and(part);
                 // Damaged wherever it is listed: it stays, as that, and all get to be alike.
@@ -163,29 +148,14 @@ impl Union {
         Plan {
             settled: self.settled.clone(),
             lanes: lanes.collect(),
-            void,
         }
-    }
-
-    /// Who has a snapshot in all lanes, as far as the lists say: where it is below settled, everybody has it.
-    fn have_snapshot(&self, id: SnapshotId) -> Members {
-        let lanes = self.lanes.iter().map(|lane| {
-            let found = lane.values().find(|l| match l.held.what {
-                What::Snapshot(other) => other == id,
-                _ => false,
-            });
-            found.map_or(Members::NONE, |l| l.whole)
-        });
-        // A lane that nobody lists it in is settled beyond it, if the record says that it exists.
-        let listed = lanes.filter(|m| !m.is_empty());
-        listed.reduce(Members::and).unwrap_or(Members::NONE)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::types::LaneBlock;
+    use crate::store::types::{LaneBlock, SnapshotId};
     use proptest::prelude::*;
 
     fn place(n: usize) -> Place {
@@ -245,7 +215,7 @@ mod tests {
         union.add(place(0), &write(stamp(2, 1), &[3])).unwrap();
         union.add(place(1), &write(stamp(1, 9), &[1, 2])).unwrap();
         union.add(place(0), &write(stamp(1, 9), &[1, 2])).unwrap();
-        let plan = union.plan(members(&[0, 1]), &[]);
+        let plan = union.plan(members(&[0, 1]));
         let order: Vec<_> = plan.lanes[0]
             .iter()
             .map(|i| (i.held.stamp, i.whole))
@@ -268,7 +238,7 @@ mod tests {
         union.settled(0, stamp(1, 2));
         union.settled(0, stamp(1, 3));
         union.settled(0, stamp(1, 1));
-        let plan = union.plan(members(&[0, 1]), &[]);
+        let plan = union.plan(members(&[0, 1]));
         assert_eq!(plan.settled, [stamp(1, 3)]);
         assert_eq!(plan.lanes[0].len(), 1);
         assert_eq!(plan.lanes[0][0].held.stamp, stamp(1, 4));
@@ -301,7 +271,7 @@ mod tests {
             }
             union.add(place(0), &good).unwrap();
             union.add(place(1), &bad).unwrap();
-            let plan = union.plan(members(&[0, 1, 2]), &[]);
+            let plan = union.plan(members(&[0, 1, 2]));
             let item = &plan.lanes[0][0];
             assert!(matches!(item.held.what, What::Write { .. }));
             assert_eq!((item.whole, item.damaged), (members(&[0]), members(&[1])));
@@ -313,7 +283,7 @@ mod tests {
     fn poison_everywhere_stays() {
         let mut union = Union::new(1);
         union.add(place(1), &poison(stamp(1, 3), &[1])).unwrap();
-        let plan = union.plan(members(&[0, 1]), &[]);
+        let plan = union.plan(members(&[0, 1]));
         let item = &plan.lanes[0][0];
         assert!(matches!(item.held.what, What::Poison { .. }));
         assert_eq!(item.lacking(members(&[0, 1])), members(&[0]));
@@ -324,26 +294,17 @@ mod tests {
     fn what_only_those_have_who_left_is_not_completed() {
         let mut union = Union::new(1);
         union.add(place(2), &write(stamp(1, 3), &[1])).unwrap();
-        assert!(union.plan(members(&[0, 1]), &[]).lanes[0].is_empty());
+        assert!(union.plan(members(&[0, 1])).lanes[0].is_empty());
     }
 
     #[test]
-    fn a_snapshot_is_kept_if_all_have_it_everywhere_and_it_is_named() {
-        let ids = [1, 2].map(|n| SnapshotId([n; 16]));
+    fn snapshots_are_not_completed() {
         let both = members(&[0, 1]);
-        let mut union = Union::new(2);
-        for (lane, n) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
-            union.add(place(n), &snapshot(lane, 1)).unwrap();
-        }
-        assert!(union.plan(both, &ids).void.is_empty());
-        assert_eq!(union.plan(both, &[]).void, [ids[0]], "nobody names it");
         let mut union = Union::new(2);
         for (lane, n) in [(0, 0), (0, 1), (1, 1)] {
             union.add(place(n), &snapshot(lane, 2)).unwrap();
         }
-        let plan = union.plan(both, &ids);
-        assert_eq!(plan.void, [ids[1]], "one lacks it in a lane");
-        assert!(plan.lanes.iter().all(Vec::is_empty));
+        assert!(union.plan(both).lanes.iter().all(Vec::is_empty));
     }
 
     proptest! {
@@ -369,7 +330,7 @@ mod tests {
                     *has = has.with(p);
                 }
             }
-            let plan = union.plan(part, &[]);
+            let plan = union.plan(part);
             let found: Vec<_> = plan.lanes[0].iter().map(|i| (i.held.stamp.seq, i.whole)).collect();
             prop_assert_eq!(found, expect.into_iter().collect::<Vec<_>>());
         }

@@ -21,7 +21,7 @@ use crate::replication::wire::promise::{Purpose, encode_set};
 use crate::replication::wire::read::{Read, ReadDone, ReadResult};
 use crate::replication::wire::record::{Content, flag};
 use crate::replication::wire::refused::{Reason, Refused};
-use crate::replication::wire::resync::{Copied, CopyWriter};
+use crate::replication::wire::resync::{Copied, CopyWriter, Tree};
 use crate::store::types::{LaneBlock, Stamp};
 
 const LONG: Duration = Duration::from_secs(100);
@@ -263,7 +263,7 @@ fn a_snapshot_is_between_what_was_before_and_after() {
         let disk = disk.borrow();
         let (_, has) = disk.lane(0).snapshots.iter().next().unwrap();
         let expected = [(0, stamp(3, 0, 1)), (1, stamp(3, 0, 2))];
-        assert!(has.iter().map(|(b, s)| (*b, *s)).eq(expected));
+        assert!(has.iter().map(|(b, v)| (*b, v.entry.stamp)).eq(expected));
     });
 }
 
@@ -280,7 +280,7 @@ fn blocks_are_read_and_records_fetched() {
             let mut body = Vec::new();
             let ask = Read {
                 request,
-                lane: 0,
+                tree: Tree::live(0),
                 first: LaneBlock(0),
                 blocks: 4,
             };

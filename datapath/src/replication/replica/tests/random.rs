@@ -211,7 +211,9 @@ async fn take_over(node: &Node, world: &Shared) -> Option<Peer> {
         let kept: BTreeMap<_, _> = std::mem::take(&mut world.lanes[lane])
             .into_iter()
             .filter(|(of, record)| {
-                let there = listed.contains(of) || *of <= state.settled;
+                // A snapshot is on no list: which are there is asked for by their names.
+                let snapshot = matches!(record.what, What::Snapshot(_));
+                let there = snapshot || listed.contains(of) || *of <= state.settled;
                 let said = record.stable || record.acked;
                 assert!(
                     there || !said,
@@ -480,15 +482,23 @@ async fn quiesce(node: &Node, world: &Shared, peer: &Peer) {
                 other => panic!("block {block} of lane {lane}: {other:?}"),
             }
         }
+        for (of, record) in &w.lanes[usize::from(lane)] {
+            if let (What::Snapshot(n), true) = (record.what, record.acked) {
+                assert!(
+                    here.snapshots.keys().any(|id| id.0 == [n; 16]),
+                    "{of:?} was acknowledged"
+                );
+            }
+        }
         for (id, has) in &here.snapshots {
             let of = |r: &Record| matches!(r.what, What::Snapshot(n) if [n; 16] == id.0);
             let found = w.lanes[usize::from(lane)].iter().find(|(_, r)| of(r));
             let (at, _) = found.expect("a snapshot that was stamped");
             let before = fold(&w.lanes[usize::from(lane)], *at);
             for (block, (of, data)) in &before {
-                let there = has.get(block);
+                let there = has.get(block).map(|v| v.entry.stamp);
                 assert!(
-                    there == Some(of) || !data && there.is_none(),
+                    there == Some(*of) || !data && there.is_none(),
                     "{id} has block {block}"
                 );
             }

@@ -6,7 +6,7 @@ use super::wire::list::{Listed, ListedWriter};
 use super::wire::message::Message;
 use super::wire::read::{self, ReadResult};
 use super::wire::resync::{self, CopyWriter};
-use super::wire::{ack, heart, open, promise};
+use super::wire::{ack, heart, open, promise, snapshots};
 
 /// The body, and how many bytes of data go behind it.
 pub fn again(message: &Message<'_>) -> (Vec<u8>, usize) {
@@ -67,6 +67,10 @@ pub fn again(message: &Message<'_>) -> (Vec<u8>, usize) {
             data = m.data() as usize;
         }
         Message::Done(m) => m.put(o),
+        Message::Snapshots(m) => {
+            snapshots::encode_snapshots(o, m.number, m.whole, &all(&m.ids));
+        }
+        Message::Having(m) => snapshots::encode_having(o, m.number, &all(&m.ids)),
         Message::Close => {}
     }
     (out, data)

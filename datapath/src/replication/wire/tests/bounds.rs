@@ -13,6 +13,7 @@ use super::super::refused::{Reason, Refused};
 use super::super::resync::{
     AskLeaf, AskSummaries, Copied, CopyWriter, LeafEntry, Tree, encode_leaf, encode_summaries,
 };
+use super::super::snapshots::{encode_having, encode_snapshots};
 use super::frames::{decode, lane};
 use crate::cipher::Seal;
 use crate::replication::seam::{Entry, Kind as BlockKind};
@@ -240,7 +241,7 @@ fn entry(kind: BlockKind) -> Entry {
 fn of_reads() {
     let read = Read {
         request: 1,
-        lane: 15,
+        tree: Tree::live(15),
         first: LaneBlock(BLOCKS_MAX - 256),
         blocks: 256,
     };
@@ -375,8 +376,22 @@ fn of_copies() {
     snapshot.content = Content::Snapshot(crate::store::types::SnapshotId([1; 16]));
     writer.begin([]);
     assert!(writer.add(&snapshot));
-    let snapshot = [&[0; 8][..], writer.finish().0].concat();
-    assert!(decode(Kind::Copy, &snapshot, 0).is_err(), "a snapshot");
+    let mut snapshot = [&[0; 8][..], writer.finish().0].concat();
+    assert!(decode(Kind::Copy, &snapshot, 0).is_ok(), "a snapshot");
+    snapshot[RECORD + 1] = flag::REPAIR;
+    assert!(decode(Kind::Copy, &snapshot, 0).is_err(), "a repair");
+    good(Kind::Snapshots, 0, |o| {
+        encode_snapshots(o, 1, true, &[[1; 16]])
+    })
+    .no(0, &[0], "number 0")
+    .no(10, &[2], "no such flag")
+    .no(8, &[2], "fewer than it says");
+    let many = good(Kind::Having, 0, |o| encode_having(o, 1, &[[1; 16]; 1024]));
+    let mut bad = many.body.clone();
+    bad[8..10].copy_from_slice(&1025_u16.to_le_bytes());
+    bad.extend([1; 16]);
+    many.no_body(&bad, "1,025 snapshots");
+    many.no(10, &[1], "no such flag");
     let copied = Copied {
         request: 1,
         result: Ok(()),

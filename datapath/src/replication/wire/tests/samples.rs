@@ -12,17 +12,18 @@ use super::super::list::{Fetch, Fetched, Found, LEAF_MAX, ListAsk, ListedWriter}
 use super::super::open::{LaneFeed, LaneState, Open, Target, encode_feed, encode_opened};
 use super::super::promise::{Kept, Promise, PromisedHead, Purpose, encode_promised, encode_set};
 use super::super::read::{Read, encode_damaged, encode_done, encode_failed};
-use super::super::record::{Content, flag};
+use super::super::record::flag;
 use super::super::refused::{Reason, Refused};
 use super::super::resync::{
-    AskLeaf, AskSummaries, Copied, CopyWriter, LeafEntry, NotCopied, NotRead, Tree, encode_leaf,
+    AskLeaf, AskSummaries, Copied, CopyWriter, LeafEntry, NotCopied, NotRead, encode_leaf,
     encode_summaries,
 };
+use super::super::snapshots::{encode_having, encode_snapshots};
 use super::super::{ack, record::WRITE_BLOCKS_MAX};
-use super::{Owned, record, stamp};
+use super::{Owned, record, stamp, tree};
 use crate::cipher::Seal;
 use crate::replication::seam::{Entry, Id, Kind as BlockKind, Standing};
-use crate::store::types::{BLOCKS_MAX, Crc, LaneBlock, SnapshotId, Stamp};
+use crate::store::types::{BLOCKS_MAX, Crc, LaneBlock, Stamp};
 
 /// A frame's kind and body, the data behind it, and where its reserved bytes are.
 #[derive(Clone, Debug)]
@@ -47,6 +48,7 @@ pub fn any_kind() -> impl Strategy<Value = Sample> {
         trees(),
         copies(),
         commands(),
+        snapshots(),
         small(),
     ]
 }
@@ -391,17 +393,28 @@ fn entry() -> impl Strategy<Value = Entry> {
     })
 }
 
+fn snapshots() -> impl Strategy<Value = Sample> {
+    let ids = vec(any::<Id>(), 0..20);
+    let all = (1..=u64::MAX, any::<bool>(), any::<bool>(), ids);
+    all.prop_map(|(number, asks, whole, ids)| match asks {
+        true => sample(Kind::Snapshots, 11..16, |o| {
+            encode_snapshots(o, number, whole, &ids);
+        }),
+        false => sample(Kind::Having, 10..16, |o| encode_having(o, number, &ids)),
+    })
+}
+
 fn reads() -> impl Strategy<Value = Sample> {
     let ask = (
         any::<u64>(),
-        0_u8..16,
+        tree(),
         1..=WRITE_BLOCKS_MAX as u32,
         0..BLOCKS_MAX - 255,
     );
-    let read = ask.prop_map(|(request, lane, blocks, first)| {
+    let read = ask.prop_map(|(request, tree, blocks, first)| {
         let read = Read {
             request,
-            lane,
+            tree,
             first: LaneBlock(first),
             blocks,
         };
@@ -444,13 +457,6 @@ fn not_read() -> impl Strategy<Value = Option<NotRead>> {
 }
 
 fn trees() -> impl Strategy<Value = Sample> {
-    let tree = || {
-        (0_u8..16, any::<Option<[u8; 15]>>()).prop_map(|(lane, snapshot)| Tree {
-            lane,
-            snapshot: snapshot
-                .map(|id| SnapshotId(std::array::from_fn(|i| *id.get(i).unwrap_or(&1)))),
-        })
-    };
     let summaries = (
         tree(),
         0_u8..=6,
@@ -503,14 +509,12 @@ fn copies() -> impl Strategy<Value = Sample> {
         let mut writer = CopyWriter::default();
         writer.begin(request);
         for r in &mut records {
-            r.kind = if r.kind == 3 { 2 } else { r.kind };
             r.head.flags &= flag::REPAIR;
             if r.head.flags == flag::REPAIR {
                 r.head.position = 0;
                 r.kind = 1;
             }
             let record = r.record();
-            assert!(!matches!(record.content, Content::Snapshot(_)));
             assert!(writer.add(&record), "room for a few");
         }
         let (body, data) = writer.finish();

@@ -16,6 +16,8 @@ use crate::replication::seam::{
     Entry, KeptSet, Kind, Promise, ReplicaError, ReplicaStore, Standing,
 };
 
+use crate::replication::wire::resync::Tree;
+
 const DRIVE: &str = "d";
 
 struct Rig {
@@ -113,7 +115,7 @@ impl Rig {
         self.run(async move {
             let len = (blocks.end - blocks.start) as usize * BLOCK_BYTES;
             let buffer = handle.buffers().take(len).await;
-            let (buffer, read) = replica.read(0, blocks.clone(), buffer).await;
+            let (buffer, read) = replica.read(Tree::live(0), blocks.clone(), buffer).await;
             if let Ok(entries) = &read {
                 for ((n, block), entry) in blocks.enumerate().zip(entries) {
                     let bytes = &buffer[n * BLOCK_BYTES..][..BLOCK_BYTES];

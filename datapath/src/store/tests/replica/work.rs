@@ -17,6 +17,7 @@ use crate::replication::held::What;
 use crate::replication::seam::{
     Entry, KeptSet, Kind, Promise, ReplicaError, ReplicaStore, Standing,
 };
+use crate::replication::wire::resync::Tree;
 
 #[derive(Clone)]
 pub struct Ctx {
@@ -219,7 +220,10 @@ impl Ctx {
         };
         let len = (blocks.end - blocks.start) as usize * BLOCK_BYTES;
         let buffer = self.handle.buffers().take(len).await;
-        let (buffer, read) = self.replica.read(lane as u8, blocks.clone(), buffer).await;
+        let (buffer, read) = self
+            .replica
+            .read(Tree::live(lane as u8), blocks.clone(), buffer)
+            .await;
         let entries = read.expect("a read");
         let sealed = self.replica.sealed();
         for ((n, block), entry) in blocks.enumerate().zip(&entries) {
@@ -347,7 +351,10 @@ impl Ctx {
                 let blocks = at..(at + 64).min(end);
                 let len = (blocks.end - blocks.start) as usize * BLOCK_BYTES;
                 let buffer = self.handle.buffers().take(len).await;
-                let (buffer, read) = self.replica.read(lane as u8, blocks.clone(), buffer).await;
+                let (buffer, read) = self
+                    .replica
+                    .read(Tree::live(lane as u8), blocks.clone(), buffer)
+                    .await;
                 let entries = read.expect("a read");
                 let sealed = self.replica.sealed();
                 for ((n, block), entry) in blocks.clone().enumerate().zip(&entries) {

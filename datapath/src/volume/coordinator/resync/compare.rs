@@ -4,12 +4,12 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::copy::{Flight, Part};
+use super::pass::Pass;
 use super::{Inner, Peers, SetStore, Why};
 use crate::replication::summary::{beneath, blocks_of_nodes, top};
 use crate::replication::wire::resync::{AskSummaries, BLOCK_LEVEL, SUMMARIES_MAX, Tree};
 use crate::store::types::BLOCK_BYTES;
 use crate::volume::coordinator::members::Place;
-use crate::volume::coordinator::state::Subscription;
 
 /// Nodes of a lane that are compared first, at most: more would cost more than they spare where little differs.
 const FIRST_MAX: u64 = 512;
@@ -18,20 +18,20 @@ const FIRST_MAX: u64 = 512;
 pub(super) struct Compare<'a, P: Peers, K: SetStore> {
     of: &'a Rc<Inner<P, K>>,
     target: Place,
-    subscription: Subscription,
+    pass: Pass,
     /// What is to be compared, the next one last: lane, level, nodes.
     left: Vec<(u8, u8, Range<u64>)>,
 }
 
 impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
     /// Of everything.
-    pub fn new(of: &'a Rc<Inner<P, K>>, target: Place, subscription: Subscription) -> Self {
+    pub fn new(of: &'a Rc<Inner<P, K>>, target: Place, pass: Pass) -> Self {
         let (level, nodes) = top(of.shape(), of.lane_blocks, FIRST_MAX);
-        let lanes = 0..subscription.s0.len() as u8;
+        let lanes = 0..pass.s0().len() as u8;
         Self {
             of,
             target,
-            subscription,
+            pass,
             left: lanes.rev().map(|lane| (lane, level, 0..nodes)).collect(),
         }
     }
@@ -53,13 +53,13 @@ impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
     async fn go_on(&mut self, flight: &Flight<'_, P, K>, source: Place) -> Result<(), Why> {
         while let Some((lane, level, nodes)) = self.left.pop() {
             // Its channel is the one of which s0 is.
-            let lasts = self.of.machine.borrow().subscription(self.target);
-            if lasts.as_ref() != Some(&self.subscription) {
+            if !self.pass.lasts(&self.of.machine.borrow(), self.target) {
                 return Err(Why::Gone);
             }
-            let here = self.ask(self.target, lane, level, &nodes).await;
+            let tree = self.pass.tree(lane);
+            let here = self.ask(self.target, Tree::live(lane), level, &nodes).await;
             let here = here.map_err(Why::Target)?;
-            let there = self.ask(source, lane, level, &nodes).await;
+            let there = self.ask(source, tree, level, &nodes).await;
             let there = there.map_err(Why::Source)?;
             let differ = runs(&nodes, |n| here[n] != there[n]);
             let unlike: u64 = differ.iter().map(|r| self.bytes(level, r)).sum();
@@ -75,8 +75,8 @@ impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
                 }
                 continue;
             }
-            let s0 = self.subscription.s0[usize::from(lane)];
-            let mut part = Part::new(lane, s0);
+            let s0 = self.pass.s0()[usize::from(lane)];
+            let mut part = Part::new(tree, s0);
             for run in differ {
                 let within = run.start - nodes.start;
                 let gone = runs(&run, |n| there[within as usize + n] == 0);
@@ -101,15 +101,12 @@ impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
     async fn ask(
         &self,
         whom: Place,
-        lane: u8,
+        tree: Tree,
         level: u8,
         nodes: &Range<u64>,
     ) -> Result<Vec<u32>, super::NotRead> {
         let ask = AskSummaries {
-            tree: Tree {
-                lane,
-                snapshot: None,
-            },
+            tree,
             level,
             first: nodes.start,
             count: (nodes.end - nodes.start) as u32,

@@ -26,7 +26,7 @@ const COUNTER_BITS: u32 = 56;
 /// Blocks that are copied together.
 #[derive(Debug)]
 pub(super) struct Part {
-    lane: u8,
+    tree: Tree,
     s0: Stamp,
     /// Each with whether nothing is there.
     ranges: Vec<(Range<u64>, bool)>,
@@ -34,9 +34,10 @@ pub(super) struct Part {
 }
 
 impl Part {
-    pub fn new(lane: u8, s0: Stamp) -> Self {
+    /// From this tree, of blocks that are at or below s0 where they go.
+    pub fn new(tree: Tree, s0: Stamp) -> Self {
         Self {
-            lane,
+            tree,
             s0,
             ranges: Vec::new(),
             blocks: 0,
@@ -86,7 +87,7 @@ impl<'a, P: Peers, K: SetStore> Flight<'a, P, K> {
             part.blocks += if gone { 1 } else { end - at };
             at = end;
             if part.blocks >= BLOCKS_MAX {
-                let next = Part::new(part.lane, part.s0);
+                let next = Part::new(part.tree, part.s0);
                 self.send(std::mem::replace(part, next)).await?;
             }
         }
@@ -133,8 +134,9 @@ async fn bring<P: Peers, K: SetStore>(
     part: Part,
 ) -> Result<(), Why> {
     let Part {
-        lane, s0, ranges, ..
+        tree, s0, ranges, ..
     } = part;
+    let lane = tree.lane;
     let copies = RefCell::new(Vec::new());
     let mut done = 0;
     for (blocks, gone) in ranges {
@@ -143,7 +145,7 @@ async fn bring<P: Peers, K: SetStore>(
             copies.borrow_mut().push(erased(lane, s0, &blocks));
             continue;
         }
-        let found = read(of, source, lane, blocks.clone()).await;
+        let found = read(of, source, tree, blocks.clone()).await;
         match found {
             Ok((buffer, entries)) => {
                 let made = as_copies(lane, s0, blocks.start, &entries, &Rc::new(buffer));
@@ -151,7 +153,7 @@ async fn bring<P: Peers, K: SetStore>(
             }
             Err(NotRead::Damaged) => {
                 for block in blocks {
-                    let made = one(of, source, lane, s0, block).await?;
+                    let made = one(of, source, tree, s0, block).await?;
                     copies.borrow_mut().extend(made);
                 }
             }
@@ -173,12 +175,12 @@ async fn bring<P: Peers, K: SetStore>(
 pub(super) async fn read<P: Peers, K: SetStore>(
     of: &Rc<Inner<P, K>>,
     from: Place,
-    lane: u8,
+    tree: Tree,
     blocks: Range<u64>,
 ) -> Result<(Buffer, Vec<Entry>), NotRead> {
     let bytes = (blocks.end - blocks.start) as usize * BLOCK_BYTES;
     let buffer = of.handle.buffers().take(bytes).await;
-    let (buffer, entries) = of.peers.read(from, lane, blocks, buffer).await;
+    let (buffer, entries) = of.peers.read(from, tree, blocks, buffer).await;
     Ok((buffer, entries?))
 }
 
@@ -186,21 +188,22 @@ pub(super) async fn read<P: Peers, K: SetStore>(
 async fn one<P: Peers, K: SetStore>(
     of: &Rc<Inner<P, K>>,
     source: Place,
-    lane: u8,
+    tree: Tree,
     s0: Stamp,
     block: u64,
 ) -> Result<Vec<Copying>, Why> {
+    let lane = tree.lane;
     // Others may lack what is at or below s0 and not written there yet, so they give no more than the block of the source's stamp.
-    let entry = match read(of, source, lane, block..block + 1).await {
+    let entry = match read(of, source, tree, block..block + 1).await {
         Ok((buffer, entries)) => {
             return Ok(as_copies(lane, s0, block, &entries, &Rc::new(buffer)));
         }
         Err(NotRead::Away) => return Err(Why::Source(NotRead::Away)),
-        Err(NotRead::Damaged) => of_leaf(of, source, lane, block).await?,
+        Err(NotRead::Damaged) => of_leaf(of, source, tree, block).await?,
     };
     let others = of.machine.borrow().readable().without(source);
     for other in others.iter() {
-        if let Ok((buffer, entries)) = read(of, other, lane, block..block + 1).await
+        if let Ok((buffer, entries)) = read(of, other, tree, block..block + 1).await
             && entries[0].same(&entry)
         {
             return Ok(as_copies(lane, s0, block, &entries, &Rc::new(buffer)));
@@ -213,14 +216,10 @@ async fn one<P: Peers, K: SetStore>(
 async fn of_leaf<P: Peers, K: SetStore>(
     of: &Rc<Inner<P, K>>,
     source: Place,
-    lane: u8,
+    tree: Tree,
     block: u64,
 ) -> Result<Entry, Why> {
     let leaf = leaf_of(of.shape(), block);
-    let tree = Tree {
-        lane,
-        snapshot: None,
-    };
     let entries = of.peers.leaf(source, AskLeaf { tree, leaf }).await;
     let entries = entries.map_err(Why::Source)?;
     let index = (block - blocks_of(of.shape(), &(leaf..leaf + 1)).start) as usize;
@@ -232,16 +231,20 @@ async fn of_leaf<P: Peers, K: SetStore>(
     }
 }
 
-fn erased(lane: u8, s0: Stamp, blocks: &Range<u64>) -> Copying {
+/// A stamp that says nothing but the lane; nothing above s0.
+pub(super) fn says_nothing(lane: u8, s0: Stamp) -> Stamp {
     let first_of_lane = u64::from(lane) << COUNTER_BITS;
-    // Its stamp says nothing but the lane; nothing above s0.
-    let stamp = match s0.seq >= first_of_lane && s0.seq > 0 {
+    match s0.seq >= first_of_lane && s0.seq > 0 {
         true => s0,
         false => Stamp {
             epoch: s0.epoch - 1,
             seq: first_of_lane,
         },
-    };
+    }
+}
+
+fn erased(lane: u8, s0: Stamp, blocks: &Range<u64>) -> Copying {
+    let stamp = says_nothing(lane, s0);
     let what = What::Tombstone {
         first: LaneBlock(blocks.start),
         blocks: blocks.end - blocks.start,
@@ -264,7 +267,7 @@ pub(super) fn tags(of: &[Entry]) -> Box<[u8]> {
     sealed.flat_map(|e| e.seal.tag).collect()
 }
 
-fn copying(
+pub(super) fn copying(
     (lane, key): (u8, u32),
     s0: Stamp,
     stamp: Stamp,

@@ -5,11 +5,15 @@
 //! only be changed by a copy, and everything above comes by the stream. A pass counts for one channel of the replica: what was copied before it went away may
 //! be gone, so another channel begins another pass, which finds the rest.
 //!
+//! Before it is fed it is given the snapshots that it lacks, one after the other (§11, 4): its lanes become what they were at each of them. What a `pass` compares is
+//! either, or what there is now.
+//!
 //! [`repair`] gives a member what it has damaged.
 
 mod compare;
 mod copy;
 mod pace;
+mod pass;
 pub mod progress;
 pub mod repair;
 
@@ -27,7 +31,9 @@ use super::message::{Event, Wish};
 use super::state::{Machine, Subscription};
 use crate::reactor::Nanos;
 use crate::replication::planted::{self, Bug};
+use crate::store::types::SnapshotId;
 use compare::Compare;
+use pass::Pass;
 
 /// What is waited for is looked at again after this.
 const LOOK: Duration = Duration::from_millis(5);
@@ -39,6 +45,8 @@ const SUBSCRIBE_LIMIT: Duration = Duration::from_secs(10);
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
 /// How long a flush, or K4, may take.
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
+/// So often snapshots are copied before it is fed: others may be taken meanwhile.
+const PREPARATIONS: usize = 64;
 /// So often K4 is asked for: another change may be under way.
 const JOINS: usize = 8;
 /// After a failure a replica is left alone for this, doubled up to the second.
@@ -125,15 +133,13 @@ impl<P: Peers, K: SetStore> Resync<'_, P, K> {
     async fn run(&self) -> Result<(), Why> {
         let (of, place) = (self.of, self.place);
         of.event(Event::Subscribe(place));
-        let subscription = self
-            .until(SUBSCRIBE_LIMIT, "open", |m| m.subscription(place))
-            .await?;
+        let subscription = self.subscription().await?;
         let moved = of.peers.moved(place);
         let id = of.machine.borrow().replica(place);
         of.resyncs.progress.begin(id, of.total_bytes());
         of.stands.notify_all();
         if !planted::is(Bug::JoinsBehind) {
-            self.pass(&subscription).await?;
+            self.pass(&Pass::Live(subscription.clone())).await?;
         }
         self.flush(&subscription).await?;
         self.join(&subscription).await?;
@@ -147,12 +153,46 @@ impl<P: Peers, K: SetStore> Resync<'_, P, K> {
         Ok(())
     }
 
+    /// Waits until it is fed; before, it is given the snapshots that it lacks.
+    async fn subscription(&self) -> Result<Subscription, Why> {
+        let place = self.place;
+        for _ in 0..PREPARATIONS {
+            let look = |m: &Machine| {
+                let fed = m.subscription(place).map(Ok);
+                fed.or_else(|| m.preparing(place).map(Err))
+            };
+            let preparation = match self.until(SUBSCRIBE_LIMIT, "open", look).await? {
+                Ok(subscription) => return Ok(subscription),
+                Err(preparation) => preparation,
+            };
+            let id = self.of.machine.borrow().replica(place);
+            self.of.resyncs.progress.begin(id, self.of.total_bytes());
+            self.of.stands.notify_all();
+            for id in &preparation.missing {
+                self.snapshot(&Pass::new_snapshot(self.of, &preparation, *id), *id)
+                    .await?;
+            }
+            // Others may have been taken meanwhile.
+            self.of.event(Event::Prepared(place));
+        }
+        Err(Why::Late("be given all snapshots"))
+    }
+
+    /// Makes its lanes what they were at a snapshot, and has it keep them so.
+    async fn snapshot(&self, pass: &Pass, id: SnapshotId) -> Result<(), Why> {
+        self.pass(pass).await?;
+        let copies = pass.snapshots(id);
+        self.of.peers.copy(self.place, &copies).await?;
+        tracing::info!(place = ?self.place, snapshot = %id, "a replica was given a snapshot");
+        Ok(())
+    }
+
     /// Compares everything, and copies what differs; another member goes on where one cannot be read.
-    async fn pass(&self, subscription: &Subscription) -> Result<(), Why> {
-        let mut compare = Compare::new(self.of, self.place, subscription.clone());
+    async fn pass(&self, pass: &Pass) -> Result<(), Why> {
+        let mut compare = Compare::new(self.of, self.place, pass.clone());
         let mut failed = Members::NONE;
         loop {
-            let source = self.source(subscription, failed).await?;
+            let source = self.source(pass, failed).await?;
             match compare.go(source).await {
                 Err(Why::Source(_)) => failed = failed.with(source),
                 done => return done,
@@ -161,15 +201,22 @@ impl<P: Peers, K: SetStore> Resync<'_, P, K> {
     }
 
     /// A member that has everything up to s0, the nearest first.
-    async fn source(&self, of: &Subscription, but: Members) -> Result<Place, Why> {
+    async fn source(&self, of: &Pass, but: Members) -> Result<Place, Why> {
         let near = self.of.peers.near();
         let choose = |m: &Machine| {
-            let sources = m.sources(of).minus(but);
+            let sources = of.sources(m).minus(but);
             near.filter(|n| sources.has(*n))
                 .or_else(|| sources.iter().next())
         };
         if but.is_empty() {
-            return self.still(of, SETTLE_LIMIT, "write s0", choose).await;
+            return self
+                .while_(
+                    |m| of.lasts(m, self.place),
+                    SETTLE_LIMIT,
+                    "write s0",
+                    choose,
+                )
+                .await;
         }
         // Whoever is left is asked at once.
         let left = choose(&self.of.machine.borrow());
@@ -221,12 +268,20 @@ impl<P: Peers, K: SetStore> Resync<'_, P, K> {
         what: &'static str,
         look: impl Fn(&Machine) -> Option<T>,
     ) -> Result<T, Why> {
-        let found = self.until(limit, what, |m| {
-            let lasts = m.subscription(self.place).as_ref() == Some(of);
-            match lasts {
-                true => look(m).map(Ok),
-                false => Some(Err(Why::Gone)),
-            }
+        let lasts = |m: &Machine| m.subscription(self.place).as_ref() == Some(of);
+        self.while_(lasts, limit, what, look).await
+    }
+
+    async fn while_<T>(
+        &self,
+        lasts: impl Fn(&Machine) -> bool,
+        limit: Duration,
+        what: &'static str,
+        look: impl Fn(&Machine) -> Option<T>,
+    ) -> Result<T, Why> {
+        let found = self.until(limit, what, |m| match lasts(m) {
+            true => look(m).map(Ok),
+            false => Some(Err(Why::Gone)),
         });
         found.await?
     }

@@ -9,6 +9,7 @@ use super::copy::{read, tags};
 use super::{Inner, NotRead, Peers, SetStore};
 use crate::replication::held::{Held, What};
 use crate::replication::seam::Kind;
+use crate::replication::wire::resync::Tree;
 use crate::store::types::{BLOCK_BYTES, LaneBlock};
 use crate::volume::coordinator::driver::Copying;
 use crate::volume::coordinator::members::Place;
@@ -56,13 +57,14 @@ pub(in crate::volume::coordinator) fn damaged<P: Peers, K: SetStore>(
 }
 
 async fn repair<P: Peers, K: SetStore>(of: &Rc<Inner<P, K>>, place: Place, lane: u8, block: u64) {
-    let there = read(of, place, lane, block..block + 1).await;
+    let there = read(of, place, Tree::live(lane), block..block + 1).await;
     if !matches!(there, Err(NotRead::Damaged)) {
         return;
     }
     let others = of.machine.borrow().readable().without(place);
     for other in others.iter() {
-        let Ok((buffer, entries)) = read(of, other, lane, block..block + 1).await else {
+        let Ok((buffer, entries)) = read(of, other, Tree::live(lane), block..block + 1).await
+        else {
             continue;
         };
         let entry = entries[0];

@@ -17,6 +17,7 @@ use super::{Machine, Phase};
 use crate::reactor::Nanos;
 use crate::replication::planted::{self, Bug};
 use crate::replication::seam::Id;
+use crate::store::types::Stamp;
 
 /// Acknowledgements are held for so long at most, and then not for [`REST`].
 const HOLD: Duration = Duration::from_millis(100);
@@ -531,7 +532,17 @@ impl Machine {
             let waits = !self.sets.reached(has);
             waits.then(|| self.sets.counted().minus(has))
         });
-        lanes.fold(Members::NONE, Members::or)
+        lanes
+            .fold(Members::NONE, Members::or)
+            .or(self.lack_snapshot().and(self.sets.counted()))
+    }
+
+    /// A replica that was copied to is about to join.
+    pub(super) fn joins(&self) -> Option<Place> {
+        match self.transition.as_ref()?.wish {
+            Some(Wish::Join(place)) => Some(place),
+            _ => None,
+        }
     }
 
     /// A replica that is no member is to be fed.
@@ -554,30 +565,20 @@ impl Machine {
         }
     }
 
-    /// It has promised: from this moment on it is fed, and s0 is where the lanes are.
+    /// It has promised, and is to follow; what it is fed begins when it has all snapshots.
     pub(super) fn subscribed(&mut self, place: Place, state: &State, out: &mut Vec<Action>) {
         let lost = state.lanes.len() != usize::from(self.config.lanes)
             || state.lanes.iter().any(|l| l.lost);
         if lost || self.ring.fed().has(place) {
             return;
         }
-        // What is below s0 and not in a stream would come to it neither by the stream nor by a copy.
-        self.reservations.void_all();
-        let s0 = self.ring.lanes().map(|l| self.orderer.last(l)).collect();
-        let at = self.ring.lanes().map(|l| self.ring.stream(l).end());
-        let at = at.collect();
-        self.ring.subscribe(place);
-        let peer = &mut self.peers[place.index()];
-        peer.s0_at = at;
-        peer.boot = Some(state.boot);
-        peer.s0 = Some(s0);
-        peer.level = 0;
+        self.peers[place.index()].boot = Some(state.boot);
         out.push(Action::Send(place, self.set_message()));
         self.open(place, out);
     }
 
     /// s0 of a subscription, by lane (§11 step 2).
-    pub fn s0(&self, place: Place) -> Option<&[crate::store::types::Stamp]> {
+    pub fn s0(&self, place: Place) -> Option<&[Stamp]> {
         self.peers.get(place.index())?.s0.as_deref()
     }
 }

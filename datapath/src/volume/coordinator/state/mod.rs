@@ -4,7 +4,7 @@
 //! the events of the pass, and when [`Machine::deadline`] has come: it looks at what has lasted too long, stamps what waited, and sends batches,
 //! flushes and heartbeats. Neither does I/O nor reads a clock.
 //!
-//! [`takeover`] is §10, [`serving`] §8, [`change`] K3 to K6, [`peer`] what is known of a replica, [`reading`] what reads ask, [`reserving`] what forwarded commands do, [`resync`] what a resync does.
+//! [`takeover`] is §10, [`serving`] §8, [`change`] K3 to K6, [`peer`] what is known of a replica, [`reading`] what reads ask, [`reserving`] what forwarded commands do, [`resync`] what a resync does, [`snapshots`] §12.
 
 mod change;
 mod peer;
@@ -12,6 +12,7 @@ mod reading;
 mod reserving;
 mod resync;
 mod serving;
+mod snapshots;
 mod takeover;
 
 use std::collections::VecDeque;
@@ -21,6 +22,7 @@ use std::time::Duration;
 pub use reading::Reading;
 pub use resync::Subscription;
 pub use serving::block_of_volume;
+pub use snapshots::{Named, Preparation};
 
 use super::flush::Flushes;
 use super::lease::Leases;
@@ -38,10 +40,11 @@ use crate::cipher::Cipher;
 use crate::reactor::Nanos;
 use crate::replication::seam::Id;
 use crate::replication::wire::refused::Reason;
-use crate::store::types::{BLOCKS_MAX, SnapshotId, Stamp};
+use crate::store::types::{BLOCKS_MAX, Stamp};
 use change::Transition;
 use peer::Peer;
 use serving::Queued;
+use snapshots::Snapshots;
 use takeover::Takeover;
 
 /// Heartbeats in a lease time.
@@ -67,7 +70,7 @@ pub struct Config {
     /// With slow members.
     pub patience: Patience,
     /// Snapshots that the volume's records name.
-    pub snapshots: Vec<SnapshotId>,
+    pub snapshots: Vec<Named>,
     /// Blocks of each lane: so far replicas are compared.
     pub lane_blocks: u64,
     /// Hosts' commands that take longer than this are slow: while more than one in a hundred is, a resync copies less at a time (§11).
@@ -163,6 +166,8 @@ pub struct Machine {
     queue: VecDeque<Queued>,
     /// Per lane: everything up to here is acknowledged; the highest that is.
     acked: Box<[(u64, u64)]>,
+    /// Those that exist, and the one that is being taken.
+    snapshots: Snapshots,
     /// Nothing is acknowledged before this, or before a change was sent: it is being levelled.
     hold: Option<Nanos>,
     /// Writes that wait for stable media though others do not.
@@ -198,6 +203,7 @@ impl Machine {
             transition: None,
             queue: VecDeque::new(),
             acked: vec![(0, 0); usize::from(lanes)].into(),
+            snapshots: Snapshots::default(),
             hold: None,
             fua: 0,
             confirm: false,
@@ -281,7 +287,11 @@ impl Machine {
     pub fn apply(&mut self, event: Event, now: Nanos) -> Vec<Action> {
         let mut out = Vec::new();
         if matches!(self.phase, Phase::Ended(_)) {
-            if let Event::Write { token, .. } | Event::Flush(token) = event {
+            if let Event::Write { token, .. }
+            | Event::Flush(token)
+            | Event::Snapshot(token, _)
+            | Event::DeleteSnapshot(token, _) = event
+            {
                 out.push(Action::Done(token, Err(Failed::Ended)));
             }
             return out;
@@ -310,6 +320,9 @@ impl Machine {
                 &mut out,
             ),
             Event::Flush(token) => self.flush(token, now, &mut out),
+            Event::Snapshot(token, id) => self.want_snapshot(token, id, now, &mut out),
+            Event::DeleteSnapshot(token, id) => self.drop_snapshot(token, id, &mut out),
+            Event::Prepared(place) => self.name_snapshots(place, &mut out),
             Event::Subscribe(place) => self.subscribe(place, &mut out),
             Event::Change(wish) => self.wish(wish, now, &mut out),
             Event::Detach => {
@@ -335,7 +348,10 @@ impl Machine {
             Phase::Promising(_) => {}
             Phase::Completing(_) => self.complete(now, &mut out),
             Phase::Swapping | Phase::Beginning => {}
-            Phase::Serving => self.stamp_queued(now, &mut out),
+            Phase::Serving => {
+                self.step_snapshot(now, &mut out);
+                self.stamp_queued(now, &mut out);
+            }
         }
         if !matches!(self.phase, Phase::Ended(_)) {
             self.feed(credit, &mut out);
@@ -446,6 +462,7 @@ impl Machine {
                     self.try_serve(now, out);
                 }
             }
+            Said::Having { number, ids } => self.having(place, number, ids, now, out),
             Said::Kept { version, level } => {
                 if let Some(peer) = self.peer(place) {
                     let kept = if level {
@@ -491,7 +508,9 @@ impl Machine {
             out.extend(tokens.map(|t| Action::Done(t, Err(Failed::Ended))));
         }
         let queued = self.queue.drain(..).map(|q| q.token);
-        let waiting = queued.chain(self.flushes.drain());
+        let waiting = queued
+            .chain(self.flushes.drain())
+            .chain(self.snapshots.drain());
         out.extend(waiting.map(|t| Action::Done(t, Err(Failed::Ended))));
         if end == End::Detached {
             // Said by whoever has ended: no read of this epoch is answered any more.

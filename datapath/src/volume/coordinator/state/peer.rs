@@ -9,7 +9,7 @@ use crate::reactor::Nanos;
 use crate::replication::held::Held;
 use crate::replication::seam::Id;
 use crate::replication::wire::ack::{AckHead, LaneAck};
-use crate::store::types::Stamp;
+use crate::store::types::{SnapshotId, Stamp};
 
 /// What a replica listed.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Lists {
     pub records: Vec<Rc<Held>>,
     /// Lanes of which more is to come.
     pub open: u32,
+    /// Snapshots that it has, of those that were named.
+    pub having: Option<Vec<SnapshotId>>,
 }
 
 /// A replica.
@@ -40,6 +42,12 @@ pub(super) struct Peer {
     pub s0_at: Vec<u64>,
     /// Counts its channels that were opened: what was copied by an older one is not known to be there.
     pub openings: u64,
+    /// It was asked last by this number which snapshots it has.
+    pub asked: u64,
+    /// Those that it has, where it follows and is not fed yet.
+    pub having: Option<Vec<SnapshotId>>,
+    /// Those that it lacks: they are to be copied first.
+    pub missing: Option<Vec<SnapshotId>>,
     /// What it promised with, until the takeover has used it.
     pub lists: Option<Lists>,
     /// Highest version of a set that it keeps.
@@ -68,6 +76,9 @@ impl Peer {
             s0: None,
             s0_at: Vec::new(),
             openings: 0,
+            asked: 0,
+            having: None,
+            missing: None,
             lists: None,
             kept: 0,
             level: 0,
@@ -93,6 +104,9 @@ impl Peer {
     /// Its session is another, or gone.
     fn reset(&mut self) {
         self.opened = false;
+        self.asked = 0;
+        self.having = None;
+        self.missing = None;
         self.lists = None;
         self.space = None;
         self.blocks = 0;
@@ -133,7 +147,7 @@ impl Machine {
         out.push(Action::Send(place, open));
     }
 
-    fn feed_message(&self, place: Place) -> Message {
+    pub(super) fn feed_message(&self, place: Place) -> Message {
         let peer = &self.peers[place.index()];
         let s0 = peer.s0.as_ref().filter(|_| peer.subscriber);
         let lanes = self.ring.lanes().map(|lane| {
@@ -165,7 +179,9 @@ impl Machine {
         now: Nanos,
         out: &mut Vec<Action>,
     ) {
-        if !self.ring.fed().has(place) {
+        let fed = self.ring.fed().has(place);
+        let comes = self.peers[place.index()].subscriber && matches!(self.phase, Phase::Serving);
+        if !fed && !comes {
             return;
         }
         let lanes = usize::from(self.config.lanes);
@@ -174,6 +190,14 @@ impl Machine {
             self.no_member(place, now, out);
             return;
         }
+        if !fed {
+            let peer = &mut self.peers[place.index()];
+            peer.opened = true;
+            peer.openings += 1;
+            peer.boot = Some(state.boot);
+            // It is fed when it has all snapshots.
+            return self.name_snapshots(place, out);
+        }
         let same = self.peers[place.index()].boot == Some(state.boot);
         let at: Vec<LaneAck> = state.lanes.iter().map(|l| l.at).collect();
         if self.ring.reopen(place, &at, same).is_err() {
@@ -181,6 +205,7 @@ impl Machine {
             return;
         }
         let unsent = self.ring.unsent_blocks(place);
+        self.name_snapshots(place, out);
         out.push(Action::Send(place, self.feed_message(place)));
         let peer = &mut self.peers[place.index()];
         peer.opened = true;

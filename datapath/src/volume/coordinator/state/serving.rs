@@ -257,11 +257,15 @@ impl Machine {
             }
         }
         self.step_transition(now, out);
+        self.step_snapshot(now, out);
         self.release();
     }
 
     fn try_ack(&mut self, lane: u8, position: u64, out: &mut Vec<Action>) {
         if !matches!(self.phase, Phase::Serving) || self.hold.is_some() {
+            return;
+        }
+        if self.snapshots.holds(lane, position) {
             return;
         }
         let who = self.ring.confirmed(lane, position);
@@ -319,6 +323,7 @@ impl Machine {
                 }
             }
         }
+        self.expire_snapshots(limit, now, out);
         while let Some(oldest) = self.flushes.oldest()
             && over(oldest)
         {
@@ -345,7 +350,8 @@ impl Machine {
         });
         let all = waiting
             .chain(self.queue.front().map(|q| q.since))
-            .chain(self.flushes.oldest());
+            .chain(self.flushes.oldest())
+            .chain(self.snapshots.oldest());
         all.min().map(|s| s + self.config.command_limit)
     }
 
@@ -376,6 +382,7 @@ impl Machine {
     fn wants_flush(&self, now: Nanos) -> bool {
         matches!(self.phase, Phase::Completing(_))
             || !self.flushes.is_empty()
+            || self.snapshots.is_pending()
             || self.fua > 0
             || self
                 .transition

@@ -90,6 +90,7 @@ impl Machine {
         if !matches!(self.phase, Phase::Promising(_)) || !member || !whole || !copied {
             return;
         }
+        self.name_snapshots(place, out);
         for (lane, at) in state.lanes.iter().enumerate() {
             let list = Message::List {
                 lane: lane as u8,
@@ -103,6 +104,7 @@ impl Machine {
             state,
             records: Vec::new(),
             open: (1 << lanes) - 1,
+            having: None,
         });
     }
 
@@ -141,7 +143,7 @@ impl Machine {
         set.iter()
             .filter(|p| {
                 let lists = self.peers[p.index()].lists.as_ref();
-                lists.is_some_and(|l| l.open == 0)
+                lists.is_some_and(|l| l.open == 0 && l.having.is_some())
             })
             .collect()
     }
@@ -178,6 +180,7 @@ impl Machine {
         if takeover.degraded {
             return;
         }
+        self.find_snapshots(part);
         let mut union = Union::new(self.config.lanes);
         for place in part.iter() {
             let Some(lists) = self.peers[place.index()].lists.take() else {
@@ -193,7 +196,7 @@ impl Machine {
                 }
             }
         }
-        let plan = union.plan(part, &self.config.snapshots);
+        let plan = union.plan(part);
         self.settled = Settled::new(&plan.settled);
         let rest = plan.lanes.into_iter().map(|items| Rest {
             items: items.into(),
@@ -208,9 +211,6 @@ impl Machine {
         for place in part.iter() {
             self.ring.subscribe(place);
             self.open(place, out);
-            for id in &plan.void {
-                out.push(Action::Send(place, Message::Forget(*id)));
-            }
         }
     }
 

@@ -18,7 +18,7 @@ use super::replica::{Replica, Who};
 use crate::reactor::Handle;
 use crate::reactor::sim::Sim;
 use crate::replication::seam::{Entry, Id};
-use crate::replication::wire::resync::{AskLeaf, AskSummaries};
+use crate::replication::wire::resync::{AskLeaf, AskSummaries, Tree};
 use crate::store::types::LaneBlock;
 
 const MOMENT: Duration = Duration::from_micros(200);
@@ -82,7 +82,7 @@ impl Peers for Ways {
     async fn read(
         &self,
         from: Place,
-        lane: u8,
+        tree: Tree,
         blocks: Range<u64>,
         mut into: Buffer,
     ) -> (Buffer, Result<Vec<Entry>, NotRead>) {
@@ -93,7 +93,7 @@ impl Peers for Ways {
         if self.0.down.get()[from.index()] || !replica.reads(WHO) {
             return (into, Err(NotRead::Away));
         }
-        let (entries, values) = replica.read(lane, blocks);
+        let (entries, values) = replica.read(tree.lane, blocks);
         for (n, value) in values.iter().enumerate() {
             into[n * 4096..n * 4096 + 8].copy_from_slice(&value.to_le_bytes());
         }

@@ -277,7 +277,10 @@ impl Replica {
                 }
                 out.push((session, Said::Kept { version, level }));
             }
-            Message::Forget(_) => {}
+            Message::Snapshots { number, .. } => {
+                let ids = Vec::new();
+                out.push((session, Said::Having { number, ids }));
+            }
             Message::Promise { .. } | Message::Close => unreachable!("taken before"),
         }
     }
