@@ -65,6 +65,41 @@ impl Marker {
         self.queue.flush(&self.ns).expect("a flush");
     }
 
+    /// Writes all blocks once, in order, and says after each command whether to go on.
+    ///
+    /// # Panics
+    /// If a command fails.
+    pub fn write_while(&mut self, round: u64, go_on: impl Fn() -> bool) {
+        for first in (0..BLOCKS).step_by(AT_ONCE as usize) {
+            let data = content(&self.token, first, round);
+            let written = self.queue.write(&self.ns, first, &data);
+            written.expect("a write");
+            if !go_on() {
+                return;
+            }
+        }
+    }
+
+    /// Reads all blocks: in which round each run of them was written.
+    ///
+    /// # Panics
+    /// If one is of two rounds, or of something else.
+    pub fn rounds(&mut self) -> Vec<u64> {
+        let runs = (0..BLOCKS).step_by(AT_ONCE as usize);
+        let round_of = |first: u64| {
+            let data = self.queue.read(&self.ns, first, AT_ONCE as usize);
+            let data = data.expect("a read");
+            let at = 4096 - 24;
+            let round = u64::from_le_bytes(std::array::from_fn(|n| data[at + n]));
+            assert!(
+                data == content(&self.token, first, round),
+                "blocks from {first} on"
+            );
+            round
+        };
+        runs.map(round_of).collect()
+    }
+
     /// Reads all blocks.
     ///
     /// # Panics
