@@ -1,10 +1,13 @@
 //! A cluster of several nodes, and the replicated volume [`VOLUME`] in it: who serves it, how to reach it by a certain node, and processes that stand still.
 use rustix::process::Signal;
 use serde_json::Value;
+use std::time::{Duration, Instant};
 
-use crate::cluster::{Cluster, kill};
+use crate::cluster::{Cluster, PATIENCE, kill};
 use crate::workload::Target;
 
+/// How often states are looked at.
+const LOOK: Duration = Duration::from_millis(50);
 /// The volume's name.
 pub const VOLUME: &str = "r";
 
@@ -41,6 +44,25 @@ pub fn locate(cluster: &Cluster, node: usize) -> Option<Value> {
     let said = cluster.keelctl_at(node, &["volume", "locate", VOLUME, "--json"]);
     let text = said.status.success().then_some(said.stdout)?;
     serde_json::from_slice(&text).ok()
+}
+
+/// Waits until so many replicas are in sync.
+///
+/// # Panics
+/// If they are not in time.
+pub fn until_members(cluster: &Cluster, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = locate(cluster, 0);
+        let replicas = found.as_ref().and_then(|f| f["replicas"].as_array());
+        let members = replicas.map(|all| all.iter().filter(|r| r["state"] == "member").count());
+        if members == Some(count) {
+            return;
+        }
+        let late = Instant::now() >= deadline;
+        assert!(!late, "not {count} replicas are in sync: {found:?}");
+        std::thread::sleep(LOOK);
+    }
 }
 
 /// The key-value database that the nodes share: the child of `up` that belongs to none of them.

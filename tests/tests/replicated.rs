@@ -1,7 +1,7 @@
 //! A volume with three replicas on three nodes: one that only holds a replica dies, and the one that coordinates dies. Nothing that was acknowledged is lost.
 use keelblock_tests::cluster::{Cluster, PATIENCE, kill};
 use keelblock_tests::seed;
-use keelblock_tests::several::{Held, at, coordinator, locate, place};
+use keelblock_tests::several::{Held, at, coordinator, locate, place, until_members};
 use keelblock_tests::workload::{WhenLost, Workload, verify_region, write_region};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
@@ -10,7 +10,10 @@ const LOOK: Duration = Duration::from_millis(50);
 
 fn three() -> Cluster {
     let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
-    Cluster::builder().arg(&size).volume("r:64M:3").start()
+    let cluster = Cluster::builder().arg(&size).volume("r:64M:3").start();
+    // One that was not reached when the volume was first served joins later; two of which one dies would serve nothing.
+    until_members(&cluster, 3);
+    cluster
 }
 
 /// Waits until a node says that another than `former` serves, and gives its place.

@@ -1,7 +1,7 @@
 //! Snapshots of a volume with three replicas, taken while a host writes, and cloned: what they show is one moment, on each replica, whoever of the three dies.
 use keelblock_tests::cluster::{Cluster, PATIENCE, kill};
 use keelblock_tests::marked::{Marker, Token};
-use keelblock_tests::several::{Held, at, coordinator, locate, place};
+use keelblock_tests::several::{Held, at, coordinator, locate, place, until_members};
 use keelblock_tests::workload::Target;
 use rustix::process::Signal;
 use std::sync::Arc;
@@ -13,7 +13,9 @@ const TOKEN: Token = *b"keelblock test: a snapshot's one";
 
 fn three(volume: &str) -> Cluster {
     let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
-    Cluster::builder().arg(&size).volume(volume).start()
+    let cluster = Cluster::builder().arg(&size).volume(volume).start();
+    until_members(&cluster, 3);
+    cluster
 }
 
 /// A host that writes all blocks in order, round by round, one command at a time.
