@@ -93,7 +93,12 @@ fn heed(node: &Node, touched: Touched, nodes_changed: &Notify) {
 async fn tell_nodes(node: &Node, nodes_changed: &Notify) {
     loop {
         nodes_changed.notified().await;
-        while node.coordination.told().incarnation.is_some() {
+        loop {
+            // A connection that begins may have read the nodes before this change: it is told again when it has begun.
+            if node.coordination.told().incarnation.is_none() {
+                tokio::time::sleep(RETRY).await;
+                continue;
+            }
             match node.set_nodes().await {
                 Ok(()) => break,
                 Err(error) => {

@@ -8,6 +8,7 @@ use keelblock_api::stats::{StatsPage, VolumeSlot};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -46,6 +47,8 @@ pub struct Memory {
     pub refuse: HashMap<&'static str, (Code, &'static str)>,
     /// A method that never answers.
     pub hang: Option<&'static str>,
+    /// Methods that answer late, and by how much.
+    pub late: HashMap<&'static str, Duration>,
     /// Bytes that may be taken in all.
     pub capacity: u64,
     /// It was started with replication.
@@ -165,13 +168,17 @@ struct Service {
 
 impl Service {
     async fn begin(&self, method: &'static str) -> Result<MutexGuard<'_, Memory>, Status> {
-        let (hangs, refusal) = {
+        let (hangs, refusal, late) = {
             let memory = self.memory.lock().unwrap();
             (
                 memory.hang == Some(method),
                 memory.refuse.get(method).copied(),
+                memory.late.get(method).copied(),
             )
         };
+        if let Some(late) = late {
+            tokio::time::sleep(late).await;
+        }
         if hangs {
             std::future::pending::<()>().await;
         }

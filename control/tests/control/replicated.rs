@@ -344,6 +344,25 @@ async fn control_that_comes_back_disturbs_nothing_and_a_data_path_that_does_gets
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_while_a_connection_begins_is_known() {
+    let mut c = Nodes::start(2).await;
+    let slow = &mut c.nodes[0];
+    slow.fake.kill();
+    slow.down().await;
+    // It was told the nodes by then, and its connection has not begun yet.
+    let late = ("list_coordinators", Duration::from_secs(4));
+    slow.fake.memory().late.extend([late]);
+    slow.fake.restart();
+    let knows = |c: &Nodes| c.nodes[0].fake.memory().replication.nodes.len();
+    c.until("it is told the nodes", |c| knows(c) == 2).await;
+    let at = c.server.address().to_string();
+    c.nodes.push(Bench::join("n3", &at).await);
+    c.until("it is told of the new one", |c| knows(c) == 3)
+        .await;
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_node_is_followed_by_another() {
     let mut c = Nodes::start(3).await;
     let id = c.create("v", 3).await;
