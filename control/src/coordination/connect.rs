@@ -31,9 +31,12 @@ impl Node {
                 c.list_coordinators(ListCoordinatorsRequest {}).await
             });
         let coordinators = listed.await?.coordinators;
-        let mut told = self.coordination.told();
-        told.list_coordinators(coordinators);
-        told.incarnation = Some(process);
+        {
+            let mut told = self.coordination.told();
+            told.list_coordinators(coordinators);
+            told.incarnation = Some(process);
+        }
+        self.coordination.nodes_changed();
         Ok(())
     }
 

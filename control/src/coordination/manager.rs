@@ -30,10 +30,9 @@ pub async fn coordinate(
     pokes: Pokes,
     mut stop: watch::Receiver<bool>,
 ) -> Option<OpError> {
-    let nodes_changed = Notify::new();
     tokio::select! {
-        () = watch_kvdb(&node, &nodes_changed) => {}
-        () = tell_nodes(&node, &nodes_changed) => {}
+        () = watch_kvdb(&node) => {}
+        () = tell_nodes(&node) => {}
         () = listen(&node) => {}
         () = keep_actors(&node, pokes.0) => {}
         // An error means that the process is ending, which is the same.
@@ -42,7 +41,7 @@ pub async fn coordinate(
     None
 }
 
-async fn watch_kvdb(node: &Arc<Node>, nodes_changed: &Notify) {
+async fn watch_kvdb(node: &Arc<Node>) {
     let (kv, keys) = (node.registry.kv(), node.registry.keys());
     let coordination = &node.coordination;
     loop {
@@ -59,24 +58,24 @@ async fn watch_kvdb(node: &Arc<Node>, nodes_changed: &Notify) {
             let read = Seen::read(keys, &listed.kvs, &mut seen);
             *seen = read;
         }
-        nodes_changed.notify_one();
+        coordination.nodes_changed();
         coordination.poke_all();
         coordination.stir();
         let mut watcher = kv.watch(keys.root(), listed.revision + 1);
         while let WatchEvent::Changes { events, .. } = watcher.next().await {
             let touched = coordination.seen().apply(keys, &events);
-            heed(node, touched, nodes_changed);
+            heed(node, touched);
         }
     }
 }
 
-fn heed(node: &Node, touched: Touched, nodes_changed: &Notify) {
+fn heed(node: &Node, touched: Touched) {
     if touched == Touched::default() {
         return;
     }
     let coordination = &node.coordination;
     if touched.nodes {
-        nodes_changed.notify_one();
+        coordination.nodes_changed();
     }
     if touched.alive {
         let elsewhere: Vec<Uuid> = {
@@ -89,16 +88,12 @@ fn heed(node: &Node, touched: Touched, nodes_changed: &Notify) {
     coordination.stir();
 }
 
-/// Tells the data path who the nodes are whenever that changes; the supervisor does when it connects.
-async fn tell_nodes(node: &Node, nodes_changed: &Notify) {
+/// Tells the data path who the nodes are whenever that changes, and once a connection has begun: they were read for it before, and may have changed meanwhile.
+async fn tell_nodes(node: &Node) {
     loop {
-        nodes_changed.notified().await;
-        loop {
-            // A connection that begins may have read the nodes before this change: it is told again when it has begun.
-            if node.coordination.told().incarnation.is_none() {
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
+        node.coordination.until_nodes_changed().await;
+        // Where there is no connection, or one that only begins, this is done when it has begun.
+        while node.coordination.told().incarnation.is_some() {
             match node.set_nodes().await {
                 Ok(()) => break,
                 Err(error) => {

@@ -31,7 +31,7 @@ use crate::error::OpError;
 use crate::replication::record::Token;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use uuid::Uuid;
 
 /// State of a coordinator on its data path that a change is being made for: volume, epoch, version.
@@ -49,6 +49,8 @@ pub struct Coordination {
     /// Counts changes of what is seen or told, for those who wait.
     changed: watch::Sender<u64>,
     pokes: mpsc::UnboundedSender<Uuid>,
+    /// The data path is to be told who the nodes are.
+    nodes: Notify,
     /// Replicas are looked at, made and deleted one at a time.
     looking: tokio::sync::Mutex<()>,
 }
@@ -64,6 +66,7 @@ impl Coordination {
             trouble: Mutex::default(),
             changed: watch::Sender::new(0),
             pokes,
+            nodes: Notify::new(),
             looking: tokio::sync::Mutex::default(),
         };
         (new, Pokes(poked))
@@ -104,6 +107,15 @@ impl Coordination {
     /// Tells those who wait that something has changed.
     pub(crate) fn stir(&self) {
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Nodes are others than before, or a connection has begun that may not know all.
+    fn nodes_changed(&self) {
+        self.nodes.notify_one();
+    }
+
+    async fn until_nodes_changed(&self) {
+        self.nodes.notified().await;
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
