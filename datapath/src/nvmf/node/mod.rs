@@ -317,6 +317,13 @@ impl Node {
         self.steady.get_or_init(|| Steady::start(&self.handle))
     }
 
+    /// The clock is looked at while there are connections, in whose sockets something may wait.
+    pub(super) fn keep_steady(&self) {
+        if let Some(steady) = self.steady.get() {
+            steady.watch(!self.connections.borrow().is_empty(), self.handle.now());
+        }
+    }
+
     /// Opens the listening socket.
     pub(super) fn listen(handle: &Handle, at: SocketAddr) -> Result<Listener, NetError> {
         handle.listen(at)

@@ -45,6 +45,7 @@ impl Node {
             },
         );
         self.connections.borrow_mut().insert(conn.id, conn.clone());
+        self.keep_steady();
         self.sockets.set(self.sockets.get() + 1);
         let reply = connect::granted(grant.cntlid);
         conn.put_completion(cid, reply.dw0, reply.dw1, reply.status);
@@ -78,6 +79,7 @@ impl Node {
             cell.queue(false);
         }
         self.connections.borrow_mut().remove(&conn.id);
+        self.keep_steady();
         self.sockets.set(self.sockets.get() - 1);
         let (cntlid, qid) = {
             let queue = conn.queue.borrow();
@@ -142,8 +144,9 @@ impl Node {
         if spec.generation >= cell.get().generation {
             let view = View::new(&spec, &*self.volumes);
             if view.namespaces.iter().any(|ns| ns.volume.replicated()) {
-                // Looks at the clock from now on.
+                // Looks at the clock from now on, while there are hosts.
                 self.steady();
+                self.keep_steady();
             }
             cell.set(view);
         }

@@ -2,13 +2,13 @@
 //!
 //! Whoever answers an R2T holds its command at that moment. Of what came in a capsule, or needs no data, only this is known: its connection is open, and since
 //! when it may have waited to be read. A process that was stopped finds old commands in its sockets and takes them for new ones, so it must notice that it was:
-//! [`Steady`] looks at the clock four times a second.
+//! [`Steady`] looks at the clock four times a second, while there are connections.
 
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::reactor::{Handle, Nanos};
+use crate::reactor::{Handle, Nanos, Notify};
 
 /// Command quiesce time that controllers advertise (Identify Controller, CQT): a host that has lost its connection waits so long before it sends its commands by
 /// another path, if it heeds that.
@@ -32,28 +32,46 @@ const _: () = assert!(FRESH.as_millis() + LATE.as_millis() + LOOK.as_millis() < 
 pub struct Steady {
     last: Cell<Nanos>,
     since: Cell<Nanos>,
+    /// There is something that a stop could have kept waiting.
+    watches: Cell<bool>,
+    wanted: Notify,
 }
 
 impl Steady {
-    /// Begins to look at the clock.
+    /// Will look at the clock, when it is to.
     pub fn start(handle: &Handle) -> Rc<Self> {
         let now = handle.now();
         let steady = Rc::new(Self {
             last: Cell::new(now),
             // Nothing of a volume waits in a socket before the volume is there.
             since: Cell::new(Nanos(now.0.saturating_sub(GRACE.as_nanos() as u64))),
+            watches: Cell::new(false),
+            wanted: Notify::new(),
         });
-        let (this, handle) = (Rc::downgrade(&steady), handle.clone());
+        let (this, handle) = (steady.clone(), handle.clone());
         handle
             .clone()
             .spawn("forward: looks at the clock", async move {
                 loop {
+                    while !this.watches.get() {
+                        this.wanted.notified().await;
+                    }
                     handle.sleep(LOOK).await;
-                    let Some(steady) = this.upgrade() else { return };
-                    steady.look(handle.now());
+                    if this.watches.get() {
+                        this.look(handle.now());
+                    }
                 }
             });
         steady
+    }
+
+    /// Whether to look at the clock. A stop while it did not has kept nothing waiting.
+    pub fn watch(&self, watches: bool, now: Nanos) {
+        if watches && !self.watches.replace(watches) {
+            self.last.set(now);
+            self.wanted.notify();
+        }
+        self.watches.set(watches);
     }
 
     fn look(&self, now: Nanos) {
@@ -81,7 +99,22 @@ mod tests {
         Steady {
             last: Cell::new(Nanos(0)),
             since: Cell::new(Nanos(0)),
+            watches: Cell::new(true),
+            wanted: Notify::new(),
         }
+    }
+
+    #[test]
+    fn a_stop_without_connections_is_none() {
+        let steady = steady();
+        steady.look(Nanos(1000 * MS));
+        steady.watch(false, Nanos(1100 * MS));
+        steady.watch(true, Nanos(9000 * MS));
+        let read = Nanos(9100 * MS);
+        assert!(steady.fresh(read, read, Nanos(9200 * MS)));
+        // While there is one it is a stop, whoever else comes.
+        steady.watch(true, Nanos(19_000 * MS));
+        assert!(!steady.fresh(Nanos(19_000 * MS), Nanos(19_000 * MS), Nanos(19_000 * MS)));
     }
 
     #[test]
