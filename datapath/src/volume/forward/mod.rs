@@ -27,7 +27,7 @@ pub const PATH_ERROR: Status = 0x300;
 /// Command Interrupted: too much is under way, the host shall try again.
 pub const INTERRUPTED: Status = 0x21;
 
-/// Bytes of data that a forwarder has under way to a coordinator: more would end the session. So what waits at a coordinator for its replicas never takes
+/// Bytes of data that a forwarder has under way to a coordinator: what is more is refused as interrupted. So what waits at a coordinator for its replicas never takes
 /// all buffers of its reactor.
 pub const WINDOW_BYTES: u64 = 4 << 20;
 /// Commands that one has under way, reservations included.
@@ -51,6 +51,11 @@ pub trait Hosted {
 
     /// Does a command: one that is confirmed, under the stamps of `key`; or one that needs none. `data`: what came with it.
     fn run(&self, key: u64, command: Command, data: Option<Buffer>) -> Ended;
+}
+
+/// All data of a frame are one piece.
+fn one_piece(data: usize, pieces: &mut Vec<usize>) {
+    pieces.extend((data > 0).then_some(data));
 }
 
 /// Bytes of data on the wire for so many of a command's: whole blocks.

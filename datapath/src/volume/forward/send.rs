@@ -14,7 +14,8 @@ use keelblock_hugepages::Buffer;
 
 use super::age::AGE;
 use super::{
-    Command, INTERRUPTED, PATH_ERROR, Phase, Status, WINDOW_BYTES, WINDOW_COMMANDS, padded,
+    Command, INTERRUPTED, PATH_ERROR, Phase, Status, WINDOW_BYTES, WINDOW_COMMANDS, one_piece,
+    padded,
 };
 use crate::reactor::{Handle, Notify};
 use crate::replication::planted::{self, Bug};
@@ -30,7 +31,7 @@ use crate::store::types::Stamp;
 /// How long a command waits for a channel, or for room, before it fails.
 const CHANNEL_LIMIT: Duration = Duration::from_secs(1);
 /// How long a coordinator may take for a command: longer than it lets one wait for a quorum.
-const DONE_LIMIT: Duration = Duration::from_secs(15);
+pub(super) const DONE_LIMIT: Duration = Duration::from_secs(15);
 /// Before a channel is opened again that ended or was refused.
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -210,7 +211,7 @@ impl Forwarder {
         }
     }
 
-    /// Sends a phase of a command and waits for its answer.
+    /// Sends a phase of a command and waits for its answer; for both together no longer than the limit.
     async fn ask(
         &self,
         command: &Command,
@@ -227,6 +228,7 @@ impl Forwarder {
         let generation = self.generation.get();
         let _under_way = UnderWay::begin(self, command.request, bytes);
         let data = data.map(|data| (data, 0..bytes as usize));
+        let until = self.handle.now() + limit;
         loop {
             if generation != self.generation.get() || !self.opened.get() {
                 return Err(PATH_ERROR);
@@ -241,7 +243,9 @@ impl Forwarder {
                 Ok(()) => break,
                 Err(NotSent::Ended) => return Err(PATH_ERROR),
                 Err(NotSent::Full) => {
-                    let _ = self.handle.timeout(limit, channel.room()).await;
+                    let left = until.since(self.handle.now());
+                    let room = self.handle.timeout(left, channel.room()).await;
+                    room.map_err(|_| PATH_ERROR)?;
                 }
             }
         }
@@ -256,7 +260,8 @@ impl Forwarder {
                 }
             }
         });
-        let answered = self.handle.timeout(limit, answered).await;
+        let left = until.since(self.handle.now());
+        let answered = self.handle.timeout(left, answered).await;
         let (done, data) = answered.map_err(|_| PATH_ERROR)?;
         match done.status {
             0 => Ok(Answer {
@@ -328,7 +333,7 @@ impl Handler for Ear {
         data: usize,
         pieces: &mut Vec<usize>,
     ) -> Result<(), Broken> {
-        pieces.extend((data > 0).then_some(data));
+        one_piece(data, pieces);
         Ok(())
     }
 

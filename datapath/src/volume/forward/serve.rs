@@ -7,9 +7,10 @@ use std::rc::Rc;
 use keelblock_hugepages::Buffer;
 
 use super::age::AGE;
+use super::send::DONE_LIMIT;
 use super::{
     Command, Data, Hosted, INTERRUPTED, PATH_ERROR, Phase, Status, WINDOW_BYTES, WINDOW_COMMANDS,
-    padded,
+    one_piece, padded,
 };
 use crate::reactor::Handle;
 use crate::replication::replica::door::Coordinators;
@@ -128,7 +129,7 @@ impl Handler for Taking {
         data: usize,
         pieces: &mut Vec<usize>,
     ) -> Result<(), Broken> {
-        pieces.extend((data > 0).then_some(data));
+        one_piece(data, pieces);
         Ok(())
     }
 
@@ -181,7 +182,7 @@ impl Inner {
             }
             Phase::Confirm(stamp) => match self.take_reserved(command.request, stamp) {
                 Some(reserved) if same(&reserved.command, &command) => {
-                    self.run((reserved.key, true), command, data, admitted)?;
+                    self.run((reserved.key, true), command, data, admitted);
                 }
                 Some(reserved) => {
                     self.by.unreserve(reserved.key);
@@ -189,7 +190,7 @@ impl Inner {
                 }
                 None => self.done(command.request, PATH_ERROR, None),
             },
-            Phase::Read => self.run((self.next_key(), false), command, data, admitted)?,
+            Phase::Read => self.run((self.next_key(), false), command, data, admitted),
         }
         Ok(())
     }
@@ -238,13 +239,14 @@ impl Inner {
         command: Command,
         data: Option<Buffer>,
         admitted: Admitted,
-    ) -> Result<(), Broken> {
+    ) {
         let bytes = command.data();
+        // A forwarder that has given up waiting for an answer counts one less than there are here.
         if self.bytes.get() + bytes > WINDOW_BYTES || self.running.get() >= WINDOW_COMMANDS {
             if reserved {
                 self.by.unreserve(key);
             }
-            return Err(Broken::Sequence("more commands than may be under way"));
+            return self.done(command.request, INTERRUPTED, None);
         }
         self.bytes.set(self.bytes.get() + bytes);
         self.running.set(self.running.get() + 1);
@@ -254,12 +256,13 @@ impl Inner {
             if reserved {
                 inner.by.unreserve(key);
             }
+            // What was read is here until it is sent, so the command counts until then. Later than this nobody waits for it.
+            let answered = inner.answer(command, status, data);
+            let _ = inner.handle.timeout(DONE_LIMIT, answered).await;
             inner.bytes.set(inner.bytes.get() - bytes);
             inner.running.set(inner.running.get() - 1);
-            inner.answer(command, status, data).await;
             drop(admitted);
         });
-        Ok(())
     }
 
     fn done(&self, request: u64, status: Status, stamp: Option<Stamp>) {
