@@ -3,6 +3,7 @@
 
 mod alerts;
 mod bench;
+mod changes;
 mod drives;
 mod exports;
 mod fake;
