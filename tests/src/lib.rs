@@ -3,7 +3,7 @@
 //! Everything here treats Keelblock as its users do: it starts `keelblock up`, talks to it with `keelctl` and NVMe/TCP, and
 //! kills processes. [`cluster`] is that cluster, [`several`] one of several nodes with a replicated volume, [`programs`] finds (or builds) the executables, [`guest`] boots Debian's
 //! kernel in a virtual machine, [`workload`] is verified I/O from our own initiator, [`fuzz`] is hosts that break the protocol,
-//! [`kills`] a data path that dies while hosts write, [`deaths`] processes of three nodes that do, [`scale`] large drives and many snapshots.
+//! [`kills`] a data path that dies while hosts write, [`deaths`] processes, networks and drives of three nodes that fail, [`scale`] large drives and many snapshots.
 //! The tests are in `tests/tests`, one file per kind of failure.
 pub mod cluster;
 pub mod datapaths;

@@ -2,7 +2,7 @@
 
 use keelblock_nvme::initiator::{ConnectOptions, Controller, IoQueue, Namespace};
 
-use crate::workload::Target;
+use crate::workload::{Target, queue_of};
 
 /// Blocks that are written.
 pub const BLOCKS: u64 = 400;
@@ -39,11 +39,9 @@ impl Marker {
         let host = "nqn.2014-08.org.nvmexpress:uuid:0cc1d0b8-0000-4000-8000-000000000002";
         let options = ConnectOptions::default();
         let controller = Controller::connect(target.address, &target.nqn, host, &options);
-        let mut controller = controller.expect("it connects");
-        let data = controller.namespace(target.nsid).expect("a namespace");
-        let ns = Namespace::new(target.nsid, &data).expect("of a known format");
-        controller.set_io_queues(1).expect("a queue");
-        let queue = controller.io_queue(1, 31).expect("a queue");
+        let controller = controller.expect("it connects");
+        let opened = queue_of(controller, target.nsid, 31);
+        let (controller, queue, ns) = opened.expect("a namespace and a queue");
         Self {
             queue,
             ns,

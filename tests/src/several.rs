@@ -41,19 +41,43 @@ pub fn coordinator(cluster: &Cluster) -> usize {
 
 /// What a node says of the volume; `None`: it does not answer.
 pub fn locate(cluster: &Cluster, node: usize) -> Option<Value> {
-    let said = cluster.keelctl_at(node, &["volume", "locate", VOLUME, "--json"]);
+    locate_volume(cluster, node, VOLUME)
+}
+
+fn locate_volume(cluster: &Cluster, node: usize, volume: &str) -> Option<Value> {
+    let said = cluster.keelctl_at(node, &["volume", "locate", volume, "--json"]);
     let text = said.status.success().then_some(said.stdout)?;
     serde_json::from_slice(&text).ok()
 }
 
-/// Waits until so many replicas are in sync.
+/// Waits until a node says that another than `former` serves, and gives its place.
+///
+/// # Panics
+/// If nobody does in time.
+pub fn until_served_by_another(cluster: &Cluster, ask: usize, former: &str) -> usize {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = locate(cluster, ask);
+        if let Some(found) = &found
+            && found["state"] == "serving"
+            && found["coordinator"] != former
+        {
+            let now = found["coordinator"].as_str().expect("a node").to_owned();
+            return place(cluster, &now);
+        }
+        assert!(Instant::now() < deadline, "nobody takes it over: {found:?}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Waits until so many replicas of a volume are in sync.
 ///
 /// # Panics
 /// If they are not in time.
-pub fn until_members(cluster: &Cluster, count: usize) {
+pub fn until_members(cluster: &Cluster, volume: &str, count: usize) {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let found = locate(cluster, 0);
+        let found = locate_volume(cluster, 0, volume);
         let replicas = found.as_ref().and_then(|f| f["replicas"].as_array());
         let members = replicas.map(|all| all.iter().filter(|r| r["state"] == "member").count());
         if members == Some(count) {

@@ -382,9 +382,21 @@ pub(crate) fn open(target: &Target, depth: u16) -> Result<(Controller, IoQueue, 
         attempts: 3,
         ..Backoff::default()
     };
-    let mut controller =
+    let controller =
         Controller::connect_retrying(target.address, &target.nqn, host, &options, &once)?;
-    let namespace = Namespace::new(target.nsid, &controller.namespace(target.nsid)?)?;
+    queue_of(controller, target.nsid, depth)
+}
+
+/// One queue for commands of a controller that is connected, and a namespace of it.
+///
+/// # Errors
+/// As the initiator.
+pub fn queue_of(
+    mut controller: Controller,
+    nsid: u32,
+    depth: u16,
+) -> Result<(Controller, IoQueue, Namespace), Error> {
+    let namespace = Namespace::new(nsid, &controller.namespace(nsid)?)?;
     controller.set_io_queues(1)?;
     let queue = controller.io_queue(1, depth)?;
     Ok((controller, queue, namespace))

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use keelblock_nvme::initiator::{ConnectOptions, Controller, IoQueue, Namespace};
 use keelblock_tests::datapaths::DataPaths;
-use keelblock_tests::workload::Target;
+use keelblock_tests::workload::{Target, queue_of};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -17,17 +17,14 @@ struct Host {
 
 fn connect(target: &Target) -> Host {
     let host = "nqn.2014-08.org.nvmexpress:uuid:0cc1d0b8-0000-4000-8000-000000000001";
-    let mut controller = Controller::connect(
+    let controller = Controller::connect(
         target.address,
         &target.nqn,
         host,
         &ConnectOptions::default(),
     )
     .unwrap();
-    let data = controller.namespace(target.nsid).unwrap();
-    let ns = Namespace::new(target.nsid, &data).unwrap();
-    controller.set_io_queues(1).unwrap();
-    let queue = controller.io_queue(1, 31).unwrap();
+    let (controller, queue, ns) = queue_of(controller, target.nsid, 31).unwrap();
     Host {
         queue,
         ns,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use keelblock_nvme::initiator::{ConnectOptions, Controller, Error, IoQueue, Namespace};
 use keelblock_tests::datapaths::DataPaths;
-use keelblock_tests::workload::Target;
+use keelblock_tests::workload::{Target, queue_of};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -22,11 +22,8 @@ fn connect(target: &Target, host: u8) -> Host {
     let host =
         format!("nqn.2014-08.org.nvmexpress:uuid:0cc1d0b8-0000-4000-8000-0000000000{host:02}");
     let options = ConnectOptions::default();
-    let mut controller = Controller::connect(target.address, &target.nqn, &host, &options).unwrap();
-    let data = controller.namespace(target.nsid).unwrap();
-    let ns = Namespace::new(target.nsid, &data).unwrap();
-    controller.set_io_queues(1).unwrap();
-    let queue = controller.io_queue(1, 31).unwrap();
+    let controller = Controller::connect(target.address, &target.nqn, &host, &options).unwrap();
+    let (controller, queue, ns) = queue_of(controller, target.nsid, 31).unwrap();
     Host {
         queue,
         ns,

@@ -1,36 +1,19 @@
 //! A volume with three replicas on three nodes: one that only holds a replica dies, and the one that coordinates dies. Nothing that was acknowledged is lost.
-use keelblock_tests::cluster::{Cluster, PATIENCE, kill};
+use keelblock_tests::cluster::{Cluster, kill};
 use keelblock_tests::seed;
-use keelblock_tests::several::{Held, at, coordinator, locate, place, until_members};
+use keelblock_tests::several::{
+    Held, VOLUME, at, coordinator, until_members, until_served_by_another,
+};
 use keelblock_tests::workload::{WhenLost, Workload, verify_region, write_region};
 use rustix::process::Signal;
-use std::time::{Duration, Instant};
-
-const LOOK: Duration = Duration::from_millis(50);
+use std::time::Instant;
 
 fn three() -> Cluster {
     let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
     let cluster = Cluster::builder().arg(&size).volume("r:64M:3").start();
     // One that was not reached when the volume was first served joins later; two of which one dies would serve nothing.
-    until_members(&cluster, 3);
+    until_members(&cluster, VOLUME, 3);
     cluster
-}
-
-/// Waits until a node says that another than `former` serves, and gives its place.
-fn until_served_by_another(cluster: &Cluster, ask: usize, former: &str) -> usize {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let found = locate(cluster, ask);
-        if let Some(found) = &found
-            && found["state"] == "serving"
-            && found["coordinator"] != former
-        {
-            let now = found["coordinator"].as_str().expect("a node").to_owned();
-            return place(cluster, &now);
-        }
-        assert!(Instant::now() < deadline, "nobody takes it over: {found:?}");
-        std::thread::sleep(LOOK);
-    }
 }
 
 #[test]

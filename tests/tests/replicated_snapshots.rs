@@ -1,7 +1,9 @@
 //! Snapshots of a volume with three replicas, taken while a host writes, and cloned: what they show is one moment, on each replica, whoever of the three dies.
 use keelblock_tests::cluster::{Cluster, PATIENCE, kill};
 use keelblock_tests::marked::{Marker, Token};
-use keelblock_tests::several::{Held, at, coordinator, locate, place, until_members};
+use keelblock_tests::several::{
+    Held, VOLUME, at, coordinator, until_members, until_served_by_another,
+};
 use keelblock_tests::workload::Target;
 use rustix::process::Signal;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ const TOKEN: Token = *b"keelblock test: a snapshot's one";
 fn three(volume: &str) -> Cluster {
     let size = ["--nodes", "3", "--size", "512M", "--reactors", "1"];
     let cluster = Cluster::builder().arg(&size).volume(volume).start();
-    until_members(&cluster, 3);
+    until_members(&cluster, VOLUME, 3);
     cluster
 }
 
@@ -102,22 +104,6 @@ fn clone_by_each(cluster: &Cluster, ask: usize, snapshot: &str, name: &str) -> V
         seen = Some(rounds);
     }
     seen.expect("there are nodes")
-}
-
-fn until_served_by_another(cluster: &Cluster, ask: usize, former: &str) -> usize {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let found = locate(cluster, ask);
-        if let Some(found) = &found
-            && found["state"] == "serving"
-            && found["coordinator"] != former
-        {
-            let now = found["coordinator"].as_str().expect("a node").to_owned();
-            return place(cluster, &now);
-        }
-        assert!(Instant::now() < deadline, "nobody takes it over: {found:?}");
-        std::thread::sleep(LOOK);
-    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ use keelblock_tests::cluster::{Cluster, Volume};
 use keelblock_tests::marked::{Marker, Token};
 use keelblock_tests::recorder::file_holds;
 use keelblock_tests::seed;
+use keelblock_tests::several::until_members;
 use keelblock_tests::workload::Target;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -141,4 +142,51 @@ fn an_encrypted_volume_is_opened_by_the_cluster_key_and_by_nothing_else() {
     }
     let shown = cluster.keelctl_json(&["secrets", "show"]);
     assert_eq!(shown["volumes"], serde_json::json!([]), "{shown}");
+}
+
+#[test]
+fn a_clone_of_an_encrypted_volume_is_opened_by_its_parents_key_and_has_one_of_its_own() {
+    let mut random = SmallRng::seed_from_u64(seed());
+    let token: Token = random.random();
+    let (cluster, file) = three(&"33".repeat(32));
+    let secure = [
+        "volume", "create", "s", "--size", "64M", "--repl", "3", "--secure",
+    ];
+    keelctl(&cluster, &secure).unwrap();
+    until_members(&cluster, "s", 3);
+    Marker::connect(&target(&cluster, "s"), token).write(1);
+    let snapshot = ["volume", "snapshot", "create", "s", "--name", "s1"];
+    keelctl(&cluster, &snapshot).unwrap();
+    Marker::connect(&target(&cluster, "s"), token).write(2);
+    keelctl(&cluster, &["volume", "clone", "s1", "--name", "c"]).unwrap();
+    let shown = cluster.keelctl_json(&["secrets", "show"]);
+    assert_eq!(
+        shown["volumes"].as_array().map(Vec::len),
+        Some(2),
+        "{shown}"
+    );
+    // By the coordinator on each node, whose replica is asked first; after a turn everything was sealed and opened by another process.
+    for (round, node) in (1..).zip(["node-1", "node-2", "node-3"]) {
+        keelctl(&cluster, &["volume", "attach", "c", "--node", node]).unwrap();
+        cluster.wait_until("it is there", |r| {
+            r.volumes
+                .iter()
+                .any(|v| v.name == "c" && v.coordinator == node)
+        });
+        let mut host = Marker::connect(&target(&cluster, "c"), token);
+        host.verify(round);
+        host.write(round + 1);
+        host.verify(round + 1);
+    }
+    Marker::connect(&target(&cluster, "s"), token).verify(2);
+    // What it was made of goes, and its key with it; the clone has what it needs.
+    keelctl(&cluster, &["volume", "clone", "s1", "--name", "d"]).unwrap();
+    keelctl(&cluster, &["volume", "snapshot", "delete", "s1"]).unwrap();
+    keelctl(&cluster, &["host", "detach", "s"]).unwrap();
+    keelctl(&cluster, &["volume", "delete", "s", "--yes"]).unwrap();
+    keelctl(&cluster, &["volume", "attach", "d", "--node", "node-2"]).unwrap();
+    Marker::connect(&target(&cluster, "d"), token).verify(1);
+    Marker::connect(&target(&cluster, "c"), token).verify(4);
+    let (with, all) = found(&file.parent().unwrap().join("data"), &token[..16]);
+    assert!(with.is_empty() && all > 9, "{with:?} of {all}");
 }

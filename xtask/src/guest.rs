@@ -98,7 +98,7 @@ pub struct DeathsArgs {
     drives: bool,
 }
 
-/// Ends and pauses processes of three nodes while hosts write.
+/// Ends and pauses processes of three nodes, and cuts and fails what is wanted, while hosts write.
 pub fn deaths(args: &DeathsArgs) -> Outcome {
     let seconds = args.seconds.to_string();
     let mut words = vec!["--seconds", &seconds];

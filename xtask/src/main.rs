@@ -45,7 +45,7 @@ enum Task {
     Fuzz(guest::FuzzArgs),
     /// Kill the data path of a cluster over and over while hosts write, and compare what is found.
     Kills(guest::KillsArgs),
-    /// End and pause processes of three nodes at random, while hosts write to a volume with three replicas.
+    /// End and pause processes of three nodes at random, drop packets and let drives fail if wanted, while hosts write to a volume with three replicas.
     Deaths(guest::DeathsArgs),
     /// Measure large drives and many snapshots: what opening and deleting take, and whether accounts add up.
     Scale(guest::ScaleArgs),

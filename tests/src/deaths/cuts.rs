@@ -102,6 +102,9 @@ impl<'a> Cuts<'a> {
     /// The firewall does not say.
     pub fn dropped() -> io::Result<u64> {
         let output = Command::new("nft").args(["list", "ruleset"]).output()?;
+        if !output.status.success() {
+            return Err(io::Error::other("nft does not say what it dropped"));
+        }
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let mut words = text.split_whitespace();
         let mut sum = 0;

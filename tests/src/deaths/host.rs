@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::workload::Target;
+use crate::workload::{Target, queue_of};
 
 /// Bytes of a block.
 const BLOCK: usize = 4096;
@@ -182,12 +182,8 @@ pub fn connect(target: &Target) -> Result<(Controller, IoQueue, Namespace), Erro
         timeout: ANSWER,
         ..ConnectOptions::default()
     };
-    let mut controller = Controller::connect(target.address, &target.nqn, host, &options)?;
-    let data = controller.namespace(target.nsid)?;
-    let ns = Namespace::new(target.nsid, &data)?;
-    controller.set_io_queues(1)?;
-    let queue = controller.io_queue(1, 31)?;
-    Ok((controller, queue, ns))
+    let controller = Controller::connect(target.address, &target.nqn, host, &options)?;
+    queue_of(controller, target.nsid, 31)
 }
 
 fn pattern(place: u64, value: u64) -> Vec<u8> {
