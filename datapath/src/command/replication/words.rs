@@ -12,6 +12,7 @@ use super::serving::ServedKeys;
 use crate::cipher::{KEY_BYTES, Secret};
 use crate::replication::seam::Id;
 use crate::replication::wire::hello::PeerId;
+use crate::replication::wire::snapshots::SNAPSHOTS_MAX;
 use crate::store::VolumeId;
 use crate::store::types::SnapshotId;
 use crate::volume::coordinator::message::End;
@@ -165,6 +166,10 @@ pub fn named_of(all: &[proto::NamedSnapshot]) -> Result<Vec<Named>, CommandError
             ready: n.ready,
         })
     };
+    if all.len() > SNAPSHOTS_MAX {
+        let why = format!("{}: {SNAPSHOTS_MAX} are the most", all.len());
+        return Err(CommandError::field("snapshots", why));
+    }
     all.iter().map(named).collect()
 }
 
