@@ -1,5 +1,5 @@
 //! `keelctl volume ha-update` and `resync`.
-use super::progress::{LOOK, Progress, percent};
+use super::progress::{Amount, LOOK, Progress, with_percent};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
 use crate::render::Answer;
@@ -145,7 +145,7 @@ async fn wait(client: &mut Client, id: &str, task_id: &str, what: String) -> Res
             let why = "another change of its replicas was begun meanwhile".to_owned();
             return Err(Failure::local(what, why));
         }
-        progress.show(&shown(&task));
+        progress.show(&state(&task), amount(&task));
         match task.state.as_str() {
             "running" | "undoing" => tokio::time::sleep(LOOK).await,
             "done" => {
@@ -167,6 +167,16 @@ pub fn is_over(task: &ReplicaTask) -> bool {
 
 /// A task in a line.
 pub fn shown(task: &ReplicaTask) -> String {
+    with_percent(&state(task), amount(task))
+}
+
+/// What is compared and copied, while it is.
+fn amount(task: &ReplicaTask) -> Option<Amount> {
+    let copies = task.state == "running" && task.step == "resync" && task.total_bytes > 0;
+    copies.then_some((task.done_bytes, task.total_bytes))
+}
+
+fn state(task: &ReplicaTask) -> String {
     let what = match task.kind.as_str() {
         "move" => format!("move {} -> {}", task.old_node, task.new_node),
         "resync" => format!("resync of the replica on node {}", task.new_node),
@@ -180,10 +190,6 @@ pub fn shown(task: &ReplicaTask) -> String {
         ),
     };
     let mut text = match (task.state.as_str(), task.step.as_str()) {
-        ("running", "resync") if task.total_bytes > 0 => {
-            let done = percent(task.done_bytes, task.total_bytes);
-            format!("{what}: copying, {done} %")
-        }
         ("running", "resync") => format!("{what}: copying"),
         ("running", step) => format!("{what}: {step}"),
         (state, _) => format!("{what}: {state}"),

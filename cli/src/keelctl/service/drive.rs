@@ -3,7 +3,7 @@ use super::pool::{called, drive_json, state};
 use super::pools;
 use crate::client::Client;
 use crate::failure::{Failure, Result};
-use crate::keelctl::progress::{LOOK, Progress, percent};
+use crate::keelctl::progress::{Amount, LOOK, Progress, with_percent};
 use crate::render::{Answer, facts, table};
 use crate::size::{parse_size, show_size};
 use clap::Subcommand;
@@ -189,7 +189,7 @@ async fn evacuate(client: &mut Client, drive: String, cancel: bool, wait: bool) 
     let mut progress = Progress::new();
     loop {
         let (pool, drive) = find(client, &id).await?;
-        progress.show(&evacuation(&drive));
+        progress.show(&leaving(&drive), amount(&drive));
         match (drive.state.as_str(), drive.online) {
             ("evacuated", _) => {
                 progress.end();
@@ -214,12 +214,21 @@ async fn evacuate(client: &mut Client, drive: String, cancel: bool, wait: bool) 
 
 /// How far it is.
 fn evacuation(drive: &DriveStatus) -> String {
+    with_percent(&leaving(drive), amount(drive))
+}
+
+/// What is moved away from it, while it is.
+fn amount(drive: &DriveStatus) -> Option<Amount> {
+    let moves = drive.state == "evacuating";
+    moves.then_some((drive.evacuated_bytes, drive.evacuation_bytes))
+}
+
+fn leaving(drive: &DriveStatus) -> String {
     if drive.state != "evacuating" {
         return String::new();
     }
     let mut text = format!(
-        "{} % of {} moved, {} lanes left",
-        percent(drive.evacuated_bytes, drive.evacuation_bytes),
+        "moving {}, {} lanes left",
         show_size(drive.evacuation_bytes),
         drive.lanes
     );

@@ -1,7 +1,7 @@
 //! `keelctl service scan …`.
 use crate::client::Client;
 use crate::failure::{Failure, Result};
-use crate::keelctl::progress::{LOOK, Progress, percent};
+use crate::keelctl::progress::{LOOK, Progress, with_percent};
 use crate::render::{Answer, facts};
 use crate::size::{parse_size, show_size};
 use crate::time::{parse_interval, show_interval, show_time};
@@ -145,7 +145,8 @@ async fn follow(client: &mut Client, which: Which) -> Result<Answer> {
         if !shown {
             break status;
         }
-        progress.show(&format!("{}: {}", status.state, how_far(&status)));
+        let amount = Some((status.scanned_bytes, status.total_bytes));
+        progress.show(&format!("scan {}", status.state), amount);
         tokio::time::sleep(LOOK).await;
     };
     progress.end();
@@ -165,12 +166,9 @@ async fn follow(client: &mut Client, which: Which) -> Result<Answer> {
 }
 
 fn how_far(status: &ScanStatus) -> String {
-    format!(
-        "{} of {} ({} %)",
-        show_size(status.scanned_bytes),
-        show_size(status.total_bytes),
-        percent(status.scanned_bytes, status.total_bytes)
-    )
+    let (scanned, total) = (status.scanned_bytes, status.total_bytes);
+    let text = format!("{} of {}", show_size(scanned), show_size(total));
+    with_percent(&text, Some((scanned, total)))
 }
 
 fn described(status: &ScanStatus) -> String {
