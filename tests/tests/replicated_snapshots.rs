@@ -80,7 +80,8 @@ fn clone_by_each(cluster: &Cluster, ask: usize, snapshot: &str, name: &str) -> V
         }
         // A replica that was away is still being copied to.
         let said = String::from_utf8_lossy(&made.stderr).into_owned();
-        assert!(said.contains("not up to date"), "{said}");
+        let waits = ["not up to date", "not made", "try again", "being deleted"];
+        assert!(waits.iter().any(|w| said.contains(w)), "{said}");
         assert!(Instant::now() < deadline, "{said}");
         std::thread::sleep(4 * LOOK);
     }
@@ -168,4 +169,45 @@ fn a_replica_that_was_away_gets_snapshots_that_were_taken_meanwhile() {
     writer.finish();
     each.iter().for_each(|rounds| assert_one_moment(rounds));
     assert!(each[0][0] < each[1][0], "{each:?}");
+}
+
+#[test]
+fn a_clone_of_a_volume_is_one_moment_of_it_whoever_dies() {
+    let cluster = three("r:64M:3");
+    let first = coordinator(&cluster);
+    let writer = Writer::start(at(&cluster, first));
+    writer.wait_for_rounds(2);
+    let ask = (first + 1) % 3;
+    let rounds = clone_by_each(&cluster, ask, VOLUME, "c1");
+    assert_one_moment(&rounds);
+    writer.wait_for_rounds(1);
+    writer.finish();
+    let left = cluster.keelctl_json(&["volume", "snapshot", "list"]);
+    assert_eq!(left, serde_json::json!([]), "its snapshot is nobody's");
+    // The coordinator dies amid the next one: it is made by whoever follows.
+    let held = Held::new(cluster.up_pid());
+    let node = cluster.ready().nodes[first].clone();
+    let asked = std::thread::scope(|s| {
+        let asked = s.spawn(|| cluster.keelctl_at(ask, &["volume", "clone", "r", "--name", "c2"]));
+        std::thread::sleep(LOOK);
+        kill(node.datapath_pid.expect("it runs"), Signal::KILL);
+        kill(node.control_pid.expect("it runs"), Signal::KILL);
+        asked.join().expect("it ends")
+    });
+    until_served_by_another(&cluster, ask, &node.id);
+    drop(held);
+    eprintln!("amid it: {asked:?}");
+    let again = clone_by_each(&cluster, ask, VOLUME, "c2");
+    assert!(again[0] > rounds[0], "{again:?} {rounds:?}");
+    assert_one_moment(&again);
+    for name in ["c1", "c2"] {
+        let words: [&[&str]; 2] = [
+            &["host", "detach", name],
+            &["volume", "delete", name, "--force"],
+        ];
+        for words in words {
+            let done = cluster.keelctl_at(ask, words);
+            assert!(done.status.success(), "{done:?}");
+        }
+    }
 }

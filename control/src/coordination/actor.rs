@@ -165,6 +165,7 @@ impl Node {
             }
             _ => {
                 self.nothing_here(id).await?;
+                self.sweep_clones(&now).await?;
                 None
             }
         };

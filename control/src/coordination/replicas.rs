@@ -34,7 +34,10 @@ impl Node {
             }
             let known = now.replicas.get(&replica.replica_id);
             match known.map(|k| &k.record) {
-                Some(k) if k.made => self.compare_replica(now.id, replica, k).await?,
+                Some(k) if k.made => {
+                    self.compare_replica(now.id, replica, k).await?;
+                    self.follow_replica_size(volume, replica).await?;
+                }
                 // It was refused: whoever makes the volume has read why, and undoes it.
                 Some(k) if !k.error.is_empty() => {}
                 known => self.make_replica(volume, replica, known.is_some()).await?,
@@ -174,6 +177,10 @@ impl Node {
     pub(super) async fn drop_replicas(&self, now: &Now) -> Result<(), OpError> {
         let goes = now.phase() == Phase::Deleting;
         let Some(set) = &now.set else {
+            if now.volume.is_some() && goes {
+                // A clone that was given up before it had replicas.
+                return self.forget_if_empty(now).await;
+            }
             // Without a record nothing is known of it: it is left alone.
             return Ok(());
         };

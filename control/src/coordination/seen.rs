@@ -189,6 +189,11 @@ impl Seen {
                 if record.is_none() && !self.volumes.contains_key(&id) {
                     return touched;
                 }
+                // Whoever serves the source makes a clone of it.
+                let before = self.volumes.get(&id);
+                let source = record.as_ref().or(before).map(|v| v.record.source.clone());
+                let own = source.flatten().filter(|s| s.own);
+                touched.volumes.extend(own.map(|s| s.volume_id));
                 set(&mut self.volumes, id, record);
             }
             ("replication", None) => {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Now;
 use super::actor::Attempts;
 use super::changes::set_record;
+use super::sizes::size_of_path;
 use super::told::{PathTold, runs, serves};
 use crate::datapath::CALL_TIMEOUT;
 use crate::error::OpError;
@@ -66,8 +67,11 @@ impl Node {
             let serves = state == PathState::Optimized;
             return match mine.filter(|c| serves && c.epoch == set.record.epoch.number()) {
                 Some(coordinator) => {
-                    self.follow_snapshots(now, &coordinator).await?;
-                    self.change_replicas(now, &coordinator).await
+                    self.follow_size(volume, &coordinator).await?;
+                    let followed = self.follow_snapshots(now, &coordinator).await;
+                    // A clone may wait for a replica that this brings.
+                    let wait = self.change_replicas(now, &coordinator).await?;
+                    followed.map(|()| wait)
                 }
                 None => Ok(None),
             };
@@ -173,9 +177,11 @@ impl Node {
         let record = &taken.record.record;
         tracing::info!(volume = volume.record.name, epoch = %record.epoch, "epoch taken");
         let layout = volume.record.replicated.as_ref();
+        // Behind K1: how far whoever served it before may have written.
+        let size_bytes = self.size_to_serve(now.id).await?;
         let request = ServeRequest {
             volume_id: now.id.to_string(),
-            size_bytes: volume.record.size_bytes,
+            size_bytes,
             lanes: layout.map_or(1, |l| l.lanes).into(),
             record: Some(set_record(record)),
             lease_ms: 0,
@@ -195,7 +201,7 @@ impl Node {
         let coordinator = serving.await?;
         let mut told = self.coordination.told();
         told.report(coordinator);
-        let open = Some(volume.record.size_bytes);
+        let open = Some(size_bytes);
         let export = told.path(now.id).and_then(|p| p.export);
         let path = PathTold {
             open,
@@ -257,13 +263,14 @@ impl Node {
             .told()
             .path(record.volume_id)
             .unwrap_or_default();
-        if path.open == Some(record.size_bytes) && path.forward == forward {
+        let size_bytes = size_of_path(record, path.open);
+        if path.open == Some(size_bytes) && path.forward == forward {
             return Ok(());
         }
         let layout = record.replicated.as_ref();
         let request = OpenPathRequest {
             volume_id: record.volume_id.to_string(),
-            size_bytes: record.size_bytes,
+            size_bytes,
             lanes: layout.map_or(1, |l| l.lanes).into(),
             volatile_cache: layout.is_some_and(|l| l.volatile_cache),
             forward: forward.clone(),
@@ -273,7 +280,7 @@ impl Node {
                 c.open_path(request).await
             })
             .await?;
-        let open = Some(record.size_bytes);
+        let open = Some(size_bytes);
         let path = PathTold {
             open,
             forward,

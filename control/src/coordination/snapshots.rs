@@ -58,7 +58,10 @@ impl Node {
     ) -> Result<(), OpError> {
         for snapshot in &now.snapshots {
             match snapshot.record.phase {
-                Phase::Ready => {}
+                Phase::Ready => self.follow_clone(snapshot).await?,
+                Phase::Creating if self.clone_is_over(&snapshot.record) => {
+                    self.drop_replicated(snapshot, coordinator.epoch).await?;
+                }
                 Phase::Creating => self.take_snapshot(snapshot, coordinator.epoch).await?,
                 Phase::Deleting => self.drop_replicated(snapshot, coordinator.epoch).await?,
             }
@@ -91,7 +94,10 @@ impl Node {
                     snapshot = record.name,
                     "taking it was interrupted by a takeover: it does not exist"
                 );
-                self.forget_replicated(snapshot).await
+                match record.for_clone {
+                    Some(_) => self.snapshot_for_clone_again(snapshot, epoch).await,
+                    None => self.forget_replicated(snapshot).await,
+                }
             }
         }
     }
@@ -157,12 +163,17 @@ impl Node {
     }
 
     /// Takes its records away, unless somebody changed them.
-    async fn forget_replicated(&self, snapshot: &Versioned<SnapshotRecord>) -> Result<(), OpError> {
+    pub(super) async fn forget_replicated(
+        &self,
+        snapshot: &Versioned<SnapshotRecord>,
+    ) -> Result<(), OpError> {
         let (record, keys) = (&snapshot.record, self.registry.keys());
         let key = keys.snapshot(record.snapshot_id);
         let guards = vec![Guard::at(&key, snapshot.revision)];
-        let name = keys.volume_name(&record.name);
-        let writes = vec![Write::delete(&key), Write::delete(&name)];
+        let mut writes = vec![Write::delete(&key)];
+        if record.for_clone.is_none() {
+            writes.push(Write::delete(keys.volume_name(&record.name)));
+        }
         self.commit(&record.name, guards, writes).await
     }
 }

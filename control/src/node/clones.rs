@@ -34,10 +34,7 @@ impl Node {
                 return self.clone_replicated(name, s, labels).await;
             }
             Found::Volume(v) if v.record.replicated.is_some() => {
-                return Err(OpError::State(format!(
-                    "volume {} has several replicas: take a snapshot of it, and clone that",
-                    v.record.name
-                )));
+                return self.clone_replicated_volume(name, v, labels).await;
             }
             _ => {}
         }

@@ -11,6 +11,7 @@ mod exports;
 mod ha;
 mod replicated;
 mod replicated_clones;
+mod replicated_size;
 mod replicated_snapshots;
 mod resize;
 mod scans;

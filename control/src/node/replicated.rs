@@ -7,8 +7,8 @@ use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
-    AliveRecord, AttachmentRecord, ClusterRecord, PathState, Phase, ReplicatedRecord, TaskRecord,
-    Versioned, VolumeRecord, encode, unix_ms,
+    AliveRecord, AttachmentRecord, ClusterRecord, PathState, Phase, ReplicatedRecord,
+    SnapshotRecord, TaskRecord, Versioned, VolumeRecord, encode, unix_ms,
 };
 use crate::replication::record::{MEMBERS_MAX, ReplicationRecord};
 use crate::secrets::SecretRecord;
@@ -82,6 +82,7 @@ impl Node {
                 // A file counts as one that has a volatile cache, and so do most drives.
                 volatile_cache: true,
                 minimum: None,
+                growing_to: None,
             }),
             size_bytes,
             block_bytes: wish.block_bytes,
@@ -116,7 +117,7 @@ impl Node {
         }
         self.commit(&format!("volume {}", volume.name), guards, writes)
             .await?;
-        self.wait_made(&volume, &set).await?;
+        self.wait_made(&volume).await?;
         tracing::info!(volume = volume.name, %id, bytes = size_bytes, replicas = wish.replicas, "volume created");
         Ok(id)
     }
@@ -140,11 +141,7 @@ impl Node {
     }
 
     /// Waits until all replicas are made. If they are not, the volume goes.
-    pub(super) async fn wait_made(
-        &self,
-        volume: &VolumeRecord,
-        set: &ReplicationRecord,
-    ) -> Result<(), OpError> {
+    pub(super) async fn wait_made(&self, volume: &VolumeRecord) -> Result<(), OpError> {
         let id = volume.volume_id;
         let made = self.coordination.until(MAKE_LIMIT, |c| {
             let now = c.seen().volume(id)?;
@@ -162,7 +159,7 @@ impl Node {
         let why = match made.await {
             Some(Ok(())) => return Ok(()),
             Some(Err(why)) => why,
-            None => self.not_made(id, set),
+            None => self.not_made(volume),
         };
         self.begin_delete(volume.volume_id).await?;
         Err(OpError::State(format!(
@@ -171,13 +168,19 @@ impl Node {
         )))
     }
 
-    fn not_made(&self, id: Uuid, set: &ReplicationRecord) -> String {
-        let now = self.coordination.seen().volume(id);
-        let made = now.map(|n| n.replicas).unwrap_or_default();
-        let late = set
-            .replicas
-            .iter()
-            .filter(|r| made.get(&r.replica_id).is_none_or(|k| !k.record.made));
+    fn not_made(&self, volume: &VolumeRecord) -> String {
+        let now = self.coordination.seen().volume(volume.volume_id);
+        let Some((set, made)) = now.and_then(|n| Some((n.set?, n.replicas))) else {
+            let of = volume.source.as_ref();
+            let why = of.and_then(|s| self.coordination.trouble(s.volume_id));
+            let why = why.unwrap_or_else(|| "it is not served, or members are slow".into());
+            return format!(
+                "no snapshot of its source in {} s: {why}",
+                MAKE_LIMIT.as_secs()
+            );
+        };
+        let all = set.record.replicas.iter();
+        let late = all.filter(|r| made.get(&r.replica_id).is_none_or(|k| !k.record.made));
         let late: Vec<&str> = late.map(|r| r.node_id.as_str()).collect();
         format!(
             "no replica in {} s by {}",
@@ -210,9 +213,8 @@ impl Node {
                 what: format!("with {level} replicas, not {}", wish.replicas),
             });
         }
-        let set = self.replication(record.volume_id).await?;
-        if let Some(set) = set.filter(|_| record.phase == Phase::Creating) {
-            self.wait_made(&record, &set.record).await?;
+        if record.phase == Phase::Creating {
+            self.wait_made(&record).await?;
         }
         Ok(record.volume_id)
     }
@@ -272,8 +274,17 @@ impl Node {
     /// Deletes a volume that is attached nowhere: its name is free at once, and its replicas go where their nodes live.
     pub(super) async fn delete_replicated(&self, record: &VolumeRecord) -> Result<(), OpError> {
         let id = record.volume_id;
-        let snapshots = self.registry.snapshots().await?;
-        let of_it = snapshots.iter().filter(|s| s.volume_id == id).count();
+        let prefix = self.registry.keys().snapshots();
+        let all = self.registry.list::<SnapshotRecord>(&prefix).await?;
+        let of_it = all.iter().map(|s| &s.record).filter(|s| s.volume_id == id);
+        let (clones, of_it): (Vec<_>, Vec<_>) = of_it.partition(|s| s.for_clone.is_some());
+        if !clones.is_empty() {
+            return Err(OpError::Busy(format!(
+                "volume {} is being cloned: try again when the clone is there, or deleted",
+                record.name
+            )));
+        }
+        let of_it = of_it.iter().filter(|s| s.phase != Phase::Deleting).count();
         if of_it > 0 {
             return Err(OpError::State(format!(
                 "volume {} has {of_it} snapshots, which are on the same replicas: delete them first",

@@ -1,16 +1,59 @@
-//! Clones of snapshots of volumes with several replicas: on the nodes of the source's replicas, in the same pools, each sharing the blocks of its own one.
+//! Clones of volumes with several replicas: on the nodes of the source's replicas, in the same pools, each sharing the blocks of its own one.
+//!
+//! Of a snapshot they are made at once. Of a volume a snapshot is taken for it: that and the clone are written down together, and whoever serves the volume does
+//! the rest (`coordination/clones`), so it goes on if whoever asked dies.
 use super::Node;
 use super::volumes::merge_labels;
-use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
-    ClusterRecord, Phase, SnapshotRecord, SourceRecord, Versioned, VolumeRecord, encode, unix_ms,
+    ClusterRecord, Phase, ReplicatedRecord, SnapshotRecord, SourceRecord, Versioned, VolumeRecord,
+    encode, unix_ms,
 };
-use crate::replication::record::{ReplicaState, ReplicationRecord};
+use crate::replication::record::ReplicationRecord;
 use crate::secrets::SecretRecord;
 use std::collections::BTreeMap;
 use uuid::Uuid;
+
+/// What a clone is of: the source's record, and as what it is cloned.
+struct Origin<'a> {
+    parent: &'a VolumeRecord,
+    source: SourceRecord,
+    size_bytes: u64,
+    labels: &'a BTreeMap<String, String>,
+}
+
+impl Origin<'_> {
+    fn clone_called(
+        self,
+        name: String,
+        labels: &BTreeMap<String, String>,
+    ) -> Result<VolumeRecord, OpError> {
+        let mut all = self.labels.clone();
+        merge_labels(&mut all, labels)?;
+        let layout = self.parent.replicated.clone();
+        Ok(VolumeRecord {
+            volume_id: Uuid::new_v4(),
+            name,
+            phase: Phase::Creating,
+            size_bytes: self.size_bytes,
+            sticky: false,
+            labels: all,
+            any_host: true,
+            allowed_hosts: Vec::new(),
+            created_unix_ms: unix_ms(),
+            detached_unix_ms: 0,
+            error: String::new(),
+            source: Some(self.source),
+            restoring: None,
+            replicated: layout.map(|r| ReplicatedRecord {
+                growing_to: None,
+                ..r
+            }),
+            ..self.parent.clone()
+        })
+    }
+}
 
 impl Node {
     /// Makes a volume of a snapshot; its id. The same wish again gives the same id.
@@ -40,28 +83,18 @@ impl Node {
         let parent = parent
             .ok_or_else(|| OpError::no_volume(&of.volume_name))?
             .record;
-        let set = self.replicas_of_clone(&parent).await?;
+        let set = self.set_to_clone(parent.volume_id).await?;
+        let set = self.replicas_of_clone(&parent, &set.record)?;
         let cluster = self.registry.get::<ClusterRecord>(&keys.cluster()).await?;
         let cluster = cluster
             .ok_or_else(|| OpError::Internal("the KVDB has no record of the cluster".into()))?;
-        let mut all = of.labels.clone();
-        merge_labels(&mut all, &labels)?;
-        let volume = VolumeRecord {
-            volume_id: Uuid::new_v4(),
-            name,
-            phase: Phase::Creating,
+        let origin = Origin {
+            parent: &parent,
+            source,
             size_bytes: of.size_bytes,
-            sticky: false,
-            labels: all,
-            any_host: true,
-            allowed_hosts: Vec::new(),
-            created_unix_ms: unix_ms(),
-            detached_unix_ms: 0,
-            error: String::new(),
-            source: Some(source),
-            restoring: None,
-            ..parent
+            labels: &of.labels,
         };
+        let volume = origin.clone_called(name, &labels)?;
         let id = volume.volume_id;
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));
         let guards = vec![
@@ -82,38 +115,95 @@ impl Node {
         }
         self.commit(&format!("volume {}", volume.name), guards, writes)
             .await?;
-        self.wait_made(&volume, &set).await?;
+        self.wait_made(&volume).await?;
         tracing::info!(volume = volume.name, %id, snapshot = of.name, "volume cloned");
         Ok(id)
     }
 
-    /// Where the clone is to be. Its epochs go on above the source's: so above all stamps that the snapshot has.
-    async fn replicas_of_clone(&self, parent: &VolumeRecord) -> Result<ReplicationRecord, OpError> {
-        let set = self.replication(parent.volume_id).await?;
-        let set = set
-            .ok_or_else(|| OpError::Internal("a volume without a record of its replicas".into()))?;
-        let (members, others): (Vec<_>, Vec<_>) = set
-            .record
-            .replicas
-            .iter()
-            .partition(|r| r.state == ReplicaState::Member);
-        if let Some(other) = others.first() {
-            return Err(OpError::State(format!(
-                "a replica of volume {} on node {} is not up to date, so its snapshots may be missing there: clone it when all replicas are in sync",
-                parent.name, other.node_id
-            )));
+    /// Makes a volume of another as it is at this moment; its id. The same wish again gives the same id.
+    pub(super) async fn clone_replicated_volume(
+        &self,
+        name: String,
+        parent: &Versioned<VolumeRecord>,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Uuid, OpError> {
+        let of = &parent.record;
+        let snapshot_id = Uuid::new_v4();
+        let source = SourceRecord {
+            volume_id: of.volume_id,
+            snapshot_id,
+            own: true,
+        };
+        if let Some(there) = self.existing(&name).await? {
+            return self.adopt_replicated_clone(there.record, &source).await;
         }
-        let count = members.len() as u8;
-        let replicas = members
-            .iter()
-            .map(|r| (Uuid::new_v4(), r.node_id.clone(), r.pool_id));
-        let generation = set.record.generation;
-        let made = ReplicationRecord::new(generation, replicas, minimum_of(count), count);
-        let made = made.map_err(|fault| OpError::Internal(fault.to_string()))?;
-        Ok(made.above(set.record.epoch))
+        self.usable(of)?;
+        let attachment = self.registry.attachment(of.volume_id).await?;
+        let attachment = attachment.ok_or_else(|| {
+            OpError::State(format!(
+                "volume {0} has several replicas and is attached nowhere, and whoever serves it takes the snapshot that is cloned: `keelctl volume attach {0}` first, or clone a snapshot",
+                of.name
+            ))
+        })?;
+        let set = self.set_to_clone(of.volume_id).await?;
+        // Before anything is written: nobody is to wait for what cannot be now.
+        self.replicas_of_clone(of, &set.record)?;
+        let origin = Origin {
+            parent: of,
+            source,
+            size_bytes: of.served_bytes(),
+            labels: &of.labels,
+        };
+        let volume = origin.clone_called(name, &labels)?;
+        let id = volume.volume_id;
+        let snapshot = SnapshotRecord {
+            snapshot_id,
+            name: String::new(),
+            phase: Phase::Creating,
+            volume_id: of.volume_id,
+            volume_name: of.name.clone(),
+            group: Uuid::new_v4(),
+            node_id: String::new(),
+            pool_id: Uuid::nil(),
+            size_bytes: volume.size_bytes,
+            block_bytes: of.block_bytes,
+            labels: BTreeMap::new(),
+            created_unix_ms: unix_ms(),
+            error: String::new(),
+            epoch: Some(set.record.epoch.number()),
+            for_clone: Some(id),
+        };
+        let keys = self.registry.keys();
+        let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));
+        let guards = vec![
+            Guard::absent(&name_key),
+            Guard::absent(&volume_key),
+            Guard::at(keys.volume(of.volume_id), parent.revision),
+            Guard::at(keys.attachment(of.volume_id), attachment.revision),
+        ];
+        let writes = vec![
+            Write::put(name_key, id.to_string()),
+            Write::put(volume_key, encode(&volume)),
+            Write::put(keys.snapshot(snapshot_id), encode(&snapshot)),
+        ];
+        self.commit(&format!("volume {}", volume.name), guards, writes)
+            .await?;
+        self.wait_made(&volume).await?;
+        tracing::info!(volume = volume.name, %id, of = of.name, "volume cloned");
+        Ok(id)
     }
 
-    async fn inherit_keys(&self, from: Uuid, to: Uuid) -> Result<SecretRecord, OpError> {
+    /// The record of replication of a volume that is cloned.
+    pub(crate) async fn set_to_clone(
+        &self,
+        parent: Uuid,
+    ) -> Result<Versioned<ReplicationRecord>, OpError> {
+        let set = self.replication(parent).await?;
+        set.ok_or_else(|| OpError::Internal("a volume without a record of its replicas".into()))
+    }
+
+    /// The keys of a clone: those that it inherits, and one of its own.
+    pub(crate) async fn inherit_keys(&self, from: Uuid, to: Uuid) -> Result<SecretRecord, OpError> {
         let key = self.registry.keys().secret(from);
         let record = self.registry.get::<SecretRecord>(&key).await?;
         let record = record.ok_or_else(|| OpError::State("its keys were deleted".into()))?;
@@ -126,15 +216,14 @@ impl Node {
         record: VolumeRecord,
         source: &SourceRecord,
     ) -> Result<Uuid, OpError> {
-        if record.source.as_ref() != Some(source) {
+        if record.source.as_ref().map(SourceRecord::parent) != Some(source.parent()) {
             return Err(OpError::Exists {
                 name: format!("volume {}", record.name),
                 what: "but was not cloned from there".into(),
             });
         }
-        let set = self.replication(record.volume_id).await?;
-        if let Some(set) = set.filter(|_| record.phase == Phase::Creating) {
-            self.wait_made(&record, &set.record).await?;
+        if record.phase == Phase::Creating {
+            self.wait_made(&record).await?;
         }
         Ok(record.volume_id)
     }

@@ -118,12 +118,13 @@ impl Node {
             group: Uuid::new_v4(),
             node_id: String::new(),
             pool_id: Uuid::nil(),
-            size_bytes: now.record.size_bytes,
+            size_bytes: now.record.served_bytes(),
             block_bytes: volume.block_bytes,
             labels: wish.labels.clone(),
             created_unix_ms: unix_ms(),
             error: String::new(),
             epoch: Some(set.record.epoch.number()),
+            for_clone: None,
         };
         let (key, name) = (keys.snapshot(snapshot_id), keys.volume_name(&wish.name));
         let guards = vec![

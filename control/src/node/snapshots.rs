@@ -94,6 +94,7 @@ impl Node {
             created_unix_ms,
             error: String::new(),
             epoch: None,
+            for_clone: None,
         };
         let records: Vec<_> = wishes.into_iter().zip(volumes).map(record).collect();
         let keys = self.registry.keys();

@@ -66,6 +66,15 @@ fn rounded(size_bytes: u64) -> Result<u64, OpError> {
     }
 }
 
+pub(super) fn cannot_shrink(record: &VolumeRecord, size_bytes: u64) -> OpError {
+    let why = format!(
+        "volume {} has {} bytes, and cannot shrink to {size_bytes}",
+        record.name,
+        record.served_bytes()
+    );
+    OpError::invalid("spec.size", why)
+}
+
 pub(super) fn check_name(name: &str) -> Result<(), OpError> {
     if name.is_empty() {
         return Err(OpError::Missing {
@@ -358,6 +367,7 @@ impl Node {
     /// Changes a volume's size, labels, stickiness; of a snapshot, the labels.
     pub async fn update_volume(&self, name: &str, change: VolumeChange) -> Result<(), OpError> {
         check_labels(&change.labels)?;
+        self.grow_if_replicated(name, &change).await?;
         let _changing = self.exclusive().await?;
         if let Some(Found::Snapshot(snapshot)) = self.registry.find("volume_id", name).await?
             && change.size_bytes.is_none()
@@ -374,7 +384,7 @@ impl Node {
             }
             (None, _) => {}
         }
-        if let Some(size) = change.size_bytes {
+        if let Some(size) = change.size_bytes.filter(|_| record.replicated.is_none()) {
             self.grow(&record, rounded(size)?).await?;
         }
         if change.sticky.is_none() && change.labels.is_empty() {
@@ -387,16 +397,27 @@ impl Node {
         self.change_volume(record.volume_id, apply).await.map(drop)
     }
 
+    /// Whoever serves it is waited for, and nothing else waits meanwhile.
+    async fn grow_if_replicated(&self, name: &str, change: &VolumeChange) -> Result<(), OpError> {
+        let (Some(size), Some(Found::Volume(found))) = (
+            change.size_bytes,
+            self.registry.find("volume_id", name).await?,
+        ) else {
+            return Ok(());
+        };
+        if found.record.replicated.is_none() {
+            return Ok(());
+        }
+        self.grow_replicated(found.record.volume_id, rounded(size)?)
+            .await
+    }
+
     /// The data path first: it knows whether there is room. A record that was not written then follows at the next
     /// reconciliation.
     async fn grow(&self, record: &VolumeRecord, size_bytes: u64) -> Result<(), OpError> {
         self.own(record)?;
         if size_bytes < record.size_bytes {
-            let why = format!(
-                "volume {} has {} bytes, and cannot shrink to {size_bytes}",
-                record.name, record.size_bytes
-            );
-            return Err(OpError::invalid("spec.size", why));
+            return Err(cannot_shrink(record, size_bytes));
         }
         if size_bytes == record.size_bytes {
             return Ok(());
@@ -468,7 +489,7 @@ impl Node {
     pub(crate) fn own(&self, record: &VolumeRecord) -> Result<(), OpError> {
         self.not_replicated(
             record,
-            "resize or restore it, or take a snapshot of it together with others",
+            "restore it, or take a snapshot of it together with others",
         )?;
         if record.node_id == self.node_id() {
             return Ok(());

@@ -34,11 +34,11 @@ pub enum Found {
 }
 
 impl Found {
-    /// It is not being deleted.
+    /// It is not being deleted, and not only for a clone.
     fn stays(&self) -> bool {
         match self {
             Self::Volume(v) => v.record.phase != Phase::Deleting,
-            Self::Snapshot(s) => s.record.phase != Phase::Deleting,
+            Self::Snapshot(s) => s.record.phase != Phase::Deleting && s.record.for_clone.is_none(),
         }
     }
 }
@@ -222,13 +222,13 @@ impl Registry {
         }
     }
 
-    /// All snapshots but those being deleted.
+    /// All snapshots but those being deleted, and those that are only for a clone.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotRecord>, OpError> {
         let all = self.list::<SnapshotRecord>(&self.keys.snapshots()).await?;
         Ok(all
             .into_iter()
             .map(|s| s.record)
-            .filter(|s| s.phase != Phase::Deleting)
+            .filter(|s| s.phase != Phase::Deleting && s.for_clone.is_none())
             .collect())
     }
 

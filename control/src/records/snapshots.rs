@@ -37,6 +37,9 @@ pub struct SnapshotRecord {
     /// Of a volume with several replicas: the epoch in which it is to be taken, and in no other.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<u32>,
+    /// It was only taken for this clone: it has no name, is not shown, and goes when the clone is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub for_clone: Option<Uuid>,
 }
 
 /// What a clone was made from.
@@ -47,7 +50,7 @@ pub struct SourceRecord {
     pub volume_id: Uuid,
     /// The snapshot of it.
     pub snapshot_id: Uuid,
-    /// The snapshot was only taken for this clone: it has no record, and goes when the clone is there.
+    /// The snapshot was only taken for this clone, and goes when the clone is there. It has no record, but of a replicated volume.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own: bool,
 }

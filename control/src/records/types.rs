@@ -187,6 +187,14 @@ pub struct VolumeRecord {
     pub restoring: Option<Uuid>,
 }
 
+impl VolumeRecord {
+    /// The size that whoever serves it is to have: also the one that it is getting.
+    pub fn served_bytes(&self) -> u64 {
+        let growing = self.replicated.as_ref().and_then(|r| r.growing_to);
+        self.size_bytes.max(growing.unwrap_or(0))
+    }
+}
+
 /// What all nodes must know of a replicated volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -198,6 +206,9 @@ pub struct ReplicatedRecord {
     /// Nothing is to be served by fewer replicas, as somebody said; absent: as follows from how many there are to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub minimum: Option<u8>,
+    /// The size that it is getting, in bytes: above `size_bytes`, which it is when whoever serves the volume has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growing_to: Option<u64>,
 }
 
 /// What has become of a replica: written by its node. It is there before the replica is, and until it is deleted.

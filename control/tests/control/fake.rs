@@ -837,6 +837,15 @@ impl Datapath for Service {
         Ok(Response::new(AnswerSetChangeReply {}))
     }
 
+    async fn grow_served(
+        &self,
+        request: Request<GrowServedRequest>,
+    ) -> Result<Response<Coordinator>, Status> {
+        let mut memory = self.begin("grow_served").await?;
+        let grown = memory.replication.grow(&request.into_inner())?;
+        Ok(Response::new(grown))
+    }
+
     async fn take_snapshot(
         &self,
         request: Request<TakeSnapshotRequest>,

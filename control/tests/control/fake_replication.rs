@@ -20,6 +20,8 @@ pub struct Replication {
     pub answers: Vec<AnswerSetChangeRequest>,
     /// A replica that is added stays empty: it cannot be copied to.
     pub stays_empty: bool,
+    /// Drives are so full that they do not note the size of a replica.
+    pub no_room: bool,
     /// Of all replicas.
     pub heard_ms: Option<u32>,
     /// Takeovers do not get to their end.
@@ -68,6 +70,9 @@ impl Replication {
     pub fn resize(&mut self, r: &ResizeReplicaRequest) -> Result<Replica, Status> {
         let replica = self.replicas.get_mut(&r.replica_id);
         let replica = replica.ok_or_else(|| Status::not_found("no such replica"))?;
+        if self.no_room {
+            return Err(Status::resource_exhausted("no room on the drives"));
+        }
         replica.size_bytes = r.size_bytes;
         Ok(replica.clone())
     }
@@ -148,6 +153,20 @@ impl Replication {
         };
         self.asked.insert(id.clone(), change.clone());
         Ok((coordinator.clone(), Some(asking(&id, &record, change))))
+    }
+
+    /// Grows what is served in an epoch.
+    pub fn grow(&mut self, r: &GrowServedRequest) -> Result<Coordinator, Status> {
+        let served = self.coordinators.get(&r.volume_id);
+        let served = served.filter(|c| c.epoch == r.epoch).cloned();
+        let served = served.ok_or_else(|| Status::not_found("not served"))?;
+        let path = self.paths.get_mut(&r.volume_id);
+        let path = path.ok_or_else(|| Status::internal("served without a path"))?;
+        if r.size_bytes < path.size_bytes {
+            return Err(Status::invalid_argument("smaller than it is"));
+        }
+        path.size_bytes = r.size_bytes;
+        Ok(served)
     }
 
     /// Takes a snapshot, in the epoch for which it is.

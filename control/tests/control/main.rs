@@ -11,6 +11,8 @@ mod fake_replication;
 mod program;
 mod recovery;
 mod replicated;
+mod replicated_clones;
+mod replicated_size;
 mod replicated_snapshots;
 mod rest;
 mod scans;

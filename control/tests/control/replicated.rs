@@ -173,11 +173,6 @@ async fn a_volume_has_its_replicas_when_it_is_made_and_none_when_it_is_deleted()
         Code::FailedPrecondition,
         "several replicas",
     );
-    refused(
-        c.nodes[0].update("v", &[], Some(32 * MIB)).await,
-        Code::FailedPrecondition,
-        "several replicas",
-    );
     c.nodes[1].update("v", &[("k", "v")], None).await.unwrap();
     c.nodes[1].delete("v").await.unwrap();
     let empty = |b: &Bench| b.fake.memory().replication.replicas.is_empty();

@@ -694,6 +694,17 @@ impl Datapath for Service {
         changed.await.map(Response::new)
     }
 
+    async fn grow_served(
+        &self,
+        request: Request<proto::GrowServedRequest>,
+    ) -> Result<Response<proto::Coordinator>, Status> {
+        let request = request.into_inner();
+        let volume = volume_id(&request.volume_id)?;
+        let (epoch, size) = (request.epoch, request.size_bytes);
+        let grown = self.ask(move |c| async move { c.grow_served(volume, epoch, size).await });
+        grown.await.map(Response::new)
+    }
+
     async fn take_snapshot(
         &self,
         request: Request<proto::TakeSnapshotRequest>,

@@ -9,18 +9,18 @@ use keelblock_api::datapath as proto;
 use super::super::{CommandError, Commander};
 use super::Replication;
 use super::forwarding::Forward;
+use super::growing::lane_blocks;
 use super::words::{change_to, node_of, record_to, state_to};
 use crate::cipher::{KeyId, Keys, Secret};
 use crate::replication::seam::Id;
 use crate::replication::wire::hello::PeerId;
 use crate::store::VolumeId;
 use crate::store::pool::{PoolError, check_size};
-use crate::store::types::SLICE_BLOCKS;
 use crate::volume::coordinator::links::{Links, Route};
 use crate::volume::coordinator::message::Event;
 use crate::volume::coordinator::set::{Outcome, VolumeRecord};
 use crate::volume::coordinator::state::{Config, Named, Standing};
-use crate::volume::{Coordinating, Coordinator, LANES_MAX, Lanes, SLICE_BYTES, VolumeOpening};
+use crate::volume::{Coordinating, Coordinator, LANES_MAX, Lanes, VolumeOpening};
 
 /// How long a coordinator may take to end: what is stamped settles within a part of it.
 const END_LIMIT: Duration = Duration::from_secs(2);
@@ -151,7 +151,7 @@ impl Commander {
                 all.get(&path.volume).cloned()
             };
             if serving.is_some_and(|s| !s.ended()) {
-                // A coordinator compares replicas as far as the size that it began with.
+                // A coordinator is told first, as it is to compare what is written there.
                 return Err(CommandError::Served(path.volume));
             }
             self.registry.resize(path.volume, path.size_bytes).await;
@@ -198,7 +198,6 @@ impl Commander {
             return Err(CommandError::field("lease_ms", why));
         }
         let _one = self.serving.lock().await;
-        self.open_path(path).await?;
         let before = replication.coordinators.borrow().get(&path.volume).cloned();
         if let Some(before) = before {
             let (of, asked) = (before.by.driver.epoch(), epoch.record.epoch);
@@ -212,6 +211,8 @@ impl Commander {
             // A process ends its older epoch before it asks for promises (§9).
             self.end(&before).await;
         }
+        // Behind that: while one serves, its size is not changed by this.
+        self.open_path(path).await?;
         let serving = self.start_serving(replication, path, epoch, here)?;
         let status = self.coordinator_to(&serving);
         self.events.coordinator(status.clone());
@@ -255,8 +256,7 @@ impl Commander {
         let mut config = Config::new(lanes);
         config.volatile = path.volatile_cache;
         config.snapshots = snapshots;
-        let slices = path.size_bytes.div_ceil(SLICE_BYTES);
-        config.lane_blocks = slices.div_ceil(path.lanes.into()) * SLICE_BLOCKS;
+        config.lane_blocks = lane_blocks(path.size_bytes, path.lanes.into());
         let lease = match epoch.lease_ms {
             0 => LEASE_DEFAULT_MS,
             ms => ms,

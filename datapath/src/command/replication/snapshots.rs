@@ -9,7 +9,7 @@ use crate::store::types::SnapshotId;
 use crate::volume::coordinator::message::Failed;
 
 impl Commander {
-    fn served(&self, volume: VolumeId, epoch: u32) -> Result<Rc<Serving>, CommandError> {
+    pub(super) fn served(&self, volume: VolumeId, epoch: u32) -> Result<Rc<Serving>, CommandError> {
         let replication = self.replication()?;
         let serving = replication.coordinators.borrow().get(&volume).cloned();
         let served = serving.filter(|s| !s.ended() && s.by.driver.epoch() == epoch);

@@ -160,7 +160,8 @@ pub(super) struct Inner<P, K> {
     pub(super) handle: Handle,
     pub(super) machine: RefCell<Machine>,
     limit: std::time::Duration,
-    pub(super) lane_blocks: u64,
+    /// So far replicas are compared; grows.
+    pub(super) lane_blocks: Cell<u64>,
     pub(super) lanes: u8,
     pub(super) cipher: Option<Rc<dyn Cipher>>,
     /// Blocks that were read and did not match their tags.
@@ -211,7 +212,7 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
             handle: handle.clone(),
             machine: RefCell::new(Machine::new(config, record, handle.now())),
             limit,
-            lane_blocks,
+            lane_blocks: Cell::new(lane_blocks),
             lanes,
             cipher,
             not_opened: Cell::new(0),
@@ -257,6 +258,13 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
     /// Up to where a lane is settled.
     pub fn settled(&self, lane: u8) -> Stamp {
         self.0.machine.borrow().settled().of(lane)
+    }
+
+    /// Lanes have so many blocks from now on, and not fewer than before. Before anything is written to those that are new: what a pass that runs does not compare
+    /// is then above its s0.
+    pub fn grow(&self, lane_blocks: u64) {
+        let before = self.0.lane_blocks.get();
+        self.0.lane_blocks.set(before.max(lane_blocks));
     }
 
     /// How far the resync of a replica is; `None`: there is none now.
@@ -398,7 +406,7 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
     /// Bytes of the volume.
     pub(super) fn total_bytes(&self) -> u64 {
         let lanes = self.machine.borrow().ring().lanes().count() as u64;
-        lanes * self.lane_blocks * BLOCK_BYTES as u64
+        lanes * self.lane_blocks.get() * BLOCK_BYTES as u64
     }
 
     pub(super) fn event(&self, event: Event) {

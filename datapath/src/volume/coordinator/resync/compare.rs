@@ -26,7 +26,7 @@ pub(super) struct Compare<'a, P: Peers, K: SetStore> {
 impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
     /// Of everything.
     pub fn new(of: &'a Rc<Inner<P, K>>, target: Place, pass: Pass) -> Self {
-        let (level, nodes) = top(of.shape(), of.lane_blocks, FIRST_MAX);
+        let (level, nodes) = top(of.shape(), of.lane_blocks.get(), FIRST_MAX);
         let lanes = 0..pass.s0().len() as u8;
         Self {
             of,
@@ -94,7 +94,7 @@ impl<'a, P: Peers, K: SetStore> Compare<'a, P, K> {
 
     fn bytes(&self, level: u8, nodes: &Range<u64>) -> u64 {
         let blocks = blocks_of_nodes(self.of.shape(), level, nodes);
-        let end = blocks.end.min(self.of.lane_blocks);
+        let end = blocks.end.min(self.of.lane_blocks.get());
         end.saturating_sub(blocks.start) * BLOCK_BYTES as u64
     }
 
