@@ -1,4 +1,5 @@
 //! What the control process is told on its command line.
+use crate::kvdb::client::Options;
 use crate::names;
 use crate::secrets::Source;
 use clap::{Parser, Subcommand};
@@ -72,6 +73,26 @@ pub struct Config {
     /// Use the KVDB at these addresses instead of serving one: etcd, or what `keelblock-control kvdb` serves.
     #[arg(long, value_name = "ADDR:PORT,...", conflicts_with = "kvdb")]
     pub etcd: Option<String>,
+    /// The certificates (PEM) that those of etcd are signed by: connections are TLS then.
+    #[arg(long, value_name = "FILE", requires = "etcd")]
+    pub etcd_ca: Option<PathBuf>,
+    /// The certificate (PEM) by which etcd knows this process.
+    #[arg(long, value_name = "FILE", requires = "etcd_key", requires = "etcd_ca")]
+    pub etcd_cert: Option<PathBuf>,
+    /// The key (PEM) of that certificate.
+    #[arg(long, value_name = "FILE", requires = "etcd_cert")]
+    pub etcd_key: Option<PathBuf>,
+    /// The user of etcd that this process is.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "etcd_password_file",
+        requires = "etcd"
+    )]
+    pub etcd_user: Option<String>,
+    /// A file whose first line is that user's password; it is read again whenever this process logs in.
+    #[arg(long, value_name = "FILE", requires = "etcd_user")]
+    pub etcd_password_file: Option<PathBuf>,
     /// A drive of this node's pool (repeatable): PATH, PATH,SIZE for a file to be made, or memory:SIZE (lost at the end).
     #[arg(long = "drive", value_name = "SPEC")]
     pub drives: Vec<DriveSpec>,
@@ -93,6 +114,18 @@ pub struct Config {
 }
 
 impl Config {
+    /// How the KVDB at these addresses is reached.
+    pub fn kvdb_options(&self, endpoints: &str) -> Options {
+        let identity = self.etcd_cert.clone().zip(self.etcd_key.clone());
+        let login = self.etcd_user.clone().zip(self.etcd_password_file.clone());
+        Options {
+            endpoints: endpoints.into(),
+            ca: self.etcd_ca.clone(),
+            identity,
+            login,
+        }
+    }
+
     /// Where the cluster key comes from.
     pub fn key_source(&self) -> Source {
         let file = self.cluster_key_file.clone().map(Source::File);
@@ -267,6 +300,20 @@ mod tests {
         let other = read(format!("{node} --etcd 127.0.0.1:2379")).unwrap();
         assert_eq!(other.node.unwrap().etcd.as_deref(), Some("127.0.0.1:2379"));
         assert!(read(format!("{node} --etcd a:1 --kvdb 127.0.0.1:1")).is_err());
+        for half in [
+            "--etcd-ca ca",
+            "--etcd a:1 --etcd-ca ca --etcd-cert c",
+            "--etcd a:1 --etcd-cert c --etcd-key k",
+            "--etcd a:1 --etcd-user u",
+            "--etcd a:1 --etcd-password-file p",
+        ] {
+            assert!(read(format!("{node} {half}")).is_err(), "{half}");
+        }
+        let all = "--etcd a:1 --etcd-ca ca --etcd-cert c --etcd-key k --etcd-user u --etcd-password-file p";
+        let all = read(format!("{node} {all}")).unwrap().node.unwrap();
+        let options = all.kvdb_options("a:1");
+        assert_eq!(options.identity, Some(("c".into(), "k".into())));
+        assert_eq!(options.login, Some(("u".into(), "p".into())));
         assert!(read("keelblock-control".into()).is_err_and(|e| e.use_stderr()));
         let with_key = read(format!("{node} --cluster-key-command pass"));
         let source = with_key.unwrap().node.unwrap().key_source();

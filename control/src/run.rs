@@ -138,7 +138,10 @@ impl Control {
             }
             None => (None, config.etcd.clone().unwrap_or_default()),
         };
-        let registry = Registry::new(Client::new(&kvdb)?, Keys::new(&config.cluster_id));
+        let registry = Registry::new(
+            Client::with(&config.kvdb_options(&kvdb))?,
+            Keys::new(&config.cluster_id),
+        );
         let (link, link_state) = Link::new(&config.datapath_socket);
         let (node, pokes) = Node::new(config, sdk, rest, registry, link)?;
         let node = Arc::new(node);

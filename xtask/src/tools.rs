@@ -3,7 +3,7 @@ use crate::run::Outcome;
 use keelblock_tests::guest;
 
 /// What other tests use: program, package, what for.
-const OTHER: [(&str, &str, &str); 3] = [
+const OTHER: [(&str, &str, &str); 6] = [
     (
         "setpriv",
         "util-linux",
@@ -11,6 +11,17 @@ const OTHER: [(&str, &str, &str); 3] = [
     ),
     ("unshare", "util-linux", "tests: start-up on a full disk"),
     ("python3", "python3", "conformance: the script"),
+    (
+        "etcd",
+        "etcd-server",
+        "tests: the KVDB's suite on a real etcd",
+    ),
+    (
+        "etcdctl",
+        "etcd-client",
+        "tests: the embedded KVDB under etcdctl",
+    ),
+    ("openssl", "openssl", "tests: etcd with TLS"),
 ];
 
 /// Whether rustup has a nightly toolchain (for the sanitizers).

@@ -1,12 +1,15 @@
 //! The KVDB's behaviour, as its client and `etcdctl` see it. Every test of `suite!` runs on the embedded server, and again on a
 //! real etcd: the program `etcd` if it is installed, or the server at `KEELBLOCK_TEST_ETCD` (HOST:PORT).
 
+mod away;
 mod backend;
 mod durability;
 mod etcdctl;
 mod kv;
 mod lease;
 mod model;
+mod relay;
+mod secure;
 mod txn;
 mod watch;
 
@@ -16,15 +19,15 @@ macro_rules! suite {
         mod embedded {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let backend = crate::backend::Backend::embedded().await;
-                crate::$module::$name(&backend).await;
+                let mut backend = crate::backend::Backend::embedded().await;
+                crate::$module::$name(&mut backend).await;
             })*
         }
         mod etcd {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 match crate::backend::Backend::etcd().await {
-                    Some(backend) => crate::$module::$name(&backend).await,
+                    Some(mut backend) => crate::$module::$name(&mut backend).await,
                     None => eprintln!("not run: there is no etcd here"),
                 }
             })*
@@ -55,4 +58,10 @@ suite! {
     lease::an_expired_lease_deletes_and_watchers_hear_it,
     lease::a_key_that_changes_its_lease_follows_the_new_one,
     model::random_histories_match_a_model,
+    away::a_watch_that_was_cut_misses_nothing,
+    away::a_restart_keeps_keys_watches_and_leases,
+    away::leases_outlive_a_short_absence_and_no_long_one,
+    away::history_that_is_compacted_during_an_absence_is_read_anew,
+    away::who_waits_for_a_slow_kvdb_is_told_for_what,
+    away::another_server_is_used_when_one_is_away,
 }

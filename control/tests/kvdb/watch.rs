@@ -15,7 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 /// Longer than any of these take, so that a watch that hangs fails its test.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 pub async fn next(watcher: &mut Watcher) -> WatchEvent {
     tokio::time::timeout(PATIENCE, watcher.next())

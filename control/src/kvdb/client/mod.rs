@@ -1,11 +1,16 @@
 //! The client of the KVDB, embedded or etcd: the few calls that the control plane makes, each bounded in time.
+mod call;
 mod lease;
+mod options;
 mod watch;
 
 pub use lease::LeaseGuard;
+pub use options::Options;
 pub use watch::{WatchEvent, Watcher};
 
+use self::call::{Door, Kind, Servers};
 use super::span::prefix_end;
+use keelblock_api::etcd::etcdserverpb::cluster_client::ClusterClient;
 use keelblock_api::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use keelblock_api::etcd::etcdserverpb::kv_client::KvClient;
 use keelblock_api::etcd::etcdserverpb::lease_client::LeaseClient;
@@ -14,13 +19,11 @@ use keelblock_api::etcd::etcdserverpb::request_op::Request as Op;
 use keelblock_api::etcd::etcdserverpb::watch_client::WatchClient;
 use keelblock_api::etcd::etcdserverpb::*;
 use keelblock_api::etcd::mvccpb::KeyValue;
+use std::sync::Arc;
 use std::time::Duration;
-use tonic::transport::{Channel, Endpoint};
-use tonic::{Code, Status};
 
 /// A call that took longer has failed; whether a change happened is then unknown.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A list of everything under a prefix comes in pages of this many keys.
 const PAGE_KEYS: i64 = 1000;
 /// Largest answer that is taken.
@@ -46,9 +49,38 @@ pub enum KvError {
     /// It answered with an error.
     #[error("the KVDB refused: {0}")]
     Refused(String),
+    /// Whoever this is may not do it there.
+    #[error(
+        "the KVDB refuses {user}: {reason}; see --etcd-user and --etcd-password-file, and that the user has a role that may read and write everything of the cluster"
+    )]
+    Denied {
+        /// Who.
+        user: String,
+        /// What it said.
+        reason: String,
+    },
     /// An endpoint is not an address.
-    #[error("\"{0}\" is not the address of a KVDB: give HOST:PORT or http://HOST:PORT")]
+    #[error(
+        "\"{0}\" is not the address of a KVDB: give HOST:PORT, http://HOST:PORT or https://HOST:PORT"
+    )]
     Endpoint(String),
+    /// What it is to be reached with cannot be.
+    #[error("{0}")]
+    Options(String),
+}
+
+/// An error with what caused it, each said once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut said = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        if !said.contains(&text) {
+            said = format!("{said}: {text}");
+        }
+        source = cause.source();
+    }
+    said
 }
 
 impl KvError {
@@ -129,86 +161,54 @@ pub struct Listed {
 /// A connection to the KVDB; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
-    channel: Channel,
-    endpoints: String,
+    servers: Arc<Servers>,
+}
+
+fn kv(door: Door) -> KvClient<Door> {
+    KvClient::new(door).max_decoding_message_size(ANSWER_BYTES_MAX)
+}
+
+fn lease(door: Door) -> LeaseClient<Door> {
+    LeaseClient::new(door)
+}
+
+fn watches(door: Door) -> WatchClient<Door> {
+    WatchClient::new(door).max_decoding_message_size(ANSWER_BYTES_MAX)
 }
 
 impl Client {
-    /// A client of the servers at `endpoints` ("HOST:PORT" or URLs, with commas between them). Connects when first used, and
-    /// again whenever the connection is lost.
+    /// A client of the servers at `endpoints` ("HOST:PORT" or URLs, with commas between them), without TLS and users. Connects when first used,
+    /// and again whenever the connection is lost; one server is used until it does not answer, then the next.
+    ///
+    /// # Errors
+    /// [`KvError::Endpoint`].
     pub fn new(endpoints: &str) -> Result<Self, KvError> {
-        let mut all = Vec::new();
-        for endpoint in endpoints
-            .split(',')
-            .map(str::trim)
-            .filter(|e| !e.is_empty())
-        {
-            let url = if endpoint.contains("://") {
-                endpoint.to_owned()
-            } else {
-                format!("http://{endpoint}")
-            };
-            let parsed =
-                Endpoint::from_shared(url).map_err(|_| KvError::Endpoint(endpoint.into()))?;
-            all.push(
-                parsed
-                    .connect_timeout(CONNECT_TIMEOUT)
-                    .tcp_nodelay(true)
-                    .http2_keep_alive_interval(Duration::from_secs(10))
-                    .keep_alive_timeout(Duration::from_secs(5)),
-            );
-        }
-        let channel = match all.len() {
-            0 => return Err(KvError::Endpoint(endpoints.into())),
-            1 => all.remove(0).connect_lazy(),
-            _ => Channel::balance_list(all.into_iter()),
-        };
-        Ok(Self {
-            channel,
-            endpoints: endpoints.into(),
-        })
+        Self::with(&Options::plain(endpoints))
     }
 
-    fn kv(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    /// The same with all that can be said of them.
+    ///
+    /// # Errors
+    /// [`KvError::Endpoint`], [`KvError::Options`].
+    pub fn with(options: &Options) -> Result<Self, KvError> {
+        let servers = Arc::new(Servers::new(options)?);
+        Ok(Self { servers })
     }
 
-    fn lease(&self) -> LeaseClient<Channel> {
-        LeaseClient::new(self.channel.clone())
+    async fn read<T, F>(&self, what: &str, make: impl Fn(Door) -> F) -> Result<T, KvError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let servers = &self.servers;
+        servers.call(what, Kind::Read, CALL_TIMEOUT, make).await
     }
 
-    fn watch_client(&self) -> WatchClient<Channel> {
-        WatchClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
-    }
-
-    async fn bounded<T>(
-        &self,
-        call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-    ) -> Result<T, KvError> {
-        match tokio::time::timeout(CALL_TIMEOUT, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(self.error(&status)),
-            Err(_) => Err(self.unavailable(format!("no answer in {} s", CALL_TIMEOUT.as_secs()))),
-        }
-    }
-
-    fn unavailable(&self, reason: String) -> KvError {
-        KvError::Unavailable {
-            endpoints: self.endpoints.clone(),
-            reason,
-        }
-    }
-
-    fn error(&self, status: &Status) -> KvError {
-        let message = status.message();
-        match status.code() {
-            Code::OutOfRange if message.contains("compacted") => KvError::Compacted,
-            Code::NotFound if message.contains("lease not found") => KvError::LeaseNotFound,
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-                self.unavailable(message.to_owned())
-            }
-            _ => KvError::Refused(message.to_owned()),
-        }
+    async fn change<T, F>(&self, what: &str, make: impl Fn(Door) -> F) -> Result<T, KvError>
+    where
+        F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+    {
+        let servers = &self.servers;
+        servers.call(what, Kind::Change, CALL_TIMEOUT, make).await
     }
 
     /// A key, if it exists.
@@ -217,12 +217,16 @@ impl Client {
             key: key.as_ref().to_vec(),
             ..Default::default()
         };
-        Ok(self.bounded(self.kv().range(request)).await?.kvs.pop())
+        Ok(self.range(request).await?.kvs.pop())
     }
 
     /// Any range request, as etcd has it.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, KvError> {
-        self.bounded(self.kv().range(request)).await
+        let make = |door| {
+            let request = request.clone();
+            async move { kv(door).range(request).await }
+        };
+        self.read("a read", make).await
     }
 
     /// Everything under a prefix, at one revision.
@@ -276,12 +280,12 @@ impl Client {
             lease,
             ..Default::default()
         };
-        Ok(self
-            .bounded(self.kv().put(request))
-            .await?
-            .header
-            .unwrap_or_default()
-            .revision)
+        let make = |door| {
+            let request = request.clone();
+            async move { kv(door).put(request).await }
+        };
+        let response = self.change("a write", make).await?;
+        Ok(response.header.unwrap_or_default().revision)
     }
 
     /// Deletes a key; whether there was one.
@@ -290,21 +294,27 @@ impl Client {
             key: key.as_ref().to_vec(),
             ..Default::default()
         };
-        Ok(self.bounded(self.kv().delete_range(request)).await?.deleted > 0)
+        Ok(self.delete_range(request).await? > 0)
     }
 
     /// Deletes everything under a prefix; how many keys that were.
     pub async fn delete_prefix(&self, prefix: impl AsRef<[u8]>) -> Result<i64, KvError> {
         let key = prefix.as_ref().to_vec();
         let range_end = prefix_end(&key);
-        Ok(self
-            .bounded(self.kv().delete_range(DeleteRangeRequest {
-                key,
-                range_end,
-                prev_kv: false,
-            }))
-            .await?
-            .deleted)
+        self.delete_range(DeleteRangeRequest {
+            key,
+            range_end,
+            prev_kv: false,
+        })
+        .await
+    }
+
+    async fn delete_range(&self, request: DeleteRangeRequest) -> Result<i64, KvError> {
+        let make = |door| {
+            let request = request.clone();
+            async move { kv(door).delete_range(request).await }
+        };
+        Ok(self.change("a deletion", make).await?.deleted)
     }
 
     /// Does all of `writes` if all of `guards` hold, at one revision.
@@ -340,23 +350,42 @@ impl Client {
 
     /// Any transaction, as etcd has it.
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, KvError> {
-        self.bounded(self.kv().txn(request)).await
+        let make = |door| {
+            let request = request.clone();
+            async move { kv(door).txn(request).await }
+        };
+        self.change("a transaction", make).await
     }
 
     /// Forgets history before a revision.
     pub async fn compact(&self, revision: Revision) -> Result<(), KvError> {
-        self.bounded(self.kv().compact(CompactionRequest {
+        let request = CompactionRequest {
             revision,
             physical: false,
-        }))
-        .await
-        .map(drop)
+        };
+        let make = |door| async move { kv(door).compact(request).await };
+        self.change("a compaction", make).await.map(drop)
     }
 
     /// The server's version, size, revision.
     pub async fn status(&self) -> Result<StatusResponse, KvError> {
-        self.bounded(MaintenanceClient::new(self.channel.clone()).status(StatusRequest {}))
-            .await
+        let make =
+            |door| async move { MaintenanceClient::new(door).status(StatusRequest {}).await };
+        self.read("its status", make).await
+    }
+
+    /// The servers of the KVDB, as the one that is asked knows them.
+    pub async fn members(&self) -> Result<Vec<Member>, KvError> {
+        let make = |door| async move {
+            let request = MemberListRequest::default();
+            ClusterClient::new(door).member_list(request).await
+        };
+        Ok(self.read("its members", make).await?.members)
+    }
+
+    /// Where it is, as this client was told.
+    pub fn endpoints(&self) -> &str {
+        &self.servers.endpoints
     }
 }
 

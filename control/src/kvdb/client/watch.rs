@@ -1,5 +1,6 @@
 //! Watches of the client: one prefix each, carried over reconnects without missing or repeating a revision.
-use super::{Client, KvError, Revision};
+use super::call::Kind;
+use super::{CALL_TIMEOUT, Client, KvError, Revision, watches};
 use crate::kvdb::span::prefix_end;
 use keelblock_api::etcd::etcdserverpb::watch_request::RequestUnion;
 use keelblock_api::etcd::etcdserverpb::*;
@@ -11,6 +12,8 @@ use tonic::Streaming;
 
 /// Between attempts to reconnect.
 const RETRY: Duration = Duration::from_millis(300);
+/// How many of them fail before it is said, each time.
+const ATTEMPTS_PER_WORD: u32 = 30;
 
 /// What a watch reports.
 #[derive(Debug, Clone)]
@@ -41,6 +44,8 @@ pub struct Watcher {
 #[derive(Debug)]
 struct Open {
     responses: Streaming<WatchResponse>,
+    /// The server that it comes from.
+    at: usize,
     /// Held because the server ends the stream when the client's half ends.
     _requests: mpsc::Sender<WatchRequest>,
 }
@@ -61,13 +66,27 @@ impl Watcher {
     /// The next changes. Waits as long as there are none, reconnecting as often as it takes; cancel it by dropping the future,
     /// which loses nothing.
     pub async fn next(&mut self) -> WatchEvent {
+        let mut failed = 0;
         loop {
             match self.attempt().await {
                 Ok(Some(event)) => return event,
-                Ok(None) => {}
+                Ok(None) => failed = 0,
                 Err(error) => {
-                    tracing::debug!(%error, "kvdb: watch interrupted");
-                    self.open = None;
+                    failed += 1;
+                    if failed % ATTEMPTS_PER_WORD == 0 {
+                        let prefix = String::from_utf8_lossy(&self.prefix);
+                        tracing::warn!(%prefix, next = self.next, %error, "a watch of the KVDB still waits for a server");
+                    } else {
+                        tracing::debug!(%error, "kvdb: watch interrupted");
+                    }
+                    let servers = &self.client.servers;
+                    if let Some(open) = self.open.take() {
+                        servers.leave(open.at);
+                    }
+                    if !error.is_transient() {
+                        // Perhaps the token is one that the server does not know any more: of a watch it has no word for that.
+                        servers.forget_token();
+                    }
                     tokio::time::sleep(RETRY).await;
                 }
             }
@@ -85,9 +104,9 @@ impl Watcher {
             .responses
             .message()
             .await
-            .map_err(|status| self.client.error(&status))?;
+            .map_err(|status| self.client.servers.error("a watch", &status))?;
         let Some(response) = message else {
-            return Err(self.client.unavailable("the stream ended".into()));
+            return Err(self.client.servers.unavailable("the stream ended".into()));
         };
         if response.compact_revision > 0 {
             self.open = None;
@@ -114,7 +133,6 @@ impl Watcher {
     }
 
     async fn connect(&self) -> Result<Open, KvError> {
-        let (requests, stream) = mpsc::channel(1);
         let create = WatchCreateRequest {
             key: self.prefix.clone(),
             range_end: prefix_end(&self.prefix),
@@ -122,18 +140,25 @@ impl Watcher {
             prev_kv: true,
             ..Default::default()
         };
-        // The receiving end is right here.
-        let _ = requests.try_send(WatchRequest {
-            request_union: Some(RequestUnion::CreateRequest(create)),
-        });
-        let mut client = self.client.watch_client();
-        let responses = self
-            .client
-            .bounded(client.watch(ReceiverStream::new(stream)))
-            .await?;
-        Ok(Open {
-            responses,
-            _requests: requests,
-        })
+        let servers = &self.client.servers;
+        let make = |door| {
+            let (create, at) = (create.clone(), servers.at());
+            async move {
+                let (requests, stream) = mpsc::channel(1);
+                // The receiving end is right here.
+                let _ = requests.try_send(WatchRequest {
+                    request_union: Some(RequestUnion::CreateRequest(create)),
+                });
+                let responses = watches(door).watch(ReceiverStream::new(stream)).await?;
+                Ok(responses.map(|responses| Open {
+                    responses,
+                    at,
+                    _requests: requests,
+                }))
+            }
+        };
+        servers
+            .call("the begin of a watch", Kind::Read, CALL_TIMEOUT, make)
+            .await
     }
 }
