@@ -1,6 +1,6 @@
 //! Snapshots, as control has them taken and deleted: records that name them, a coordinator that is asked, and asked again by the next epoch.
 //!
-//! At the end each replica has those that records call ready, and no others; all have the same blocks in each; and these are what all lanes showed at one moment
+//! Whenever a record calls one ready, each member has it. At the end each replica has those that records call ready, and no others; all have the same blocks in each; and these are what all lanes showed at one moment
 //! between the request and the answer. Drawn from dice of its own.
 
 use std::cell::{Cell, RefCell};
@@ -33,6 +33,7 @@ type Asked = Rc<RefCell<BTreeMap<[u8; 16], (Moment, Option<Moment>)>>>;
 
 /// The snapshots of a run.
 pub struct Snapshots {
+    seed: u64,
     dice: Dice,
     there: bool,
     made: u8,
@@ -47,6 +48,7 @@ impl Snapshots {
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed ^ OTHER);
         Self {
+            seed,
             there: !dice.once_in(WITHOUT),
             dice,
             made: 0,
@@ -64,7 +66,11 @@ impl Snapshots {
     }
 
     /// Perhaps something new, or what was left undone by an earlier epoch.
+    ///
+    /// # Panics
+    /// If a member lacks what a record calls ready.
     pub fn step(&mut self, cluster: &mut Cluster, hosts: &Rc<Hosts>) {
+        self.members_have_what_is_ready(cluster);
         if !self.there || self.busy.get() || !self.dice.once_in(EVERY) {
             return;
         }
@@ -91,6 +97,23 @@ impl Snapshots {
         self.asked.borrow_mut().insert(id.0, (from, None));
         cluster.kvdb.set_snapshot(id, Some(Phase::Creating(epoch)));
         self.take(cluster, hosts, &driver, id);
+    }
+
+    /// Rule 12: a snapshot is named when all have it, and who becomes a member later has it, too.
+    fn members_have_what_is_ready(&self, cluster: &Cluster) {
+        let seed = self.seed;
+        let all = cluster.kvdb.snapshots.borrow();
+        let ready = || all.iter().filter(|s| s.1 == Phase::Ready).map(|s| s.0);
+        for node in cluster.member_nodes() {
+            let Some(there) = cluster.snapshots(node) else {
+                continue;
+            };
+            let lacks = ready().find(|id| !there.contains(&(*id, LANES)));
+            assert_eq!(
+                lacks, None,
+                "seed {seed}: a snapshot that is ready is not on node {node}, a member: {there:?}"
+            );
+        }
     }
 
     /// Goes on with what a record says that is not done. True: there was something.

@@ -176,10 +176,17 @@ impl Machine {
                 self.step_subscriber(place, now, out);
             }
         }
-        if planted::is(Bug::SnapshotNoBarrier) {
+        if planted::is(Bug::SnapshotNoBarrier) && self.last_is_acked() {
             self.put_snapshot(1, now, out);
         }
         self.begin_snapshot(now, out);
+    }
+
+    /// Whether the newest of its records is acknowledged.
+    fn last_is_acked(&self) -> bool {
+        let pending = self.snapshots.pending.iter();
+        let last = pending.flat_map(|p| (0..).zip(&p.at)).last();
+        last.is_some_and(|(lane, at): (usize, _)| self.acked[lane].0 >= *at)
     }
 
     fn begin_snapshot(&mut self, now: Nanos, out: &mut Vec<Action>) {
