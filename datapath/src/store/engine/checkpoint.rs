@@ -482,7 +482,10 @@ impl Inner {
         next.lost_pages += self.pages.lost_count() as u64;
         let (back, done) = superblock::commit(&self.device, &mut next, buffer.lend()).await;
         buffer.back(back);
-        done?;
+        if let Err(e) = done {
+            self.superblock.borrow_mut().sequence = next.sequence;
+            return Err(e.into());
+        }
         self.committed_layout.set(next.layout);
         let mut present = self.superblock.borrow_mut();
         // What was changed meanwhile is for the next one.

@@ -120,6 +120,7 @@ impl Store {
             superblock.journal_generation = superblock.mount_generation;
         }
         superblock.clean = false;
+        superblock.leave_unfinished_behind();
         {
             let mut buffer = superblocks.take().await;
             let (back, done) = superblock::commit(device, &mut superblock, buffer.lend()).await;

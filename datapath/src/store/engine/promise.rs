@@ -117,10 +117,10 @@ impl Inner {
         for _ in 0..pairs {
             let (back, done) = superblock::commit(&self.device, &mut next, buffer.lend()).await;
             buffer.back(back);
+            self.superblock.borrow_mut().sequence = next.sequence;
             done?;
         }
         let mut present = self.superblock.borrow_mut();
-        present.sequence = next.sequence;
         present.replicas = next.replicas;
         present.replicas_version = next.replicas_version;
         self.promises.durable.set(carried);

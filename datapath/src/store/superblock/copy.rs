@@ -235,6 +235,12 @@ impl Superblock {
         }
     }
 
+    /// From here on, commits have numbers that none before had: one that was not finished may be on the drive under the next, torn, and be made whole by
+    /// what another of the same number leaves of itself there when it is torn, too. The pair that is written next stays the same.
+    pub fn leave_unfinished_behind(&mut self) {
+        self.sequence += 2;
+    }
+
     /// The copies that a sequence lies in.
     pub fn pair(sequence: u64) -> [usize; 2] {
         let first = 2 * (sequence % 2) as usize;

@@ -148,7 +148,8 @@ pub async fn heal(
 /// there, or the new one was reached. The buffer, of a copy's size, is the caller's: the pool may be held by those who wait for this commit.
 ///
 /// # Errors
-/// [`IoError`]; the sequence is as it was.
+/// [`IoError`]; the sequence is another, so that the next commit writes the same pair under a number of its own
+/// ([`Superblock::leave_unfinished_behind`]). The caller keeps it.
 ///
 /// # Panics
 /// If the superblock contradicts itself.
@@ -161,6 +162,7 @@ pub async fn commit(
     let (buffer, done) = write_pair(device, superblock, buffer).await;
     if done.is_err() {
         superblock.sequence -= 1;
+        superblock.leave_unfinished_behind();
     }
     (buffer, done)
 }

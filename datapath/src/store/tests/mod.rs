@@ -13,6 +13,7 @@ mod oracle;
 #[cfg(planted)]
 mod planted;
 mod replica;
+mod unfinished;
 mod work;
 
 pub use life::Peek;
