@@ -427,6 +427,28 @@ impl DataPaths {
             .collect()
     }
 
+    /// Scrubs a node's pool, to its end.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub fn scrub(&mut self, node: usize) -> proto::ScrubStatus {
+        let scrub_id = uuid(self.random.random_range(0..1 << 40));
+        let start = proto::StartScrubRequest {
+            pool_id: format!("pool-{node}"),
+            scrub_id: scrub_id.clone(),
+            rate_bytes_per_s: 0,
+        };
+        self.call(node, |mut c| async move { c.start_scrub(start).await });
+        until(|| {
+            let all = self.call(node, |mut c| async move {
+                c.list_scrubs(proto::ListScrubsRequest {}).await
+            });
+            let ended = |s: &proto::ScrubStatus| s.state() == proto::ScrubState::ScrubDone;
+            let mut scrubs = all.scrubs.into_iter();
+            scrubs.find(|s| s.scrub_id == scrub_id && ended(s))
+        })
+    }
+
     /// Waits for a set.
     ///
     /// # Panics

@@ -1,5 +1,7 @@
 //! Data paths of several nodes and one volume with replicas on them, commanded by the test.
 
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keelblock_nvme::initiator::{ConnectOptions, Controller, IoQueue, Namespace};
@@ -136,4 +138,56 @@ fn a_planned_move_waits_for_no_lease() {
         write(&mut host, &mut random, 100, &mut shadow);
         assert_eq!(nodes.members(), [0, 1, 2]);
     }
+}
+
+/// Flips a bit of so many blocks of the volume, as a drive's file has them.
+fn rot(drive: &Path, shadow: &[u8], count: usize) {
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(drive)
+        .unwrap();
+    let stored = std::fs::read(drive).unwrap();
+    let mut left = count;
+    for block in shadow.chunks_exact(4096).filter(|b| b.iter().any(|b| *b != 0)) {
+        if left == 0 {
+            break;
+        }
+        let Some(at) = stored.chunks_exact(4096).position(|b| b == block) else {
+            continue;
+        };
+        file.write_all_at(&[block[17] ^ 4], at as u64 * 4096 + 17)
+            .unwrap();
+        left -= 1;
+    }
+    assert_eq!(left, 0, "blocks are found on the drive");
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn what_a_scrub_finds_comes_from_another_replica() {
+    let mut random = seeded();
+    let mut shadow = vec![0; BLOCKS as usize * 4096];
+    let mut nodes = DataPaths::start(3, 64 << 20, SmallRng::from_rng(&mut random));
+    let mut host = connect(&nodes.attach(0));
+    write(&mut host, &mut random, 200, &mut shadow);
+    host.queue.flush(&host.ns).unwrap();
+    // A replica's, and the coordinator's own; more than are told at once.
+    for (node, count) in [(1, 3), (0, 40)] {
+        assert_eq!(nodes.scrub(node).errors, 0);
+        rot(&nodes.path(node, "drive"), &shadow, count);
+        let scrubbed = nodes.scrub(node);
+        let found = (scrubbed.errors, scrubbed.repaired);
+        assert_eq!(found, (count as u64, count as u64), "node {node}");
+        assert_eq!(nodes.scrub(node).errors, 0, "node {node}");
+    }
+    verify(&mut host, &shadow);
+    // Nobody has what two of two lack: it is found, and stays.
+    nodes.kill(2);
+    nodes.wait_for_members(&[0, 1]);
+    for node in [0, 1] {
+        rot(&nodes.path(node, "drive"), &shadow, 1);
+    }
+    let scrubbed = nodes.scrub(1);
+    assert_eq!((scrubbed.errors, scrubbed.repaired), (1, 0));
 }

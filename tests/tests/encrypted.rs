@@ -1,8 +1,6 @@
 //! An encrypted volume: nothing of what a host writes, and nothing of a key, is on a drive, in a log or between nodes, whatever becomes of replicas. The same
 //! look at a volume that is not encrypted finds it everywhere, so that it can be trusted.
 
-use std::time::Duration;
-
 use keelblock_api::datapath as proto;
 use keelblock_tests::datapaths::{DataPaths, Extra};
 use keelblock_tests::marked::{Marker, Token};
@@ -10,28 +8,6 @@ use keelblock_tests::recorder::{file_holds, holds};
 use keelblock_tests::seed;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-
-fn scrub(nodes: &DataPaths, node: usize) {
-    let pool_id = format!("pool-{node}");
-    let start = proto::StartScrubRequest {
-        pool_id: pool_id.clone(),
-        scrub_id: format!("00000000-0000-4000-9000-{node:012}"),
-        rate_bytes_per_s: 0,
-    };
-    nodes.call(node, |mut c| async move { c.start_scrub(start).await });
-    loop {
-        let all = nodes.call(node, |mut c| async move {
-            c.list_scrubs(proto::ListScrubsRequest {}).await
-        });
-        let mut scrubs = all.scrubs.into_iter();
-        let scrub = scrubs.find(|s| s.pool_id == pool_id).expect("it was begun");
-        if scrub.state() == proto::ScrubState::ScrubDone {
-            assert_eq!(scrub.errors, 0, "{scrub:?}");
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Writes, a replica that dies and comes back, another coordinator, scrubs. Where the token is then: drives, logs, between nodes; and where the key is.
 fn life(keys: Option<proto::DataKeys>) -> ([bool; 3], bool) {
@@ -52,7 +28,9 @@ fn life(keys: Option<proto::DataKeys>) -> ([bool; 3], bool) {
     host.write(3);
     nodes.begin(2);
     nodes.wait_for_members(&[0, 1, 2]);
-    (0..3).for_each(|node| scrub(&nodes, node));
+    for node in 0..3 {
+        assert_eq!(nodes.scrub(node).errors, 0);
+    }
     nodes.kill(0);
     let mut host = Marker::connect(&nodes.attach(2), token);
     host.verify(3);

@@ -1,4 +1,7 @@
 //! Scrubs: one for each pool at a time, step by step on the drives' homes, at a bounded rate.
+//!
+//! What is damaged of a replica is told to whoever coordinates its volume, which has it from another replica (`docs/replication.md` §11); before a scrub ends it
+//! is looked at again, and counted if it is sound.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,14 +12,27 @@ use keelblock_api::datapath::ScrubState;
 
 use super::error::CommandError;
 use super::{Commander, unix_ms};
+use crate::device::IoError;
 use crate::store::Name;
-use crate::store::engine::{ScrubPlace, ScrubStep};
-use crate::store::types::BLOCK_BYTES;
+use crate::store::VolumeId;
+use crate::store::engine::{ScrubPlace, ScrubStep, StoreError};
+use crate::store::types::{BLOCK_BYTES, LaneBlock};
 
 /// Leaves that are looked at with one message to a drive's home: up to 5 MB of data.
 const LEAVES_AT_ONCE: usize = 8;
 /// How often one that is paused looks whether it may go on.
 const PAUSE_STEP: Duration = Duration::from_millis(100);
+/// Damaged blocks of a drive that are looked after; what is beyond is found by the next scrub.
+const REPAIRS_MAX: usize = 4096;
+/// How many are told at once: a coordinator keeps no more in mind.
+const REPAIRS_AT_ONCE: usize = 32;
+/// Between looks at them.
+const REPAIR_LOOK: Duration = Duration::from_millis(200);
+/// So many looks without one more that is sound, and they are given up.
+const REPAIR_LOOKS: usize = 25;
+
+/// A damaged block of a replica.
+type Damaged = (VolumeId, u8, LaneBlock);
 
 /// The last scrub of a pool.
 pub(super) struct Scrub {
@@ -28,6 +44,7 @@ pub(super) struct Scrub {
     total_bytes: Cell<u64>,
     scanned_bytes: Cell<u64>,
     errors: Cell<u64>,
+    repaired: Cell<u64>,
     finished_unix_ms: Cell<u64>,
     /// Drives that are not done.
     left: Cell<usize>,
@@ -43,7 +60,7 @@ impl Scrub {
             total_bytes: self.total_bytes.get(),
             scanned_bytes: self.scanned_bytes.get(),
             errors: self.errors.get(),
-            repaired: 0,
+            repaired: self.repaired.get(),
             started_unix_ms: self.started_unix_ms,
             finished_unix_ms: self.finished_unix_ms.get(),
         }
@@ -95,6 +112,7 @@ impl Commander {
             total_bytes: Cell::new(view.space().used),
             scanned_bytes: Cell::new(0),
             errors: Cell::new(0),
+            repaired: Cell::new(0),
             finished_unix_ms: Cell::new(0),
             left: Cell::new(0),
         });
@@ -133,6 +151,7 @@ impl Commander {
             scrub.errors.set(scrub.errors.get() + 1);
         }
         let mut place = Some(ScrubPlace::default());
+        let mut damaged: Vec<Damaged> = Vec::new();
         while let Some(from) = place {
             while scrub.state.get() == ScrubState::ScrubPaused {
                 self.handle.sleep(PAUSE_STEP).await;
@@ -166,6 +185,17 @@ impl Commander {
                 if let Some(damage) = &found.damage {
                     self.events.damage(drive.as_str(), damage);
                 }
+                let whole_block = matches!(
+                    found.error,
+                    StoreError::Checksum { .. } | StoreError::Io(IoError::Unreadable)
+                );
+                if whole_block
+                    && found.live
+                    && self.replicates(found.volume)
+                    && damaged.len() < REPAIRS_MAX
+                {
+                    damaged.push((found.volume, found.lane, found.block));
+                }
             }
             let bytes = step.scanned_blocks * BLOCK_BYTES as u64;
             scrub
@@ -179,6 +209,47 @@ impl Commander {
             {
                 self.handle.sleep(Duration::from_micros(micros)).await;
             }
+        }
+        self.see_repaired(scrub, (&drive, number), damaged).await;
+    }
+
+    /// Has damaged blocks repaired, some at a time, and counts those that are sound again.
+    async fn see_repaired(
+        &self,
+        scrub: &Scrub,
+        (drive, number): (&Name, u32),
+        mut damaged: Vec<Damaged>,
+    ) {
+        let mut looks = 0;
+        while !damaged.is_empty() && looks < REPAIR_LOOKS && scrub.under_way() {
+            let some = damaged[..damaged.len().min(REPAIRS_AT_ONCE)].to_vec();
+            self.tell_damaged(&some);
+            self.handle.sleep(REPAIR_LOOK).await;
+            looks += 1;
+            let looked = self.on_store(drive, number, move |store| async move {
+                let mut sound = Vec::new();
+                for (volume, lane, block) in some {
+                    sound.push(store.is_sound(volume, lane, block).await);
+                }
+                Ok(sound)
+            });
+            let Ok(sound) = looked.await else { return };
+            let repaired = sound.iter().filter(|s| **s).count();
+            if repaired > 0 {
+                looks = 0;
+                scrub.repaired.set(scrub.repaired.get() + repaired as u64);
+            }
+            // Those that are not come again after the others.
+            let left = sound.len();
+            let mut sound = sound.into_iter();
+            let head: Vec<Damaged> = damaged
+                .drain(..left)
+                .filter(|_| !sound.next().unwrap_or(false))
+                .collect();
+            damaged.extend(head);
+        }
+        if !damaged.is_empty() {
+            tracing::error!(%drive, blocks = damaged.len(), "what a scrub found was not repaired: no other replica gave it");
         }
     }
 

@@ -75,7 +75,7 @@ pub enum Bug {
     SnapshotOvertakes = 34,
     /// Rule 12: a snapshot is said to exist before all members have it.
     SnapshotNamedEarly = 35,
-    /// Rule 12: a lane gets its snapshot record when the one before has it.
+    /// Rule 12: lanes get their snapshot records one after the other, 20 ms apart.
     SnapshotNoBarrier = 36,
     /// Rule 12: a takeover keeps a snapshot that some who take part lack.
     SnapshotVoidKept = 37,

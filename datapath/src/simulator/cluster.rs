@@ -548,6 +548,11 @@ impl Cluster {
         Some(process.served.borrow().as_ref()?.here.as_ref()?.1.clone())
     }
 
+    pub(super) fn replica(&self, node: usize) -> Option<Replica<Opened, Out>> {
+        let process = self.processes[node].as_ref()?;
+        Some(process.served.borrow().as_ref()?.here.as_ref()?.0.clone())
+    }
+
     /// A node's store, if it is in memory.
     pub fn disk(&self, node: usize) -> Option<Rc<RefCell<Disk>>> {
         match &self.kept[node].as_ref()?.drive {

@@ -6,13 +6,18 @@ use super::cluster::{Cluster, LANES};
 use crate::cipher::{Cipher, Place};
 use crate::replication::seam::{Entry, Kind, ReplicaStore};
 use crate::replication::wire::resync::Tree;
-use crate::store::types::{BLOCK_BYTES, SnapshotId};
+use crate::store::types::{BLOCK_BYTES, LaneBlock, SnapshotId};
 use crate::volume::coordinator::state::block_of_volume;
 
 /// Blocks of a healthy store are read within this.
 const READ_WITHIN: Duration = Duration::from_secs(10);
 
 impl Cluster {
+    /// A node's scrub found damaged blocks of its replica. Whether anybody was told.
+    pub fn tell_damaged(&self, node: usize, blocks: Vec<(u8, LaneBlock)>) -> bool {
+        self.replica(node).is_some_and(|r| r.tell_damaged(blocks))
+    }
+
     /// A node's snapshots, and in how many lanes each is.
     pub fn snapshots(&self, node: usize) -> Option<Vec<(SnapshotId, u8)>> {
         Some(self.store(node)?.snapshots())

@@ -146,6 +146,32 @@ fn a_member_gets_what_it_has_damaged_from_another() {
     });
 }
 
+#[test]
+fn a_member_gets_what_its_scrub_found_damaged() {
+    for sealed in [false, true] {
+        let shape = Shape {
+            sealed,
+            ..cluster(3).shape
+        };
+        let mut cluster = Cluster::new(3, shape);
+        let driver = serving(&mut cluster, 0);
+        write(&cluster, &driver, 0, 0..8, 1);
+        until(&mut cluster, "settled", |_| driver.kept().records == 0);
+        let disk = cluster.disk(1).expect("it is in memory");
+        let all = [(0, LaneBlock(3)), (0, LaneBlock(7))];
+        for (lane, block) in all {
+            disk.borrow_mut().damaged.insert((lane, block.0));
+        }
+        // One that is well, and one that nobody wrote, are left alone.
+        let told = [&all[..], &[(0, LaneBlock(5)), (1, LaneBlock(9))]].concat();
+        assert!(cluster.tell_damaged(1, told));
+        until(&mut cluster, "it is repaired", |_| {
+            disk.borrow().damaged.is_empty()
+        });
+        all_are_members(&mut cluster, &driver);
+    }
+}
+
 /// What each node has of a snapshot, block by block.
 fn snapshot_blocks(cluster: &Cluster, node: usize, id: SnapshotId) -> Vec<u8> {
     let tree = Tree {

@@ -1,7 +1,9 @@
 //! Replication, as the control process commands it: who the nodes are (`nodes`), this node's replicas (`replicas`), paths to replicated volumes and
-//! coordinators of them (`serving`), or the way to one on another node (`forwarding`), their sizes (`growing`), replicas that come and go meanwhile (`changing`), snapshots (`snapshots`), in the words of the contract (`words`). All of it is on reactor 0: replicas are on drives whose home it is.
+//! coordinators of them (`serving`), or the way to one on another node (`forwarding`), their sizes (`growing`), replicas that come and go meanwhile (`changing`), snapshots (`snapshots`), what scrubs found (`damage`), in the words of the contract (`words`). All of it is on reactor 0:
+//! replicas are on drives whose home it is.
 
 mod changing;
+mod damage;
 mod forwarding;
 mod growing;
 mod nodes;

@@ -3,13 +3,15 @@
 //! [`state`] says what is taken from whom (its words are [`events`]), [`positions`] how far each lane's stream is, [`order`] what may be applied beside what: three pure parts, with the
 //! promises and leases of the replica in the first one. [`service`] owns them on the reactor of the replica, over a
 //! [`ReplicaStore`](super::seam::ReplicaStore) and the channels ([`channel`]) that coordinators opened: [`admit`] looks at what comes before anything of it is
-//! applied, `apply` brings it to the store, `flush` makes it stable, `ack` says so, `fence` keeps promises, `serve` answers questions, `sets` keeps sets, `snapshots` deletes those that nobody names.
+//! applied, `apply` brings it to the store, `flush` makes it stable, `ack` says so, `fence` keeps promises, `serve` answers questions, `sets` keeps sets, `snapshots` deletes those that nobody names, `damage`
+//! tells what a scrub found.
 //!
 //! All channels of a replica end up on one reactor: whoever accepts a session elsewhere hands its frames over.
 mod ack;
 pub mod admit;
 mod apply;
 pub mod channel;
+mod damage;
 pub mod door;
 pub mod events;
 mod fence;

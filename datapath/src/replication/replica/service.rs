@@ -212,6 +212,10 @@ impl<S: ReplicaStore, O: Outgoing> Replica<S, O> {
         inner.quiet().await;
     }
 
+    pub(super) fn inner(&self) -> &Rc<Inner<S, O>> {
+        &self.0
+    }
+
     /// Its state, to look at.
     pub fn with_state<R>(&self, f: impl FnOnce(&State) -> R) -> R {
         f(&self.0.state.borrow())

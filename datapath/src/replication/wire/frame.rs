@@ -98,6 +98,8 @@ kinds! {
     Snapshots = 29,
     /// Those of them that are here.
     Having = 30,
+    /// A block is damaged here: it is to be repaired.
+    Damaged = 31,
 }
 
 impl Kind {
@@ -132,6 +134,7 @@ impl Kind {
             | Self::Copied
             | Self::Refused
             | Self::Having
+            | Self::Damaged
             | Self::Done => side == Side::Acceptor,
             Self::Close => true,
         }

@@ -4,6 +4,7 @@ use super::WireError;
 use super::ack::Ack;
 use super::batch::Batch;
 use super::bytes::Cursor;
+use super::damaged::Damaged;
 use super::forward::{Command, Done};
 use super::frame::{Header, Kind};
 use super::heart::{Flush, Heard, Heartbeat};
@@ -68,6 +69,7 @@ messages! {
     Done(Done),
     Snapshots(Snapshots<'a>),
     Having(Having<'a>),
+    Damaged(Damaged),
 }
 
 impl<'a> Message<'a> {
@@ -108,6 +110,7 @@ impl<'a> Message<'a> {
             Kind::Done => Self::Done(Done::decode(body, data)?),
             Kind::Snapshots => Self::Snapshots(Snapshots::decode(body)?),
             Kind::Having => Self::Having(Having::decode(body)?),
+            Kind::Damaged => Self::Damaged(Damaged::decode(body)?),
             Kind::Close => {
                 Cursor::new("close", body).end()?;
                 Self::Close

@@ -6,6 +6,7 @@
 pub mod ack;
 pub mod batch;
 mod bytes;
+pub mod damaged;
 mod error;
 pub mod forward;
 pub mod frame;

@@ -27,6 +27,8 @@ pub struct ScrubError {
     pub lane: u8,
     /// Which block of the lane; of a page: of its first.
     pub block: LaneBlock,
+    /// The volume as it is refers to it, and not only a snapshot.
+    pub live: bool,
     /// What is wrong with it.
     pub error: StoreError,
     /// The same, as it is to be told of.
@@ -52,6 +54,17 @@ struct Wanted {
 }
 
 impl Store {
+    /// Whether a block of a volume as it is can be read as it was written. False, too, if the lane is not there.
+    pub async fn is_sound(&self, volume: VolumeId, lane: u8, block: LaneBlock) -> bool {
+        let Some(lane) = self.lane(volume, lane) else {
+            return false;
+        };
+        // The store's own are for those who wait for nothing but the drive.
+        let buffer = self.0.handle.buffers().take(BLOCK_BYTES).await;
+        let (_, read) = lane.read(block.0..block.0 + 1, buffer).await;
+        read.is_ok()
+    }
+
     /// Looks at the next leaf of some map, and at what it refers to. What no checkpoint has brought into a map is not seen.
     ///
     /// # Errors
@@ -140,6 +153,7 @@ impl Inner {
             volume,
             lane,
             block,
+            live: record.kind == RecordKind::Live,
             error,
             damage: self.damage((volume, lane), block, error),
         }

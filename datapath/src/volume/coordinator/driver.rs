@@ -10,7 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::ops::Range;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 use keelblock_hugepages::Buffer;
@@ -20,7 +20,7 @@ use super::members::Place;
 use super::message::{Action, Event, Failed, Message, Wish};
 use super::reading::Pinned;
 use super::resync::progress::Report;
-use super::resync::repair::Repairs;
+use super::resync::repair::{self, Repairs};
 use super::resync::{self, Resyncs};
 use super::ring::Limits;
 use super::set::{NotNow, Request, VolumeRecord};
@@ -182,6 +182,7 @@ pub(super) struct Inner<P, K> {
     waiting: RefCell<BTreeMap<Token, Waiting>>,
     next: Cell<Token>,
     pub(super) ended: Cell<bool>,
+    this: Weak<Self>,
 }
 
 /// A coordinator at work; cheap to clone.
@@ -208,7 +209,7 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
         let limit = config.command_limit;
         let (lane_blocks, foreground) = (config.lane_blocks, config.foreground);
         let (lanes, cipher) = (config.lanes, config.cipher.clone());
-        let driver = Self(Rc::new(Inner {
+        let driver = Self(Rc::new_cyclic(|this| Inner {
             handle: handle.clone(),
             machine: RefCell::new(Machine::new(config, record, handle.now())),
             limit,
@@ -228,6 +229,7 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
             waiting: RefCell::default(),
             next: Cell::new(0),
             ended: Cell::new(false),
+            this: this.clone(),
         }));
         let inner = Rc::clone(&driver.0);
         handle.spawn("coordinator", async move { inner.pump().await });
@@ -494,6 +496,11 @@ impl<P: Peers, K: SetStore> Inner<P, K> {
             Action::SetChanged => {
                 let machine = self.machine.borrow();
                 tracing::info!(sets = ?machine.sets(), "the in-sync set has changed");
+            }
+            Action::Repair(place, lane, block) => {
+                if let Some(this) = self.this.upgrade() {
+                    repair::damaged(&this, place, lane, block..block + 1);
+                }
             }
             Action::NotMet(Wish::Join(_)) => self.resyncs.not_met.set(true),
             Action::NotMet(wish) => tracing::info!(?wish, "a change of the set was not made"),

@@ -12,6 +12,7 @@ use crate::replication::seam::{Id, Standing};
 use crate::replication::wire::WireError;
 use crate::replication::wire::ack::{Ack, LaneAck};
 use crate::replication::wire::batch::{BatchWriter, Settled};
+use crate::replication::wire::damaged::Damaged;
 use crate::replication::wire::frame::Kind;
 use crate::replication::wire::heart::{Beat, Flush, Heard, encode_heartbeat};
 use crate::replication::wire::list::{Fetch, Fetched, Found, ListAsk, Listed};
@@ -260,6 +261,11 @@ pub fn said(
                 number: having.number,
                 ids: having.ids.iter().map(SnapshotId).collect(),
             }
+        }
+        Kind::Damaged => {
+            let Damaged { lane, block } = Damaged::decode(body)?;
+            let block = block.0;
+            Said::Damaged { lane, block }
         }
         Kind::Kept => {
             let kept = Kept::decode(body)?;

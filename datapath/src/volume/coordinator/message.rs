@@ -173,6 +173,13 @@ pub enum Said {
         /// The snapshots.
         ids: Vec<SnapshotId>,
     },
+    /// It has a block damaged.
+    Damaged {
+        /// The lane.
+        lane: u8,
+        /// The block.
+        block: u64,
+    },
     /// It keeps a set.
     Kept {
         /// Of this version.
@@ -316,6 +323,8 @@ pub enum Action {
     Added(Place),
     /// A replica goes, or has gone: nothing is said to it any more.
     Gone(Place),
+    /// A member has a block damaged: it is to have it from another one.
+    Repair(Place, u8, u64),
     /// A wish was not met.
     NotMet(Wish),
     /// It has ended.

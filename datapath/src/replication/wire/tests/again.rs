@@ -70,6 +70,7 @@ pub fn again(message: &Message<'_>) -> (Vec<u8>, usize) {
         Message::Snapshots(m) => {
             snapshots::encode_snapshots(o, m.number, m.whole, &all(&m.ids));
         }
+        Message::Damaged(m) => m.put(o),
         Message::Having(m) => snapshots::encode_having(o, m.number, &all(&m.ids)),
         Message::Close => {}
     }

@@ -1,6 +1,7 @@
 //! Each bound of each field, one beyond it: bytes that would come back as they are, and still are no message.
 
 use super::super::batch::{BatchWriter, Settled};
+use super::super::damaged::Damaged;
 use super::super::forward::{Command, Done, Operation, Phase};
 use super::super::frame::Kind;
 use super::super::heart::{Beat, Flush, Heard, encode_heartbeat};
@@ -392,6 +393,13 @@ fn of_copies() {
     bad.extend([1; 16]);
     many.no_body(&bad, "1,025 snapshots");
     many.no(10, &[1], "no such flag");
+    let damaged = Damaged {
+        lane: 15,
+        block: LaneBlock(BLOCKS_MAX - 1),
+    };
+    good(Kind::Damaged, 0, |o| damaged.put(o))
+        .no(0, &[16], "no such lane")
+        .no(8, &BLOCKS_MAX.to_le_bytes(), "no such block");
     let copied = Copied {
         request: 1,
         result: Ok(()),

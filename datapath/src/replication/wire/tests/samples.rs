@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::super::batch::{BatchWriter, Settled};
+use super::super::damaged::Damaged;
 use super::super::forward::{Command, Done, Operation, Phase};
 use super::super::frame::Kind;
 use super::super::heart::{Beat, Flush, Heard, encode_heartbeat};
@@ -19,7 +20,10 @@ use super::super::resync::{
     encode_summaries,
 };
 use super::super::snapshots::{encode_having, encode_snapshots};
-use super::super::{ack, record::WRITE_BLOCKS_MAX};
+use super::super::{
+    ack,
+    record::{LANES_MAX, WRITE_BLOCKS_MAX},
+};
 use super::{Owned, record, stamp, tree};
 use crate::cipher::Seal;
 use crate::replication::seam::{Entry, Id, Kind as BlockKind, Standing};
@@ -49,6 +53,7 @@ pub fn any_kind() -> impl Strategy<Value = Sample> {
         copies(),
         commands(),
         snapshots(),
+        damaged(),
         small(),
     ]
 }
@@ -391,6 +396,11 @@ fn entry() -> impl Strategy<Value = Entry> {
             seal: Seal::NONE,
         },
     })
+}
+
+fn damaged() -> impl Strategy<Value = Sample> {
+    let all = (0..LANES_MAX, (0..BLOCKS_MAX).prop_map(LaneBlock));
+    all.prop_map(|(lane, block)| sample(Kind::Damaged, 1..8, |o| Damaged { lane, block }.put(o)))
 }
 
 fn snapshots() -> impl Strategy<Value = Sample> {

@@ -463,6 +463,15 @@ impl Machine {
                 }
             }
             Said::Having { number, ids } => self.having(place, number, ids, now, out),
+            Said::Damaged { lane, .. } if lane >= self.config.lanes => {
+                out.push(Action::Cut(place));
+            }
+            Said::Damaged { lane, block } => {
+                // Of one that is copied to it is not known yet what it is to have.
+                if self.readable().has(place) {
+                    out.push(Action::Repair(place, lane, block));
+                }
+            }
             Said::Kept { version, level } => {
                 if let Some(peer) = self.peer(place) {
                     let kept = if level {

@@ -176,17 +176,18 @@ impl Machine {
                 self.step_subscriber(place, now, out);
             }
         }
-        if planted::is(Bug::SnapshotNoBarrier) && self.last_is_acked() {
+        if planted::is(Bug::SnapshotNoBarrier) && self.next_is_due(now) {
             self.put_snapshot(1, now, out);
         }
         self.begin_snapshot(now, out);
     }
 
-    /// Whether the newest of its records is acknowledged.
-    fn last_is_acked(&self) -> bool {
+    /// Of lanes that get their records one after the other: as if somebody asked for each.
+    fn next_is_due(&self, now: Nanos) -> bool {
         let pending = self.snapshots.pending.iter();
-        let last = pending.flat_map(|p| (0..).zip(&p.at)).last();
-        last.is_some_and(|(lane, at): (usize, _)| self.acked[lane].0 >= *at)
+        let begun = pending.flat_map(|p| p.tokens.iter().map(|t| (t.1, p.at.len() as u32)));
+        let due = |(since, lanes): (Nanos, u32)| now >= since + Duration::from_millis(20) * lanes;
+        begun.into_iter().all(due)
     }
 
     fn begin_snapshot(&mut self, now: Nanos, out: &mut Vec<Action>) {

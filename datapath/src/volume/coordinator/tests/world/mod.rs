@@ -345,7 +345,7 @@ impl World {
                         "commands are left at the end: {left:?} {end:?}"
                     );
                 }
-                Action::Stalled(_) | Action::NotMet(_) => {}
+                Action::Stalled(_) | Action::NotMet(_) | Action::Repair(..) => {}
             }
         }
     }
