@@ -23,6 +23,10 @@ const WITHOUT: u64 = 3;
 const EVERY: u64 = 4;
 /// Most there are.
 const MOST: usize = 6;
+/// While one in so many is taken, a member loses power, and comes back at once.
+const POWER: u64 = 5;
+/// So long after it was asked for at most, in microseconds.
+const POWER_WITHIN: u64 = 3_000;
 /// Longer than a command's limit.
 const PATIENCE: Duration = Duration::from_secs(6);
 /// Apart from the dice of everything else.
@@ -74,7 +78,7 @@ impl Snapshots {
         if !self.there || self.busy.get() || !self.dice.once_in(EVERY) {
             return;
         }
-        let Some((_, driver)) = serving(cluster) else {
+        let Some((at, driver)) = serving(cluster) else {
             return;
         };
         let epoch = cluster.kvdb.record().epoch;
@@ -97,6 +101,20 @@ impl Snapshots {
         self.asked.borrow_mut().insert(id.0, (from, None));
         cluster.kvdb.set_snapshot(id, Some(Phase::Creating(epoch)));
         self.take(cluster, hosts, &driver, id);
+        // Only where what was acknowledged is stable.
+        if !cluster.shape.volatile && self.dice.once_in(POWER) {
+            let after = Duration::from_micros(self.dice.below(POWER_WITHIN));
+            cluster.rig.sim.run_for(after);
+            let others: Vec<usize> = {
+                let members = cluster.member_nodes().into_iter();
+                members.filter(|node| *node != at).collect()
+            };
+            if !others.is_empty() {
+                let node = others[self.dice.below(others.len() as u64) as usize];
+                cluster.end(node, true);
+                cluster.begin(node);
+            }
+        }
     }
 
     /// Rule 12: a snapshot is named when all have it, and who becomes a member later has it, too.
