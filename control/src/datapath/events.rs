@@ -130,7 +130,8 @@ impl Node {
         };
         let message = format!(
             "drive {path} gave back other data than were written, {at} (block {} of the drive; checksum {:08x}, not {:08x}): reads of \
-             it, and of what a page leads to, fail. Restore it from a snapshot or backup, and think of replacing the drive",
+             it, and of what a page leads to, fail, or come from another replica if the volume has one. A scan of the pool has blocks of replicas repaired; \
+             restore others from a snapshot or backup, and think of replacing the drive",
             error.physical_block, error.actual, error.expected
         );
         tracing::error!(message);

@@ -218,18 +218,24 @@ impl Node {
         let pool_id = Uuid::try_parse(&status.pool_id)
             .map_err(|_| OpError::Internal(format!("{} is no id of a pool", status.pool_id)))?;
         self.keep_scan(pool_id, status).await?;
-        let (severity, message) = match status.errors {
-            0 => (
+        let (severity, message) = match (status.errors, status.repaired) {
+            (0, _) => (
                 Severity::Notify,
                 format!(
                     "a scan read {} bytes and found nothing wrong",
                     status.scanned_bytes
                 ),
             ),
-            errors => (
+            (errors, repaired) if repaired >= errors => (
+                Severity::Warning,
+                format!(
+                    "a scan found {errors} blocks that were not what was written, and has them from other replicas again; checksum alerts of the drives say where"
+                ),
+            ),
+            (errors, repaired) => (
                 Severity::Alarm,
                 format!(
-                    "a scan found {errors} blocks that are not what was written; checksum alerts of the drives say where"
+                    "a scan found {errors} blocks that are not what was written, of which {repaired} came from other replicas; checksum alerts of the drives say where"
                 ),
             ),
         };

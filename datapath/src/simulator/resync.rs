@@ -156,7 +156,7 @@ fn a_member_gets_what_its_scrub_found_damaged() {
         let mut cluster = Cluster::new(3, shape);
         let driver = serving(&mut cluster, 0);
         write(&cluster, &driver, 0, 0..8, 1);
-        until(&mut cluster, "settled", |_| driver.kept().records == 0);
+        all_are_members(&mut cluster, &driver);
         let disk = cluster.disk(1).expect("it is in memory");
         let all = [(0, LaneBlock(3)), (0, LaneBlock(7))];
         for (lane, block) in all {

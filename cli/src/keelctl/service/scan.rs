@@ -150,12 +150,13 @@ async fn follow(client: &mut Client, which: Which) -> Result<Answer> {
         tokio::time::sleep(LOOK).await;
     };
     progress.end();
-    match (status.state.as_str(), status.errors) {
+    let left = status.errors.saturating_sub(status.repaired);
+    match (status.state.as_str(), left) {
         ("done" | "none", 0) => Ok(Answer::new(status_json(&status), described(&status))),
         ("done", errors) => Err(Failure::local(
             "scan",
             format!(
-                "{errors} blocks are not what was written, or cannot be read; `keelctl alerts show` says where"
+                "{errors} blocks are not what was written, or cannot be read, and were not repaired; `keelctl alerts show` says where"
             ),
         )),
         (state, _) => Err(Failure::local(
@@ -192,6 +193,7 @@ fn described(status: &ScanStatus) -> String {
         rows.extend([
             ("Read", how_far(status)),
             ("Errors", status.errors.to_string()),
+            ("Repaired", status.repaired.to_string()),
             ("Rate", rate(status.rate_bytes_per_s)),
             ("Started", show_time(status.started_unix_ms)),
             ("Finished", show_time(status.finished_unix_ms)),

@@ -16,8 +16,8 @@ impl<S: ReplicaStore, O: Outgoing> Replica<S, O> {
         let Phase::Following(of) = inner.state.borrow().phase() else {
             return false;
         };
-        let all = inner.all_channels().into_iter();
-        let Some(chan) = all.filter(|c| c.sender == of && c.fed.get()).next() else {
+        let mut all = inner.all_channels().into_iter();
+        let Some(chan) = all.find(|c| c.sender == of && c.fed.get()) else {
             return false;
         };
         let this = inner.clone();
