@@ -149,7 +149,10 @@ fn rot(drive: &Path, shadow: &[u8], count: usize) {
         .unwrap();
     let stored = std::fs::read(drive).unwrap();
     let mut left = count;
-    for block in shadow.chunks_exact(4096).filter(|b| b.iter().any(|b| *b != 0)) {
+    for block in shadow
+        .chunks_exact(4096)
+        .filter(|b| b.iter().any(|b| *b != 0))
+    {
         if left == 0 {
             break;
         }

@@ -10,6 +10,7 @@ use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
 use super::forward::Path;
 use super::history::{Did, History, Seen};
+use super::rot::Rot;
 use super::snapshots::Snapshots;
 use crate::reactor::Handle;
 use crate::replication::seam::Kind;
@@ -85,6 +86,8 @@ pub struct Counts {
     pub snapshots: u64,
     /// The latter.
     pub kept: u64,
+    /// Blocks that rotted, and were repaired or overwritten within moments.
+    pub repaired: u64,
 }
 
 impl Counts {
@@ -105,6 +108,7 @@ impl Counts {
         self.retried += other.retried;
         self.snapshots += other.snapshots;
         self.kept += other.kept;
+        self.repaired += other.repaired;
     }
 }
 
@@ -288,6 +292,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
     let nodes = if nodes == 1 { 2 } else { nodes };
     let mut changes = Changes::new(seed);
     let mut snapshots = Snapshots::new(seed);
+    let mut rot = Rot::new(seed);
     let spares = usize::from(changes.there);
     let shape = Shape {
         nodes: nodes + spares,
@@ -330,6 +335,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         faults.step(&mut cluster, &mut dice, &mut wrong, step);
         changes.step(&mut cluster, &mut wrong);
         snapshots.step(&mut cluster, &hosts);
+        rot.step(&mut cluster, &mut wrong);
         let all = cluster.coordinators();
         hosts
             .doors

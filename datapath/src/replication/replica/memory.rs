@@ -401,7 +401,15 @@ impl ReplicaStore for Memory {
 
     async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError> {
         let step = Step::Apply(Kept::of(record));
-        self.step(record.lane, step, data_blocks(record)).await
+        self.step(record.lane, step, data_blocks(record)).await?;
+        if !matches!(record.what, What::Snapshot(_)) {
+            // What was damaged is not read any more.
+            let mut disk = self.disk.borrow_mut();
+            for block in record.blocks() {
+                disk.damaged.remove(&(record.lane, block));
+            }
+        }
+        Ok(())
     }
 
     async fn copy(&self, record: &Rc<Held>, s0: Stamp) -> Result<(), ReplicaError> {
