@@ -1,9 +1,10 @@
 //! The control process of a node: everything that is not I/O.
 //!
-//! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database and `records` what is kept in it; `replication`
+//! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database, `records` what is kept in it and `backup` what becomes of it; `replication`
 //! is who coordinates a volume, and `coordination` this node's part in it; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
 //! serves them; `sdk`, `admin` and `rest` are the doors.
 
+pub mod backup;
 pub mod config;
 pub mod coordination;
 pub mod datadir;

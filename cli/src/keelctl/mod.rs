@@ -69,7 +69,7 @@ enum Command {
     /// Nodes.
     #[command(subcommand)]
     Node(node::Command),
-    /// Pools, drives, scans.
+    /// Pools, drives, scans, the key-value database.
     #[command(subcommand)]
     Service(service::Command),
     /// The cluster key, which wraps the keys of encrypted volumes.
@@ -186,6 +186,11 @@ mod tests {
             "service scan status --wait",
             "service scan schedule --every 7d --rate 50M",
             "service scan schedule --off",
+            "service kvdb status -j",
+            "service kvdb members",
+            "service kvdb backup /a/file",
+            "service kvdb restore /a/file --yes",
+            "volume decide-replicas db --node n1 --node n2 --minimum 1",
             "alerts show --all --severity warning",
             "alerts delete --resource drive --id x",
             "alerts delete --cleared",
@@ -222,6 +227,8 @@ mod tests {
             "service scan schedule --every never",
             "service scan schedule --every 7d --off",
             "alerts show --id x",
+            "service kvdb backup",
+            "volume decide-replicas db",
         ] {
             let words = std::iter::once("keelctl").chain(line.split(' ').filter(|w| !w.is_empty()));
             assert!(Args::try_parse_from(words).is_err(), "keelctl {line}");

@@ -1,9 +1,9 @@
 //! `keelctl volume locate` and `replicas`.
 use super::ha;
 use crate::client::Client;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
-use keelblock_api::admin::{LocateVolumeReply, ReplicaStatus};
+use keelblock_api::admin::{DecideReplicasRequest, LocateVolumeReply, ReplicaStatus};
 use serde_json::{Value, json};
 
 /// Where a volume is coordinated, and how its replicas are.
@@ -101,4 +101,30 @@ fn json_of(found: &LocateVolumeReply) -> Value {
         "task": found.task.as_ref().map(ha::json_of),
         "replicas": found.replicas.iter().map(replica).collect::<Vec<_>>(),
     })
+}
+
+/// `keelctl volume decide-replicas`.
+pub async fn decide(
+    client: &mut Client,
+    volume: String,
+    nodes: Vec<String>,
+    minimum: u32,
+) -> Result<Answer> {
+    let what = format!("decide which replicas of volume {volume} count");
+    let request = DecideReplicasRequest {
+        volume: volume.clone(),
+        nodes,
+        minimum,
+    };
+    let reply = client.admin.decide_replicas(request).await;
+    let reply = reply
+        .map_err(|s| Failure::from_status(what, &s))?
+        .into_inner();
+    let data = json!({ "volume": volume, "nodes": reply.nodes, "minimum": reply.minimum });
+    let text = format!(
+        "The replicas of volume {volume} on {} count now, and it may be served by {} of them: attach it.",
+        reply.nodes.join(", "),
+        reply.minimum
+    );
+    Ok(Answer::new(data, text))
 }

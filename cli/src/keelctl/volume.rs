@@ -57,6 +57,18 @@ pub enum Command {
     Clone(snapshot::Clone),
     /// Set a detached volume back to a snapshot of it.
     Restore(snapshot::Restore),
+    /// Say which replicas of a detached volume have everything, after the KVDB was restored or where nobody can take it over. What the others have
+    /// besides is lost: they are copied anew.
+    DecideReplicas {
+        /// Name or id.
+        volume: String,
+        /// A node whose replica counts (repeatable).
+        #[arg(long = "node", value_name = "NODE", required = true)]
+        nodes: Vec<String>,
+        /// By how few of them the volume may be served [default: as before, or as many as are named].
+        #[arg(long, default_value = "0", hide_default_value = true, value_name = "N")]
+        minimum: u32,
+    },
     /// Where two states of a volume differ.
     Diff(snapshot::Diff),
     /// The hosts that may connect to a volume.
@@ -186,6 +198,11 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Replicas { volume } => replicas::list(client, &volume).await,
         Command::HaUpdate(args) => ha::update(client, args).await,
         Command::Resync(args) => ha::resync(client, args).await,
+        Command::DecideReplicas {
+            volume,
+            nodes,
+            minimum,
+        } => replicas::decide(client, volume, nodes, minimum).await,
         Command::ConnectInfo { volume } => connect_info(client, &volume).await,
         Command::Path { volume, state } => path(client, &volume, state).await,
     }

@@ -30,7 +30,9 @@ const LOOK: Duration = Duration::from_millis(100);
 impl From<AttachError> for OpError {
     fn from(error: AttachError) -> Self {
         match error {
-            AttachError::Refused { .. } => Self::State(error.to_string()),
+            AttachError::Refused { .. } | AttachError::Unverified(_) => {
+                Self::State(error.to_string())
+            }
             AttachError::NoRecord(_) | AttachError::NoCluster | AttachError::Swap(_) => {
                 Self::Internal(error.to_string())
             }

@@ -36,6 +36,8 @@ impl Node {
     /// Applies volumes and exports. An error means that the data path or the KVDB went away meanwhile.
     pub(super) async fn reconcile(&self) -> Result<(), OpError> {
         let _changing = self.exclusive().await?;
+        // What is being put back would be taken for what is not there.
+        self.no_restore().await?;
         self.reconcile_volumes().await?;
         self.reconcile_snapshots().await?;
         self.reconcile_exports().await

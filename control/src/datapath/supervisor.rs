@@ -42,6 +42,7 @@ async fn session(
     was_up: &mut bool,
 ) -> Result<String, OpError> {
     let hello = hello(node).await?;
+    node.no_restore().await?;
     tracing::info!(
         pid = hello.pid,
         incarnation = hello.incarnation,
@@ -53,6 +54,8 @@ async fn session(
         pool::open(node, spec).await?;
     }
     node.coordination.disconnected();
+    // What a restore of the KVDB changes, it changes between two of these.
+    let mut restores = node.registry.watch_cluster().await?;
     // Events are heard before anything is exported, so that no reservation waits for us longer than it must.
     let events = node
         .link
@@ -80,6 +83,7 @@ async fn session(
     tokio::select! {
         reason = ended(&mut following) => Ok(reason),
         // The sender is the link's, which the node has.
+        _ = restores.next() => Ok("the KVDB was restored, and everything is looked at again".into()),
         _ = doubts.changed() => Ok("the outcome of a command is unknown, and is being looked at".into()),
     }
 }

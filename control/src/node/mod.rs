@@ -128,6 +128,7 @@ pub struct Node {
     /// Replicated volumes.
     pub(crate) coordination: Coordination,
     key_source: Source,
+    serves_kvdb: bool,
     changing: Mutex<()>,
 }
 
@@ -156,6 +157,7 @@ impl Node {
             link,
             coordination,
             key_source: config.key_source(),
+            serves_kvdb: config.etcd.is_none(),
             changing: Mutex::new(()),
         };
         Ok((node, pokes))
@@ -174,6 +176,11 @@ impl Node {
     /// Where this node has the cluster key from.
     pub(crate) fn key_source(&self) -> &Source {
         &self.key_source
+    }
+
+    /// Whether this process serves the KVDB itself.
+    pub(crate) fn serves_kvdb(&self) -> bool {
+        self.serves_kvdb
     }
 
     /// Waits for the changes before, so that this one is alone.

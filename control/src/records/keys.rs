@@ -25,6 +25,11 @@ impl Keys {
         format!("{}cluster", self.root)
     }
 
+    /// That a backup is being put back.
+    pub fn restore(&self) -> String {
+        format!("{}restore", self.root)
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> String {
         format!("{}nodes/", self.root)

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::error::OpError;
 use crate::kvdb::Client;
-use crate::kvdb::client::{Committed, Guard, Revision, Write};
+use crate::kvdb::client::{Committed, Guard, Revision, Watcher, Write};
 use keelblock_api::etcd::mvccpb::KeyValue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -80,6 +80,13 @@ impl Registry {
     /// The keys.
     pub fn keys(&self) -> &Keys {
         &self.keys
+    }
+
+    /// A watch of the cluster's record, which a restore of the KVDB writes at its begin and its end, from now on.
+    pub async fn watch_cluster(&self) -> Result<Watcher, OpError> {
+        let key = self.keys.cluster();
+        let now = self.kv.list(&key).await?;
+        Ok(self.kv.watch(&key, now.revision + 1))
     }
 
     /// A record.

@@ -63,6 +63,11 @@ pub enum AttachError {
     /// Others changed the record all the time.
     #[error("volume {0} was changed by others at the same time, again and again: try again")]
     Contended(Uuid),
+    /// The KVDB was restored since its set was known to be right (rule 10).
+    #[error(
+        "which replicas of volume {0} have everything is not known since the KVDB was restored: say so with `keelctl volume decide-replicas`, then attach it"
+    )]
+    Unverified(Uuid),
     /// The KVDB did not answer in time. Epochs may have been raised, for nobody.
     #[error("whether volume {volume} got an epoch is not known: {reason}; try again")]
     Unknown {
@@ -124,6 +129,10 @@ async fn attempt(
     let (generation, cluster) = generation(kv, keys).await?;
     let found = swap::read(kv, key).await?;
     let found = found.ok_or(AttachError::NoRecord(volume))?;
+    // To hear every replica and adopt the newest set that one of them kept is not built: a person decides.
+    if found.record.unverified(generation) {
+        return Err(AttachError::Unverified(volume));
+    }
     let before = *first.get_or_insert(found.record.epoch);
     if let Some(other) = other(&found.record, before, process) {
         let node_id = other.node_id.clone();

@@ -330,6 +330,18 @@ pub fn decide(
     })
 }
 
+/// A record of a backup that is put back: nobody of then holds an epoch any more. Its set is unverified, as the cluster's generation is above its own.
+///
+/// # Errors
+/// [`Refusal::LastVersion`].
+pub fn release(record: &ReplicationRecord) -> Result<ReplicationRecord, Refusal> {
+    change(record, |f| {
+        f.holder = None;
+        f.phase = Phase::Taking;
+        Ok(())
+    })
+}
+
 /// K8: how many replicas there should be. The set is as it was: tasks bring it there.
 ///
 /// # Errors

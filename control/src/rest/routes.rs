@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 55] = [
+pub const ROUTES: [Route; 57] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -190,6 +190,13 @@ pub const ROUTES: [Route; 55] = [
         "Admin",
         "SetAllowedHosts",
     ),
+    route(
+        Put,
+        "/v1/keelblock/volumes/{volume}/replicas/decide",
+        "Admin",
+        "DecideReplicas",
+    ),
+    route(Get, "/v1/keelblock/kvdb", "Admin", "KvdbStatus"),
     route(Post, "/v1/keelblock/snapshots", "Admin", "CreateSnapshots"),
     route(Post, "/v1/keelblock/diff", "Admin", "DiffVolume"),
     route(Post, "/v1/keelblock/drives/add", "Admin", "AddDrive"),

@@ -319,6 +319,38 @@ impl Admin for Services {
         }))
     }
 
+    async fn kvdb_status(
+        &self,
+        _: Request<KvdbStatusRequest>,
+    ) -> Result<Response<KvdbStatusReply>, Status> {
+        answer(self.status_of_kvdb().await)
+    }
+
+    type BackupKvdbStream = tokio_stream::Iter<std::vec::IntoIter<Result<KvdbPart, Status>>>;
+
+    async fn backup_kvdb(
+        &self,
+        _: Request<BackupKvdbRequest>,
+    ) -> Result<Response<Self::BackupKvdbStream>, Status> {
+        let parts: Vec<_> = self.backup_of_kvdb().await?.into_iter().map(Ok).collect();
+        Ok(Response::new(tokio_stream::iter(parts)))
+    }
+
+    async fn restore_kvdb(
+        &self,
+        request: Request<tonic::Streaming<KvdbPart>>,
+    ) -> Result<Response<RestoreKvdbReply>, Status> {
+        let restored = self.restore_of_kvdb(request.into_inner()).await;
+        restored.map(Response::new)
+    }
+
+    async fn decide_replicas(
+        &self,
+        request: Request<DecideReplicasRequest>,
+    ) -> Result<Response<DecideReplicasReply>, Status> {
+        answer(self.decide(request.into_inner()).await)
+    }
+
     async fn create_snapshots(
         &self,
         request: Request<CreateSnapshotsRequest>,

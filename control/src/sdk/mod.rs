@@ -4,6 +4,7 @@
 mod admin;
 mod alerts;
 mod identity;
+mod kvdb;
 mod mount_attach;
 mod nodes;
 mod pools;
@@ -72,8 +73,20 @@ impl Services {
     }
 
     /// Does a change to its end, also when the caller does not wait for it: one that stopped half-way would stay so until the data path
-    /// is connected anew.
+    /// is connected anew. Refused while the KVDB is being restored.
     async fn to_the_end<T: Send + 'static, F>(
+        &self,
+        change: impl FnOnce(Arc<Node>) -> F,
+    ) -> Result<T, OpError>
+    where
+        F: Future<Output = Result<T, OpError>> + Send + 'static,
+    {
+        self.node.no_restore().await?;
+        self.to_the_end_even_so(change).await
+    }
+
+    /// The same of a restore itself.
+    async fn to_the_end_even_so<T: Send + 'static, F>(
         &self,
         change: impl FnOnce(Arc<Node>) -> F,
     ) -> Result<T, OpError>

@@ -8,6 +8,7 @@ mod drives;
 mod exports;
 mod fake;
 mod fake_replication;
+mod kvdb_backup;
 mod program;
 mod recovery;
 mod replicated;

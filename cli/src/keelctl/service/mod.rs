@@ -1,5 +1,6 @@
-//! `keelctl service …`: pools and drives of the node that answers, and scans of them.
+//! `keelctl service …`: pools and drives of the node that answers, scans of them, and the cluster's KVDB.
 mod drive;
+mod kvdb;
 mod pool;
 mod scan;
 
@@ -22,6 +23,9 @@ pub enum Command {
     /// Scans: reading everything in a pool and comparing it with its checksums.
     #[command(subcommand)]
     Scan(scan::Command),
+    /// The key-value database: status, members, backup, restore.
+    #[command(subcommand)]
+    Kvdb(kvdb::Command),
 }
 
 pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
@@ -29,6 +33,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Pool(command) => pool::run(client, command).await,
         Command::Drive(command) => drive::run(client, command).await,
         Command::Scan(command) => scan::run(client, command).await,
+        Command::Kvdb(command) => kvdb::run(client, command).await,
     }
 }
 

@@ -8,7 +8,7 @@ use crate::kvdb::client::{Committed, Write};
 use crate::records::{ClusterRecord, Keys, encode};
 use crate::replication::attach::{AttachError, Process, attach};
 use crate::replication::record::{Epoch, Phase, ReplicationRecord, Token};
-use crate::replication::swap;
+use crate::replication::swap::{self, Outcome, Swap};
 use crate::replication::transition::{self, Refusal};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -111,11 +111,27 @@ async fn who_comes_second_does_not_take_it_away() {
 #[tokio::test]
 async fn after_a_restore_epochs_are_of_the_new_generation() {
     let kv = started([]).await;
+    let key = keys().replication(id(50));
     cluster(&kv, 2).await;
+    // Nobody knows which replicas have everything: no epoch is taken, and nothing is changed.
+    let no = attach(&kv, &keys(), id(50), &process(2), PATIENCE).await;
+    assert!(matches!(no, Err(AttachError::Unverified(_))), "{no:?}");
+    let found = swap::read(&kv, &key).await.unwrap().unwrap();
+    assert_eq!(found.revision, 3, "as it was made");
+    // A person says so.
+    let members = found.record.members.clone();
+    let decided = transition::decide(&found.record, 2, &members, 1).unwrap();
+    let decide = Swap {
+        key: &key,
+        from: found.revision,
+        to: &decided,
+    };
+    let done = swap::once(&kv, decide, &[]).await.unwrap();
+    assert!(matches!(done, Outcome::Done(_)), "{done:?}");
     let taken = attach(&kv, &keys(), id(50), &process(2), PATIENCE).await;
     let taken = taken.unwrap();
     assert_eq!(taken.coordinator.epoch, Epoch::new(2, 1).unwrap());
-    assert!(taken.record.record.unverified(2));
+    assert!(!taken.record.record.unverified(2));
     // A record of a later generation than the cluster's is not attached.
     cluster(&kv, 1).await;
     let no = attach(&kv, &keys(), id(50), &process(2), PATIENCE).await;
