@@ -113,6 +113,20 @@ fn fields_have_the_numbers_of_the_sdk() {
             &[("ID", 1), ("TotalSize", 7), ("Used", 8), ("uuid", 10)],
         ),
         (
+            "SdkSchedulePolicyInterval",
+            &[
+                ("retain", 1),
+                ("daily", 200),
+                ("weekly", 201),
+                ("monthly", 202),
+                ("periodic", 203),
+            ],
+        ),
+        (
+            "SdkSchedulePolicyIntervalWeekly",
+            &[("day", 1), ("hour", 2), ("minute", 3)],
+        ),
+        (
             "SdkStoragePoolResizeRequest",
             &[
                 ("uuid", 1),

@@ -7,6 +7,7 @@ use sdk::open_storage_cluster_client::OpenStorageClusterClient;
 use sdk::open_storage_mount_attach_client::OpenStorageMountAttachClient;
 use sdk::open_storage_node_client::OpenStorageNodeClient;
 use sdk::open_storage_pool_client::OpenStoragePoolClient;
+use sdk::open_storage_schedule_policy_client::OpenStorageSchedulePolicyClient;
 use sdk::open_storage_volume_client::OpenStorageVolumeClient;
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
@@ -37,6 +38,8 @@ pub struct Client {
     pub pools: OpenStoragePoolClient<Channel>,
     /// OpenStorage alerts.
     pub alerts: OpenStorageAlertsClient<Channel>,
+    /// OpenStorage schedule policies.
+    pub policies: OpenStorageSchedulePolicyClient<Channel>,
 }
 
 /// A volume as its node describes it, with its name at hand.
@@ -112,7 +115,8 @@ impl Client {
             nodes: OpenStorageNodeClient::new(channel.clone()),
             cluster: OpenStorageClusterClient::new(channel.clone()),
             pools: OpenStoragePoolClient::new(channel.clone()),
-            alerts: OpenStorageAlertsClient::new(channel),
+            alerts: OpenStorageAlertsClient::new(channel.clone()),
+            policies: OpenStorageSchedulePolicyClient::new(channel),
         })
     }
 

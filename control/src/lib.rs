@@ -17,6 +17,7 @@ pub mod records;
 pub mod replication;
 pub mod rest;
 pub mod run;
+pub mod schedule;
 pub mod sdk;
 pub mod secrets;
 pub mod system;

@@ -10,6 +10,7 @@ use crate::kvdb::{Client, KvError, Server};
 use crate::node::Node;
 use crate::records::{Keys, PoolRecord, Registry, unix_ms};
 use crate::rest;
+use crate::schedule::keep_schedules;
 use crate::sdk::Services;
 use axum::serve::ListenerExt;
 use keelblock_api::json::Codec;
@@ -171,6 +172,7 @@ impl Control {
             }
         });
         tasks.spawn(scan(node.clone(), stopped.clone()));
+        tasks.spawn(keep_schedules(node.clone(), stopped.clone()));
         tasks.spawn(coordinate(node.clone(), pokes, stopped.clone()));
         tasks.spawn(stay_alive(node.clone(), stopped));
         tracing::info!(%sdk, %rest, %kvdb, cluster = config.cluster_id, node = config.node_id, "control process ready");

@@ -8,6 +8,7 @@ mod hosts;
 mod node;
 mod progress;
 mod replicas;
+mod schedules;
 mod secrets;
 mod service;
 mod snapshot;
@@ -72,6 +73,9 @@ enum Command {
     /// Pools, drives, scans, the key-value database.
     #[command(subcommand)]
     Service(service::Command),
+    /// Schedule policies: when snapshots are taken without being asked.
+    #[command(subcommand)]
+    SchedPolicy(schedules::Command),
     /// The cluster key, which wraps the keys of encrypted volumes.
     #[command(subcommand)]
     Secrets(secrets::Command),
@@ -110,6 +114,7 @@ async fn answer(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Cluster(command) => cluster::run(client, command).await,
         Command::Node(command) => node::run(client, command).await,
         Command::Service(command) => service::run(client, command).await,
+        Command::SchedPolicy(command) => schedules::run(client, command).await,
         Command::Secrets(command) => secrets::run(client, command).await,
         Command::Alerts(command) => alerts::run(client, command).await,
         Command::Completions { .. } => unreachable!("answered before connecting"),
@@ -187,6 +192,13 @@ mod tests {
             "service scan schedule --every 7d --rate 50M",
             "service scan schedule --off",
             "service kvdb status -j",
+            "sched-policy create p --periodic 15,3 --daily 23:05 --weekly sunday@00:00,4 --monthly 31@04:00",
+            "sched-policy list p -j",
+            "sched-policy list",
+            "sched-policy update p --daily 01:00,7 --daily 13:00,7",
+            "sched-policy delete p q",
+            "volume snap-schedule db --policy p --policy q",
+            "volume snap-schedule db --none",
             "service kvdb members",
             "service kvdb backup /a/file",
             "service kvdb restore /a/file --yes",
@@ -228,6 +240,10 @@ mod tests {
             "service scan schedule --every 7d --off",
             "alerts show --id x",
             "service kvdb backup",
+            "sched-policy create p --daily 24:00",
+            "sched-policy delete",
+            "volume snap-schedule db",
+            "volume snap-schedule db --none --policy p",
             "volume decide-replicas db",
         ] {
             let words = std::iter::once("keelctl").chain(line.split(' ').filter(|w| !w.is_empty()));

@@ -1,6 +1,6 @@
 //! `keelctl volume …`.
 use super::view::VolumeView;
-use super::{ha, hosts, replicas, snapshot, stats};
+use super::{ha, hosts, replicas, schedules, snapshot, stats};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
@@ -68,6 +68,21 @@ pub enum Command {
         /// By how few of them the volume may be served [default: as before, or as many as are named].
         #[arg(long, default_value = "0", hide_default_value = true, value_name = "N")]
         minimum: u32,
+    },
+    /// Have snapshots of a volume taken by schedule policies, instead of those that it has.
+    SnapSchedule {
+        /// Name or id.
+        volume: String,
+        /// A policy (repeatable).
+        #[arg(
+            long = "policy",
+            value_name = "POLICY",
+            required_unless_present = "none"
+        )]
+        policies: Vec<String>,
+        /// By none any more.
+        #[arg(long, conflicts_with = "policies")]
+        none: bool,
     },
     /// Where two states of a volume differ.
     Diff(snapshot::Diff),
@@ -198,6 +213,11 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Replicas { volume } => replicas::list(client, &volume).await,
         Command::HaUpdate(args) => ha::update(client, args).await,
         Command::Resync(args) => ha::resync(client, args).await,
+        Command::SnapSchedule {
+            volume,
+            policies,
+            none: _,
+        } => schedules::set(client, &volume, policies).await,
         Command::DecideReplicas {
             volume,
             nodes,

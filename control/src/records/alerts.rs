@@ -72,6 +72,8 @@ pub enum AlertKind {
     ReadError = 7,
     /// The replicas of a volume were changed, or could not be.
     ReplicasChanged = 8,
+    /// A snapshot that was due was not taken.
+    SnapshotFailed = 9,
 }
 
 impl AlertKind {
@@ -82,7 +84,7 @@ impl AlertKind {
                 Resource::Drive
             }
             Self::PoolSpaceLow | Self::ScanDone => Resource::Pool,
-            Self::VolumeError | Self::ReplicasChanged => Resource::Volume,
+            Self::VolumeError | Self::ReplicasChanged | Self::SnapshotFailed => Resource::Volume,
         }
     }
 
@@ -97,6 +99,7 @@ impl AlertKind {
             Self::VolumeError => "volume-error",
             Self::ReadError => "read-error",
             Self::ReplicasChanged => "replicas-changed",
+            Self::SnapshotFailed => "snapshot-failed",
         }
     }
 }

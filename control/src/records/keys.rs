@@ -30,6 +30,31 @@ impl Keys {
         format!("{}restore", self.root)
     }
 
+    /// Who takes scheduled snapshots.
+    pub fn schedule_leader(&self) -> String {
+        format!("{}leaders/schedules", self.root)
+    }
+
+    /// All schedule policies.
+    pub fn policies(&self) -> String {
+        format!("{}sched-policies/", self.root)
+    }
+
+    /// A schedule policy.
+    pub fn policy(&self, name: &str) -> String {
+        format!("{}{name}", self.policies())
+    }
+
+    /// Schedules of all volumes.
+    pub fn schedules(&self) -> String {
+        format!("{}schedules/", self.root)
+    }
+
+    /// The schedules of a volume.
+    pub fn schedule(&self, volume_id: Uuid) -> String {
+        format!("{}{volume_id}", self.schedules())
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> String {
         format!("{}nodes/", self.root)

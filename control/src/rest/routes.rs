@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 57] = [
+pub const ROUTES: [Route; 62] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -150,6 +150,21 @@ pub const ROUTES: [Route; 57] = [
     route(Post, "/v1/mountattach/mount", "MountAttach", "Mount"),
     route(Post, "/v1/mountattach/unmount", "MountAttach", "Unmount"),
     route(Put, "/v1/storagepools/resize/{uuid}", "Pool", "Resize"),
+    route(Post, "/v1/schedulepolicies", "SchedulePolicy", "Create"),
+    route(Put, "/v1/schedulepolicies", "SchedulePolicy", "Update"),
+    route(Get, "/v1/schedulepolicies", "SchedulePolicy", "Enumerate"),
+    route(
+        Get,
+        "/v1/schedulepolicies/inspect/{name}",
+        "SchedulePolicy",
+        "Inspect",
+    ),
+    route(
+        Delete,
+        "/v1/schedulepolicies/{name}",
+        "SchedulePolicy",
+        "Delete",
+    ),
     route(Post, "/v1/alerts/filters", "Alerts", "EnumerateWithFilters"),
     route(Post, "/v1/alerts", "Alerts", "Delete"),
     // Of `keelblock.admin.v1.Admin`: what the SDK has no words for.

@@ -9,6 +9,7 @@ mod mount_attach;
 mod nodes;
 mod pools;
 mod replicas;
+mod schedules;
 mod snapshots;
 mod spec;
 mod stats;
@@ -26,6 +27,7 @@ use keelblock_api::openstorage::open_storage_identity_server::OpenStorageIdentit
 use keelblock_api::openstorage::open_storage_mount_attach_server::OpenStorageMountAttachServer;
 use keelblock_api::openstorage::open_storage_node_server::OpenStorageNodeServer;
 use keelblock_api::openstorage::open_storage_pool_server::OpenStoragePoolServer;
+use keelblock_api::openstorage::open_storage_schedule_policy_server::OpenStorageSchedulePolicyServer;
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolumeServer;
 use prost_reflect::DescriptorPool;
 use std::sync::Arc;
@@ -69,6 +71,7 @@ impl Services {
             .add_service(OpenStorageMountAttachServer::new(self.clone()))
             .add_service(OpenStoragePoolServer::new(self.clone()))
             .add_service(OpenStorageAlertsServer::new(self.clone()))
+            .add_service(OpenStorageSchedulePolicyServer::new(self.clone()))
             .add_service(AdminServer::new(self.clone()))
     }
 

@@ -310,9 +310,16 @@ impl OpenStorageVolume for Services {
 
     async fn snapshot_schedule_update(
         &self,
-        _: Request<SdkVolumeSnapshotScheduleUpdateRequest>,
+        request: Request<SdkVolumeSnapshotScheduleUpdateRequest>,
     ) -> Result<Response<SdkVolumeSnapshotScheduleUpdateResponse>, Refusal> {
-        not_yet("OpenStorageVolume.SnapshotScheduleUpdate")
+        let request = request.into_inner();
+        let (volume, policies) = (request.volume_id, request.snapshot_schedule_names);
+        let set =
+            self.to_the_end(
+                |node| async move { node.set_schedule(&volume, policies, unix_ms()).await },
+            );
+        let set = set.await;
+        answer(set.map(|()| SdkVolumeSnapshotScheduleUpdateResponse {}))
     }
 
     async fn volume_catalog(

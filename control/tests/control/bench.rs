@@ -92,6 +92,11 @@ impl Bench {
         bench
     }
 
+    /// Whether its control process does.
+    pub fn runs(&self) -> bool {
+        self.control.is_some()
+    }
+
     pub fn control(&self) -> &Control {
         self.control.as_ref().expect("it runs")
     }

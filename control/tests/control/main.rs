@@ -17,5 +17,6 @@ mod replicated_size;
 mod replicated_snapshots;
 mod rest;
 mod scans;
+mod schedules;
 mod snapshots;
 mod volumes;

@@ -158,13 +158,7 @@ async fn errors_have_the_sdks_form() {
             3,
         ),
         ("GET", "/v1/nodes/inspect/none", Value::Null, 404, 5),
-        (
-            "POST",
-            "/v1/volumes/snapshot/schedules/v",
-            json!({}),
-            501,
-            12,
-        ),
+        ("POST", "/v1/volume/catalog", json!({}), 501, 12),
         ("GET", "/v1/nothing", Value::Null, 404, 5),
         ("PATCH", "/v1/volumes", Value::Null, 405, 12),
     ] {

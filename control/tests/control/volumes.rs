@@ -211,10 +211,10 @@ async fn what_is_missing_or_not_supported_is_named() {
     refused(clone, Code::InvalidArgument, "name");
     refused(
         b.volumes()
-            .snapshot_schedule_update(SdkVolumeSnapshotScheduleUpdateRequest::default())
+            .volume_catalog(SdkVolumeCatalogRequest::default())
             .await,
         Code::Unimplemented,
-        "SnapshotScheduleUpdate",
+        "VolumeCatalog",
     );
 }
 
