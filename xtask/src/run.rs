@@ -50,6 +50,7 @@ pub fn step(command: &mut Command) -> Outcome<Duration> {
     let status = command
         .status()
         .map_err(|e| format!("cannot start `{name}`: {e}"))?;
+    println!("    {:.0} s", start.elapsed().as_secs_f64());
     if status.success() {
         Ok(start.elapsed())
     } else {
@@ -77,6 +78,7 @@ pub fn step_seen(command: &mut Command, mut see: impl FnMut(&str)) -> Outcome<Du
     let status = child
         .wait()
         .map_err(|e| format!("cannot wait for `{name}`: {e}"))?;
+    println!("    {:.0} s", start.elapsed().as_secs_f64());
     if status.success() {
         Ok(start.elapsed())
     } else {
