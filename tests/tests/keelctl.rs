@@ -193,6 +193,76 @@ fn what_cannot_be_done_is_said() {
 }
 
 #[test]
+fn the_kvdb_is_backed_up_and_turned_back() {
+    let cluster = Cluster::builder().volume("kept:16M").start();
+    let status = cluster.keelctl_json(&["service", "kvdb", "status"]);
+    assert_eq!(status["generation"], 0);
+    let members = cluster.keelctl_json(&["service", "kvdb", "members"]);
+    assert_eq!(members.as_array().unwrap().len(), 1);
+    let file = cluster.path("backup");
+    let file = file.to_str().unwrap();
+    let made = cluster.keelctl_json(&["service", "kvdb", "backup", file]);
+    assert_eq!(made["bytes"], std::fs::metadata(file).unwrap().len());
+    let (exit, said) = code(&cluster, &["service", "kvdb", "backup", file]);
+    assert_eq!(exit, 1, "{said}");
+    assert!(said.contains("not there"), "{said}");
+    cluster.keelctl_json(&["volume", "create", "later", "--size", "16M"]);
+    let (exit, said) = code(&cluster, &["service", "kvdb", "restore", file]);
+    assert_eq!(exit, 2, "{said}");
+    let (exit, said) = code(&cluster, &["service", "kvdb", "restore", file, "--yes"]);
+    assert_eq!(exit, 1, "volumes are attached: {said}");
+    assert!(said.contains("detach"), "{said}");
+    for volume in ["kept", "later"] {
+        cluster.keelctl_json(&["host", "detach", volume]);
+    }
+    let restored = cluster.keelctl_json(&["service", "kvdb", "restore", file, "--yes"]);
+    assert_eq!(restored["generation"], 1);
+    let listed = cluster.keelctl_json(&["volume", "list"]);
+    let names: Vec<_> = listed
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| &v["name"])
+        .collect();
+    assert_eq!(names, ["kept"]);
+}
+
+#[test]
+fn schedule_policies_are_looked_after() {
+    let cluster = Cluster::builder().volume("v:16M").start();
+    cluster.keelctl_json(&[
+        "sched-policy",
+        "create",
+        "p",
+        "--daily",
+        "23:05",
+        "--weekly",
+        "sun@01:00,2",
+    ]);
+    let listed = cluster.keelctl_json(&["sched-policy", "list"]);
+    let times = &listed[0]["schedules"];
+    assert_eq!(
+        (&times[0]["when"], &times[0]["retain"]),
+        (&"daily 23:05".into(), &7.into())
+    );
+    assert_eq!(times[1]["when"], "weekly sunday@01:00");
+    let (exit, said) = code(
+        &cluster,
+        &["volume", "snap-schedule", "v", "--policy", "none"],
+    );
+    assert_eq!(exit, 3, "{said}");
+    cluster.keelctl_json(&["volume", "snap-schedule", "v", "--policy", "p"]);
+    let (exit, said) = code(&cluster, &["sched-policy", "delete", "p"]);
+    assert_eq!(exit, 1, "{said}");
+    assert!(said.contains("volume v"), "{said}");
+    cluster.keelctl_json(&["sched-policy", "update", "p", "--periodic", "30,3"]);
+    cluster.keelctl_json(&["volume", "snap-schedule", "v", "--none"]);
+    cluster.keelctl_json(&["sched-policy", "delete", "p"]);
+    let (exit, said) = code(&cluster, &["sched-policy", "list", "p"]);
+    assert_eq!(exit, 3, "{said}");
+}
+
+#[test]
 fn completions_name_the_commands() {
     let program = keelblock_tests::programs::program("keelctl");
     for shell in ["bash", "zsh", "fish"] {

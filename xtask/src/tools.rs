@@ -10,7 +10,11 @@ const OTHER: [(&str, &str, &str); 6] = [
         "tests: start-up as an unprivileged user (as root only)",
     ),
     ("unshare", "util-linux", "tests: start-up on a full disk"),
-    ("python3", "python3", "conformance: the script"),
+    (
+        "python3",
+        "python3",
+        "conformance: the script; tests: the SDK's public client",
+    ),
     (
         "etcd",
         "etcd-server",
