@@ -82,6 +82,12 @@ mod tests {
         };
         let here = fs::canonicalize(dir.path()).unwrap();
         let (mut ours, mut others) = (run(&here), run(other.path()));
+        // Its name is set only after `spawn` may have returned.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while running_in(&here).is_empty() {
+            assert!(Instant::now() < deadline, "the program is not seen");
+            std::thread::sleep(LOOK);
+        }
         // A child that ended stays as a zombie, without a working directory, until it is waited for.
         let reaper = std::thread::spawn(move || ours.wait().unwrap());
         end_leftovers(&here, &Screen::silent()).unwrap();
