@@ -299,6 +299,7 @@ impl DataPaths {
             command_limit_ms: 0,
             keys: self.keys.clone(),
             snapshots: Vec::new(),
+            compared_bytes: 0,
         };
         self.call(node, |mut c| async move { c.serve(serve).await });
         self.serves(node);

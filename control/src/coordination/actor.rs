@@ -9,6 +9,8 @@
 //! | attached elsewhere | has a replica | path open and exported: non-optimized, forwarding, while another node serves by the record, else inaccessible; taken over if that node is dead |
 //! | attached elsewhere, or nowhere | coordinates | it stops |
 //! | attached nowhere, or no replica here | has a path | unexported, closed |
+//! | set back to a snapshot | has a member, not made of that | it is deleted but for its snapshots, and made of that one |
+//! | kept for its snapshots | has replicas, or snapshots that no record names | they are deleted, but for snapshots that records name |
 //! | a replica leaves, or the volume is being deleted | has it | deleted; the last one to be deleted takes the records with it |
 
 use std::sync::Arc;
@@ -154,13 +156,21 @@ impl Node {
             }
             return Ok(None);
         };
+        if now.phase() == Phase::Kept {
+            self.nothing_here(id).await?;
+            self.keep_snapshots(&now).await?;
+            return Ok(None);
+        }
         self.make_replicas(&now).await?;
         let me = self.node_id();
         let stays = |r: &Replica| r.state != ReplicaState::Leaving;
         let wait = match now.attached_to() {
             Some(node) if node == me => self.coordinate_here(&now, attempts).await?,
             Some(_) if now.replicas_on(me).any(stays) => {
-                self.path_here(&now).await?;
+                match now.is_errand() {
+                    true => self.nothing_here(id).await?,
+                    false => self.path_here(&now).await?,
+                }
                 self.follow_up(&now).await?
             }
             _ => {

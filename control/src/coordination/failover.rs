@@ -215,6 +215,7 @@ mod tests {
                 path_state: PathState::Optimized,
                 attached_unix_ms: 1,
                 moved_from: None,
+                errand: false,
             };
             let at = |record| Versioned {
                 record,

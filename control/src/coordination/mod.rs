@@ -3,18 +3,21 @@
 //! `seen` is what the KVDB says, kept current by one watch; `told` is what the data path was told and reports. For each volume one *actor* (`actor`)
 //! compares the two and does what is missing: replicas of this node (`replicas`), the path that hosts have here, and, if the volume is attached to
 //! this node, K1 and serving (`serve`). When the node of a volume is dead another takes it (`failover`, `takeover`). `changes` answers what coordinators ask for
-//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `clones` those that are for one, `connect` begins with a data path, `place` chooses nodes, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
+//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `clones` those that are for one, `restores` sets it back to one, `kept` keeps them when it is deleted, `errands` has it coordinated for that while it is attached nowhere, `connect` begins with a data path, `place` chooses nodes, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
 
 mod actor;
 mod alive;
 mod changes;
 mod clones;
 mod connect;
+mod errands;
 mod failover;
 mod ha;
+mod kept;
 mod manager;
 pub(crate) mod place;
 mod replicas;
+mod restores;
 mod seen;
 mod serve;
 mod sizes;

@@ -15,8 +15,10 @@ use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::names;
 use crate::node::Node;
-use crate::records::{AlertKind, Phase, ReplicaRecord, Severity, Versioned, VolumeRecord, encode};
-use crate::replication::record::{Replica, ReplicaState};
+use crate::records::{
+    AlertKind, ClusterRecord, Phase, ReplicaRecord, Severity, Versioned, VolumeRecord, encode,
+};
+use crate::replication::record::{Replica, ReplicaState, ReplicationRecord};
 
 impl Node {
     /// Makes the replicas that this node is to have.
@@ -29,7 +31,11 @@ impl Node {
             return Ok(());
         };
         for replica in now.replicas_on(self.node_id()) {
-            if replica.state == ReplicaState::Leaving {
+            let member = replica.state == ReplicaState::Member;
+            if replica.state == ReplicaState::Leaving
+                || !member && volume.record.restoring.is_some()
+            {
+                // While it is set back, what only old replicas have stays.
                 continue;
             }
             let known = now.replicas.get(&replica.replica_id);
@@ -40,9 +46,13 @@ impl Node {
                 }
                 // It was refused: whoever makes the volume has read why, and undoes it.
                 Some(k) if !k.error.is_empty() => {}
-                known => self.make_replica(volume, replica, known.is_some()).await?,
+                known => {
+                    self.make_place(now, &volume.record).await?;
+                    self.make_replica(volume, replica, known.is_some()).await?;
+                }
             }
         }
+        self.all_set_back(now, volume).await?;
         self.all_made(now, volume).await
     }
 
@@ -74,9 +84,16 @@ impl Node {
         }
         let lanes = volume.record.replicated.as_ref().map_or(1, |r| r.lanes);
         // One that is added later is empty, and copied to.
-        let source = volume.record.source.as_ref().map(|of| SnapshotOf {
-            volume_id: of.volume_id.to_string(),
-            snapshot_id: of.snapshot_id.to_string(),
+        let source = match (volume.record.restoring, &volume.record.source) {
+            (Some(snapshot), _) => Some((id, snapshot)),
+            (None, Some(of)) if volume.record.phase == Phase::Creating => {
+                Some((of.volume_id, of.snapshot_id))
+            }
+            (None, _) => None,
+        };
+        let source = source.map(|(volume, snapshot)| SnapshotOf {
+            volume_id: volume.to_string(),
+            snapshot_id: snapshot.to_string(),
         });
         let request = CreateReplicaRequest {
             volume_id: id.to_string(),
@@ -85,7 +102,7 @@ impl Node {
             size_bytes: volume.record.size_bytes,
             lanes: lanes.into(),
             encrypted: volume.record.encrypted,
-            source: source.filter(|_| volume.record.phase == Phase::Creating),
+            source,
         };
         // A list that is older than what is made would not have it.
         let _alone = self.coordination.looking.lock().await;
@@ -176,6 +193,13 @@ impl Node {
     /// Deletes what this node has and is not to have.
     pub(super) async fn drop_replicas(&self, now: &Now) -> Result<(), OpError> {
         let goes = now.phase() == Phase::Deleting;
+        let restoring = now
+            .volume
+            .as_ref()
+            .is_some_and(|v| v.record.restoring.is_some());
+        if restoring && !goes {
+            return Ok(());
+        }
         let Some(set) = &now.set else {
             if now.volume.is_some() && goes {
                 // A clone that was given up before it had replicas.
@@ -190,16 +214,20 @@ impl Node {
             .filter(|r| r.state == ReplicaState::Leaving || goes);
         let mut drop: Vec<Uuid> = leaving.map(|r| r.replica_id).collect();
         let here = self.coordination.told().replicas_of(now.id);
-        drop.extend(here.into_iter().filter(|id| !named(id)));
+        let mut strays: Vec<Uuid> = here.into_iter().filter(|id| !named(id)).collect();
         let mine = |r: &&Versioned<ReplicaRecord>| r.record.node_id == self.node_id();
         let left = now.replicas.iter().filter(|(id, r)| mine(r) && !named(id));
-        drop.extend(left.map(|(id, _)| *id));
+        strays.extend(left.map(|(id, _)| *id));
+        if goes || strays.is_empty() || self.is_verified(&set.record).await? {
+            drop.extend(strays);
+        }
         drop.sort();
         drop.dedup();
         for replica in drop {
             let known = now.replicas.contains_key(&replica);
             if known || self.coordination.told().replica(replica).is_some() {
-                self.drop_replica(now.id, replica).await?;
+                self.remove_replica(now.id, replica, false).await?;
+                self.forget_replica(now.id, replica).await?;
             }
         }
         if goes {
@@ -208,10 +236,17 @@ impl Node {
         Ok(())
     }
 
-    async fn drop_replica(&self, volume: Uuid, replica: Uuid) -> Result<(), OpError> {
+    /// Deletes what is here under a replica's id, or all but its snapshots. Its key stays.
+    pub(super) async fn remove_replica(
+        &self,
+        volume: Uuid,
+        replica: Uuid,
+        keep_snapshots: bool,
+    ) -> Result<(), OpError> {
         let request = DeleteReplicaRequest {
             volume_id: volume.to_string(),
             replica_id: replica.to_string(),
+            keep_snapshots,
         };
         let _alone = self.coordination.looking.lock().await;
         let what = format!("delete a replica of volume {volume}");
@@ -221,10 +256,22 @@ impl Node {
             })
             .await?;
         self.coordination.told().deleted(replica);
-        tracing::info!(%volume, %replica, "replica deleted");
+        tracing::info!(%volume, %replica, keep_snapshots, "replica deleted");
+        Ok(())
+    }
+
+    /// Nothing is here under a replica's id.
+    pub(super) async fn forget_replica(&self, volume: Uuid, replica: Uuid) -> Result<(), OpError> {
         let key = self.registry.keys().replica(volume, replica);
         self.registry.kv().delete(key).await?;
         Ok(())
+    }
+
+    /// Whether a set means something (rule 10). Of one that a restored KVDB has, replicas that it does not name may be newer than those that it does.
+    pub(super) async fn is_verified(&self, set: &ReplicationRecord) -> Result<bool, OpError> {
+        let key = self.registry.keys().cluster();
+        let cluster = self.registry.get::<ClusterRecord>(&key).await?;
+        Ok(cluster.is_some_and(|c| !set.unverified(c.record.generation)))
     }
 
     /// Takes the records of a volume away whose replicas are all deleted.

@@ -53,9 +53,17 @@ impl Node {
         else {
             return Ok(None);
         };
+        if attachment.record.errand {
+            // What hosts had before.
+            let path = self.coordination.told().path(now.id);
+            if path.is_none_or(|p| p.export.is_some()) {
+                self.nothing_here(now.id).await?;
+            }
+        }
         let coordinator = self.coordination.told().coordinator(now.id).cloned();
         // The KVDB's watch may be behind the epoch that was given a moment ago.
         let mine = coordinator.filter(|c| runs(c) && c.epoch >= set.record.epoch.number());
+        let errand = self.end_errand(now, mine.as_ref()).await?;
         let state = match mine.as_ref() {
             Some(c) if serves(c) => PathState::Optimized,
             _ => PathState::Inaccessible,
@@ -73,9 +81,9 @@ impl Node {
                     let followed = self.follow_snapshots(now, &coordinator).await;
                     // A clone may wait for a replica that this brings.
                     let wait = self.change_replicas(now, &coordinator).await?;
-                    followed.map(|()| wait)
+                    followed.map(|()| wait.or(errand))
                 }
-                None => Ok(None),
+                None => Ok(errand),
             };
         }
         // Hosts keep their connections: they wait, or go elsewhere.
@@ -158,7 +166,7 @@ impl Node {
         volume: &Versioned<VolumeRecord>,
     ) -> Result<(), OpError> {
         // A coordinator hears that it was superseded before the watch says that the volume is attached elsewhere.
-        let found = self.registry.attachment(now.id).await?;
+        let found = self.registry.any_attachment(now.id).await?;
         if found.is_none_or(|a| a.record.node_id != self.node_id()) {
             return Err(OpError::Contended {
                 what: format!("where volume {} is attached", volume.record.name),
@@ -181,6 +189,11 @@ impl Node {
         let layout = volume.record.replicated.as_ref();
         // Behind K1: how far whoever served it before may have written.
         let size_bytes = self.size_to_serve(now.id).await?;
+        let open = self.coordination.told().path(now.id).and_then(|p| p.open);
+        if open.is_some_and(|open| open > size_bytes) {
+            // It was set back, and is another volume for hosts.
+            self.nothing_here(now.id).await?;
+        }
         let request = ServeRequest {
             volume_id: now.id.to_string(),
             size_bytes,
@@ -192,6 +205,7 @@ impl Node {
             keys: data_keys,
             // Behind K1: whatever was said to exist before is named, and what is named later is this epoch's business.
             snapshots: self.named_snapshots(now.id, record.epoch.number()).await?,
+            compared_bytes: self.size_to_compare(now.id, size_bytes).await?,
         };
         // Not sent again if its outcome is not known: another epoch is taken, as nobody may serve one twice (rule 2).
         let what = format!("serve volume {}", volume.record.name);
@@ -269,6 +283,10 @@ impl Node {
         if path.open == Some(size_bytes) && path.forward == forward {
             return Ok(());
         }
+        if path.open.is_some_and(|open| open > size_bytes) {
+            // It was set back, and is another volume for hosts.
+            self.nothing_here(record.volume_id).await?;
+        }
         let layout = record.replicated.as_ref();
         let request = OpenPathRequest {
             volume_id: record.volume_id.to_string(),
@@ -318,7 +336,7 @@ impl Node {
         let id = volume.record.volume_id;
         let path = self.coordination.told().path(id).unwrap_or_default();
         let export = Some((volume.revision, state));
-        if path.export == export {
+        if path.export == export || attachment.record.errand {
             return Ok(());
         }
         let request = self

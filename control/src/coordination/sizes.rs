@@ -8,7 +8,7 @@ use super::told::PathTold;
 use crate::datapath::CALL_TIMEOUT;
 use crate::error::OpError;
 use crate::node::Node;
-use crate::records::{Versioned, VolumeRecord};
+use crate::records::{SnapshotRecord, Versioned, VolumeRecord};
 use crate::replication::record::Replica;
 
 /// How large a path is here that does not serve: as the record says, but not smaller than it was told to be while the volume grows.
@@ -26,6 +26,19 @@ impl Node {
         let now = self.registry.volume_by_id(volume).await?;
         let now = now.ok_or_else(|| OpError::no_volume(volume))?;
         Ok(now.record.served_bytes())
+    }
+
+    /// So far replicas are to be compared: a snapshot may be larger than a volume that was set back.
+    pub(super) async fn size_to_compare(
+        &self,
+        volume: Uuid,
+        size_bytes: u64,
+    ) -> Result<u64, OpError> {
+        let prefix = self.registry.keys().snapshots();
+        let all = self.registry.list::<SnapshotRecord>(&prefix).await?;
+        let of_it = all.iter().filter(|s| s.record.volume_id == volume);
+        let largest = of_it.map(|s| s.record.size_bytes).max();
+        Ok(size_bytes.max(largest.unwrap_or(0)))
     }
 
     /// Gives the volume that is served here the size that it is getting, and says that it has it.

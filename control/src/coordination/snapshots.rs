@@ -40,7 +40,7 @@ impl Node {
             let ready = match s.phase {
                 Phase::Ready => true,
                 Phase::Creating if s.epoch.is_some_and(|of| of < epoch) => false,
-                Phase::Creating | Phase::Deleting => return None,
+                Phase::Creating | Phase::Deleting | Phase::Kept => return None,
             };
             Some(NamedSnapshot {
                 snapshot_id: s.snapshot_id.to_string(),
@@ -63,6 +63,7 @@ impl Node {
                     self.drop_replicated(snapshot, coordinator.epoch).await?;
                 }
                 Phase::Creating => self.take_snapshot(snapshot, coordinator.epoch).await?,
+                Phase::Kept => {}
                 Phase::Deleting => self.drop_replicated(snapshot, coordinator.epoch).await?,
             }
         }

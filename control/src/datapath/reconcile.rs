@@ -93,6 +93,8 @@ impl Node {
         match (record.phase, there) {
             (Phase::Creating, _) => self.finish_create(record).await,
             (Phase::Deleting, _) => self.finish_delete(record).await,
+            // Of replicated volumes only.
+            (Phase::Kept, _) => Ok(()),
             (Phase::Ready, Some(there)) => {
                 if let Some(snapshot) = record.restoring {
                     return self.finish_restore(record, snapshot, true).await;
@@ -173,6 +175,7 @@ impl Node {
                     continue;
                 }
                 Phase::Deleting => self.finish_delete_snapshot(&record).await,
+                Phase::Kept => Ok(()),
                 Phase::Ready => self.reconcile_snapshot(&record, there).await,
             };
             found.remove(&record.snapshot_id.to_string());
@@ -192,12 +195,17 @@ impl Node {
             }
             self.go_on(done, &group[0].name)?;
         }
+        // Those of replicated volumes stay while there is no replica here, as one may be made of them (`coordination`).
+        let replicated = self.replicated_volumes().await?;
         for (id, snapshot) in found {
             let (Ok(volume), Ok(id)) = (Uuid::try_parse(&snapshot.volume_id), Uuid::try_parse(&id))
             else {
                 tracing::warn!(id, "the data path has a snapshot whose id is none");
                 continue;
             };
+            if replicated.contains(&volume) {
+                continue;
+            }
             tracing::warn!(%id, %volume, "the data path has a snapshot that the KVDB does not know; it is deleted");
             let done = self.drop_snapshot(&id.to_string(), volume, id).await;
             self.go_on(done, &id.to_string())?;
@@ -286,8 +294,10 @@ impl Node {
 
 impl Node {
     async fn replicated_volumes(&self) -> Result<BTreeSet<Uuid>, OpError> {
-        let volumes = self.registry.volumes().await?;
-        let replicated = volumes.iter().filter(|v| v.replicated.is_some());
+        let prefix = self.registry.keys().volumes();
+        let volumes = self.registry.list::<VolumeRecord>(&prefix).await?;
+        let volumes = volumes.into_iter().map(|v| v.record);
+        let replicated = volumes.filter(|v| v.replicated.is_some());
         Ok(replicated.map(|v| v.volume_id).collect())
     }
 }

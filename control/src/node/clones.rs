@@ -161,6 +161,10 @@ impl Node {
 
     /// Sets a detached volume back to a snapshot of it.
     pub async fn restore_volume(&self, name: &str, snapshot: &str) -> Result<(), OpError> {
+        let volume = self.registry.volume(name).await?;
+        if volume.record.replicated.is_some() {
+            return self.restore_replicated(&volume, snapshot).await;
+        }
         let _changing = self.exclusive().await?;
         let volume = self.registry.volume(name).await?.record;
         self.own(&volume)?;

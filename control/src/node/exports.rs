@@ -71,6 +71,7 @@ impl Node {
             path_state: PathState::Optimized,
             attached_unix_ms: unix_ms(),
             moved_from: None,
+            errand: false,
         };
         self.write_attachment(&volume, &record).await?;
         match self.apply_export(subsystem_of).await {

@@ -7,10 +7,12 @@
 mod alerts;
 mod clones;
 mod drives;
+mod errands;
 mod exports;
 mod ha;
 mod replicated;
 mod replicated_clones;
+mod replicated_restore;
 mod replicated_size;
 mod replicated_snapshots;
 mod resize;

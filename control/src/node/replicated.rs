@@ -276,20 +276,18 @@ impl Node {
         let id = record.volume_id;
         let prefix = self.registry.keys().snapshots();
         let all = self.registry.list::<SnapshotRecord>(&prefix).await?;
-        let of_it = all.iter().map(|s| &s.record).filter(|s| s.volume_id == id);
-        let (clones, of_it): (Vec<_>, Vec<_>) = of_it.partition(|s| s.for_clone.is_some());
+        let of_it = all.iter().filter(|s| s.record.volume_id == id);
+        let (clones, of_it): (Vec<_>, Vec<_>) = of_it.partition(|s| s.record.for_clone.is_some());
         if !clones.is_empty() {
             return Err(OpError::Busy(format!(
                 "volume {} is being cloned: try again when the clone is there, or deleted",
                 record.name
             )));
         }
-        let of_it = of_it.iter().filter(|s| s.phase != Phase::Deleting).count();
-        if of_it > 0 {
-            return Err(OpError::State(format!(
-                "volume {} has {of_it} snapshots, which are on the same replicas: delete them first",
-                record.name
-            )));
+        if !of_it.is_empty() {
+            self.delete_but_snapshots(id, &of_it).await?;
+            tracing::info!(volume = record.name, %id, "volume deleted but for its snapshots");
+            return Ok(());
         }
         self.begin_delete(id).await?;
         let gone =
@@ -344,7 +342,8 @@ impl Node {
             self.data_keys(&volume.record).await?;
         }
         let keys = self.registry.keys();
-        let found = self.registry.attachment(id).await?;
+        let found = self.registry.any_attachment(id).await?;
+        let errand = found.as_ref().is_some_and(|f| f.record.errand);
         // The record says who served it last, until the next one does.
         let mut after = self.replication(id).await?.map(|s| s.record.version);
         let mut record = AttachmentRecord {
@@ -355,13 +354,14 @@ impl Node {
             path_state: PathState::Optimized,
             attached_unix_ms: unix_ms(),
             moved_from: None,
+            errand: false,
         };
         match found {
-            Some(found) if found.record.node_id == target => {
+            Some(found) if found.record.node_id == target && !errand => {
                 record = found.record;
                 after = None;
             }
-            Some(found) if to.is_none() => {
+            Some(found) if to.is_none() && !errand => {
                 return Err(OpError::State(format!(
                     "volume {name} is attached on node {}: hosts reach it from there; `keelctl volume attach {name} --node {target}` moves it",
                     found.record.node_id
@@ -369,7 +369,12 @@ impl Node {
             }
             found => {
                 let revision = found.as_ref().map_or(0, |f| f.revision);
-                record.moved_from = found.map(|f| f.record.node_id);
+                let from = found.map(|f| f.record.node_id);
+                record.moved_from = from.filter(|node| node != target);
+                if errand && record.moved_from.is_none() {
+                    // It is coordinated here already.
+                    after = None;
+                }
                 let guards = vec![
                     Guard::at(keys.attachment(id), revision),
                     Guard::at(keys.volume(id), volume.revision),
@@ -421,7 +426,7 @@ impl Node {
     }
 
     /// A node that can coordinate: it need not have a replica.
-    async fn can_coordinate(&self, node_id: &str) -> Result<(), OpError> {
+    pub(super) async fn can_coordinate(&self, node_id: &str) -> Result<(), OpError> {
         if node_id == self.node_id() {
             self.link.up()?;
         }

@@ -138,13 +138,7 @@ impl Node {
             return self.adopt_replicated_clone(there.record, &source).await;
         }
         self.usable(of)?;
-        let attachment = self.registry.attachment(of.volume_id).await?;
-        let attachment = attachment.ok_or_else(|| {
-            OpError::State(format!(
-                "volume {0} has several replicas and is attached nowhere, and whoever serves it takes the snapshot that is cloned: `keelctl volume attach {0}` first, or clone a snapshot",
-                of.name
-            ))
-        })?;
+        let attachment = self.coordinated(parent).await?;
         let set = self.set_to_clone(of.volume_id).await?;
         // Before anything is written: nobody is to wait for what cannot be now.
         self.replicas_of_clone(of, &set.record)?;

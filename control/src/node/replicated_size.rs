@@ -43,7 +43,7 @@ impl Node {
         let keys = self.registry.keys();
         for _ in 0..ATTEMPTS {
             let set = self.replication(id).await?;
-            let attached = self.registry.attachment(id).await?;
+            let attached = self.registry.any_attachment(id).await?;
             let found = self.registry.volume_by_id(id).await?;
             let (Some(found), Some(set)) = (found, set) else {
                 return Err(OpError::no_volume(id));

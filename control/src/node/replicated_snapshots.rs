@@ -26,7 +26,7 @@ impl Node {
         volume: Versioned<VolumeRecord>,
     ) -> Result<Uuid, OpError> {
         for _ in 0..ATTEMPTS {
-            let id = self.begin_snapshot(wish, &volume.record).await?;
+            let id = self.begin_snapshot(wish, &volume).await?;
             // It may not be seen yet; once it was, and is no more, it does not exist.
             let mut there = false;
             let known = self.coordination.until(TAKE_LIMIT, |c| {
@@ -62,10 +62,10 @@ impl Node {
     async fn begin_snapshot(
         &self,
         wish: &SnapshotWish,
-        volume: &VolumeRecord,
+        volume: &Versioned<VolumeRecord>,
     ) -> Result<Uuid, OpError> {
         match self.registry.by_name(&wish.name).await? {
-            Some(Found::Snapshot(s)) if s.record.volume_id != volume.volume_id => {
+            Some(Found::Snapshot(s)) if s.record.volume_id != volume.record.volume_id => {
                 return Err(OpError::Exists {
                     name: wish.name.clone(),
                     what: format!("as a snapshot of volume {}", s.record.volume_name),
@@ -86,15 +86,11 @@ impl Node {
             }
             None => {}
         }
-        self.usable(volume)?;
-        let (keys, id) = (self.registry.keys(), volume.volume_id);
-        let attachment = self.registry.attachment(id).await?;
-        if attachment.is_none() {
-            return Err(OpError::State(format!(
-                "volume {0} has several replicas and is attached nowhere, and whoever serves it takes its snapshots: `keelctl volume attach {0}` first",
-                volume.name
-            )));
-        }
+        self.usable(&volume.record)?;
+        // The volume's record is read anew, as this may take a while.
+        let attachment = self.coordinated(volume).await?;
+        let (keys, id) = (self.registry.keys(), volume.record.volume_id);
+        let volume = &volume.record;
         let all = self.registry.snapshots().await?;
         if all.iter().filter(|s| s.volume_id == id).count() >= SNAPSHOTS_MAX {
             return Err(OpError::State(format!(
@@ -127,11 +123,15 @@ impl Node {
             for_clone: None,
         };
         let (key, name) = (keys.snapshot(snapshot_id), keys.volume_name(&wish.name));
-        let guards = vec![
+        let mut guards = vec![
             Guard::absent(&key),
             Guard::absent(&name),
             Guard::at(keys.volume(id), now.revision),
         ];
+        if attachment.record.errand {
+            // It may end; then nobody takes what is asked for here.
+            guards.push(Guard::at(keys.attachment(id), attachment.revision));
+        }
         let writes = vec![
             Write::put(key, encode(&record)),
             Write::put(name, snapshot_id.to_string()),
@@ -157,13 +157,21 @@ impl Node {
                 record.name
             )));
         }
+        let volume = self.registry.volume_by_id(record.volume_id).await?;
+        if volume.is_some_and(|v| v.record.restoring == Some(id)) {
+            return Err(OpError::Busy(format!(
+                "volume {} is being set back to snapshot {}: try again when it is",
+                record.volume_name, record.name
+            )));
+        }
         // Nobody serves it: whoever does next is not told of it, and has it deleted.
         let nobody = Guard::absent(keys.attachment(record.volume_id));
         let name = keys.volume_name(&record.name);
         let guards = vec![nobody, Guard::at(&key, found.revision)];
         let writes = vec![Write::delete(&key), Write::delete(&name)];
         let what = format!("snapshot {}", record.name);
-        if self.registry.attachment(record.volume_id).await?.is_none() {
+        let served = self.registry.any_attachment(record.volume_id).await?;
+        if served.is_none() {
             return self.commit(&what, guards, writes).await;
         }
         self.change_snapshot(id, |r| {

@@ -320,6 +320,7 @@ impl Node {
             )));
         }
         if record.replicated.is_some() {
+            self.end_coordinating(&record).await?;
             return self.delete_replicated(&record).await;
         }
         self.link.up()?;
@@ -487,10 +488,7 @@ impl Node {
 
     /// Changes are made by the node that holds the volume.
     pub(crate) fn own(&self, record: &VolumeRecord) -> Result<(), OpError> {
-        self.not_replicated(
-            record,
-            "restore it, or take a snapshot of it together with others",
-        )?;
+        self.not_replicated(record, "take a snapshot of it together with others")?;
         if record.node_id == self.node_id() {
             return Ok(());
         }

@@ -33,11 +33,16 @@ pub enum Found {
     Snapshot(Versioned<SnapshotRecord>),
 }
 
+/// Whether a volume of a phase is one for users.
+fn is_there(phase: Phase) -> bool {
+    matches!(phase, Phase::Creating | Phase::Ready)
+}
+
 impl Found {
     /// It is not being deleted, and not only for a clone.
     fn stays(&self) -> bool {
         match self {
-            Self::Volume(v) => v.record.phase != Phase::Deleting,
+            Self::Volume(v) => is_there(v.record.phase),
             Self::Snapshot(s) => s.record.phase != Phase::Deleting && s.record.for_clone.is_none(),
         }
     }
@@ -251,31 +256,41 @@ impl Registry {
         Ok(all.into_iter().map(|a| a.record).collect())
     }
 
-    /// All volumes but those being deleted.
+    /// All volumes but those that are deleted.
     pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, OpError> {
         let all = self.list::<VolumeRecord>(&self.keys.volumes()).await?;
         Ok(all
             .into_iter()
             .map(|v| v.record)
-            .filter(|v| v.phase != Phase::Deleting)
+            .filter(|v| is_there(v.phase))
             .collect())
     }
 
-    /// Where a volume is attached.
+    /// Where a volume is attached for hosts.
     pub async fn attachment(
+        &self,
+        id: Uuid,
+    ) -> Result<Option<Versioned<AttachmentRecord>>, OpError> {
+        let found = self.any_attachment(id).await?;
+        Ok(found.filter(|a| !a.record.errand))
+    }
+
+    /// Where a volume is attached, or only coordinated.
+    pub async fn any_attachment(
         &self,
         id: Uuid,
     ) -> Result<Option<Versioned<AttachmentRecord>>, OpError> {
         self.get(&self.keys.attachment(id)).await
     }
 
-    /// All attachments.
+    /// All attachments for hosts.
     pub async fn attachments(&self) -> Result<Vec<AttachmentRecord>, OpError> {
         Ok(self
             .list(&self.keys.attachments())
             .await?
             .into_iter()
             .map(|a| a.record)
+            .filter(|a: &AttachmentRecord| !a.errand)
             .collect())
     }
 

@@ -137,6 +137,8 @@ pub enum Phase {
     Ready,
     /// Its space is being given back.
     Deleting,
+    /// Deleted, but for its snapshots: of a replicated volume.
+    Kept,
 }
 
 /// A volume.
@@ -300,6 +302,9 @@ pub struct AttachmentRecord {
     /// Of a replicated volume that was moved while it was used: the node that ends serving it first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub moved_from: Option<String>,
+    /// Of a replicated volume: it is only coordinated there, for its snapshots, and for hosts it is attached nowhere.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub errand: bool,
 }
 
 impl AttachmentRecord {

@@ -1,6 +1,6 @@
-//! All that may become of a record: K1 to K8 of `docs/replication.md` §3. Each makes a new record, one version on, or says what is in its way.
+//! All that may become of a record: K1 to K10 of `docs/replication.md` §3. Each makes a new record, one version on, or says what is in its way.
 //!
-//! Who may: K1, K7 and K8 control; K2 to K6 nobody but the holder of the epoch, and it is compared in each of them.
+//! Who may: K1 and K7 to K10 control; K2 to K6 nobody but the holder of the epoch, and it is compared in each of them.
 
 use uuid::Uuid;
 
@@ -336,6 +336,57 @@ pub fn decide(
 /// [`Refusal::LastVersion`].
 pub fn release(record: &ReplicationRecord) -> Result<ReplicationRecord, Refusal> {
     change(record, |f| {
+        f.holder = None;
+        f.phase = Phase::Taking;
+        Ok(())
+    })
+}
+
+/// K9: a volume that is attached nowhere is set back to a snapshot. Each replica that stays is another from now on: those that were members, and whose nodes are
+/// `here`, are the members, made of the snapshot; others are empty. Nobody holds the epoch after it.
+///
+/// # Errors
+/// [`Refusal`]: the set is not verified, fewer than the minimum are here.
+pub fn set_back(
+    record: &ReplicationRecord,
+    cluster_generation: u8,
+    here: &[Uuid],
+) -> Result<ReplicationRecord, Refusal> {
+    not_later(record, cluster_generation)?;
+    if record.unverified(cluster_generation) {
+        return Err(Refusal::Unverified);
+    }
+    change(record, |f| {
+        let mut members = Vec::new();
+        for replica in &mut f.replicas {
+            let old = replica.replica_id;
+            if replica.state == ReplicaState::Leaving {
+                continue;
+            }
+            replica.replica_id = Uuid::new_v4();
+            let member = replica.state == ReplicaState::Member && here.contains(&old);
+            replica.state = match member {
+                true => ReplicaState::Member,
+                false => ReplicaState::Empty,
+            };
+            if member {
+                members.push(replica.replica_id);
+            }
+        }
+        f.members = members;
+        f.holder = None;
+        f.phase = Phase::Taking;
+        Ok(())
+    })
+}
+
+/// K10: a volume that is attached nowhere is deleted but for its snapshots: they are on its members.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn members_only(record: &ReplicationRecord) -> Result<ReplicationRecord, Refusal> {
+    change(record, |f| {
+        f.replicas.retain(|r| r.state == ReplicaState::Member);
         f.holder = None;
         f.phase = Phase::Taking;
         Ok(())

@@ -126,7 +126,7 @@ impl Viewer {
         volume.set_status(self.status(record.phase, well, &record.node_id));
         volume.set_state(match record.phase {
             Phase::Creating => VolumeState::Pending,
-            Phase::Deleting => VolumeState::Deleted,
+            Phase::Deleting | Phase::Kept => VolumeState::Deleted,
             Phase::Ready if !well => VolumeState::Error,
             Phase::Ready => VolumeState::Detached,
         });
@@ -182,7 +182,7 @@ impl Viewer {
         volume.set_state(match (record.phase, attachment) {
             (Phase::Creating, _) => VolumeState::Pending,
             (Phase::Ready, _) if record.restoring.is_some() => VolumeState::Restore,
-            (Phase::Deleting, _) => VolumeState::Deleted,
+            (Phase::Deleting | Phase::Kept, _) => VolumeState::Deleted,
             (Phase::Ready, _) if !record.error.is_empty() => VolumeState::Error,
             (Phase::Ready, Some(_)) => VolumeState::Attached,
             (Phase::Ready, None) => VolumeState::Detached,
@@ -199,7 +199,7 @@ impl Viewer {
     /// UP takes I/O, DOWN does not.
     fn status(&self, phase: Phase, well: bool, node_id: &str) -> VolumeStatus {
         match phase {
-            Phase::Creating | Phase::Deleting => VolumeStatus::NotPresent,
+            Phase::Creating | Phase::Deleting | Phase::Kept => VolumeStatus::NotPresent,
             Phase::Ready if !well => VolumeStatus::Down,
             // What another node's data path does is for that node to say.
             Phase::Ready if node_id == self.this_node && !self.datapath_up => VolumeStatus::Down,

@@ -751,8 +751,7 @@ impl Datapath for Service {
         request: Request<DeleteReplicaRequest>,
     ) -> Result<Response<DeleteReplicaReply>, Status> {
         let mut memory = self.begin("delete_replica").await?;
-        let id = request.into_inner().replica_id;
-        memory.replication.replicas.remove(&id);
+        memory.replication.remove(request.into_inner());
         Ok(Response::new(DeleteReplicaReply {}))
     }
 

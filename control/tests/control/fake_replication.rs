@@ -30,6 +30,8 @@ pub struct Replication {
     asked: BTreeMap<String, set_change::Change>,
     /// Epochs that it was given, one after the other.
     pub served: Vec<u32>,
+    /// Replicas that were deleted, and whether their snapshots were kept.
+    pub removed: Vec<(String, bool)>,
     /// Snapshots that exist, as coordinators here know.
     pub snapshots: Vec<String>,
     /// Those that the last coordinator was told.
@@ -75,6 +77,15 @@ impl Replication {
         }
         replica.size_bytes = r.size_bytes;
         Ok(replica.clone())
+    }
+
+    /// Deletes a replica, or, if there is none of the volume, what was kept.
+    pub fn remove(&mut self, r: DeleteReplicaRequest) {
+        let there = self.replicas.remove(&r.replica_id).is_some();
+        let other = self.replicas.values().any(|o| o.volume_id == r.volume_id);
+        if there || !other && !r.keep_snapshots {
+            self.removed.push((r.replica_id, r.keep_snapshots));
+        }
     }
 
     pub fn list(&self) -> ListReplicasReply {

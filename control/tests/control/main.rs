@@ -13,6 +13,8 @@ mod program;
 mod recovery;
 mod replicated;
 mod replicated_clones;
+mod replicated_errands;
+mod replicated_restore;
 mod replicated_size;
 mod replicated_snapshots;
 mod rest;

@@ -168,11 +168,6 @@ async fn a_volume_has_its_replicas_when_it_is_made_and_none_when_it_is_deleted()
         (replicas.state.as_str(), replicas.replicas.len()),
         ("detached", 3)
     );
-    refused(
-        c.nodes[0].snapshot("v", "s").await,
-        Code::FailedPrecondition,
-        "several replicas",
-    );
     c.nodes[1].update("v", &[("k", "v")], None).await.unwrap();
     c.nodes[1].delete("v").await.unwrap();
     let empty = |b: &Bench| b.fake.memory().replication.replicas.is_empty();

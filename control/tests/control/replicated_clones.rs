@@ -39,11 +39,6 @@ impl Nodes {
 async fn a_clone_of_a_volume_leaves_no_snapshot_behind() {
     let c = Nodes::start(3).await;
     let parent = c.create("v", 3).await;
-    refused(
-        c.nodes[0].clone_of("v", "c").await,
-        Code::FailedPrecondition,
-        "volume attach v",
-    );
     c.attach_to(0, "v", "n1").await.unwrap();
     let id = c.nodes[2].clone_of("v", "c").await.unwrap();
     assert_eq!(
@@ -104,13 +99,7 @@ async fn one_that_cannot_be_made_is_given_up_with_its_snapshot() {
     let mut both = vec![parent.clone(), id.clone()];
     both.sort();
     assert_eq!(c.volume_ids(0).await, both);
-    // And one that dies with what asked for it goes on: the records say all that is needed.
     c.nodes[0].detach("v").await.unwrap();
-    refused(
-        c.nodes[1].clone_of("v", "d").await,
-        Code::FailedPrecondition,
-        "attached nowhere",
-    );
     c.nodes[1].delete("c").await.unwrap();
     c.nodes[1].delete("v").await.unwrap();
     c.stop().await;

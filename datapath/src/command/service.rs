@@ -601,7 +601,8 @@ impl Datapath for Service {
         let request = request.into_inner();
         let volume = volume_id(&request.volume_id)?;
         let replica = uuid_bytes("replica_id", &request.replica_id)?;
-        self.ask(move |c| async move { c.delete_replica(volume, replica).await })
+        let keep = request.keep_snapshots;
+        self.ask(move |c| async move { c.delete_replica(volume, replica, keep).await })
             .await?;
         Ok(Response::new(proto::DeleteReplicaReply {}))
     }
@@ -661,6 +662,7 @@ impl Datapath for Service {
             command_limit_ms: request.command_limit_ms,
             keys: request.keys.map(keys_of).transpose()?,
             snapshots: named_of(&request.snapshots)?,
+            compared_bytes: request.compared_bytes,
         };
         let served = self.ask(move |c| async move { c.serve(path, epoch).await });
         served.await.map(Response::new)

@@ -429,3 +429,47 @@ fn what_is_tried_at_random_does_happen() {
     assert_eq!(names, expected, "{done:?}");
     assert!(done.values().all(|&n| n >= 10), "{done:?}");
 }
+
+#[test]
+fn a_volume_that_is_set_back_has_other_replicas_and_only_those_that_are_there_are_in_sync() {
+    let (record, by) = served(3, 2);
+    let all = [id(1), id(2), id(3)];
+    let back = transition::set_back(&record, 1, &[id(1), id(3)]).unwrap();
+    assert_eq!(
+        (back.version, back.epoch),
+        (record.version + 1, record.epoch)
+    );
+    assert_eq!((back.phase, &back.holder), (Phase::Taking, &None));
+    assert!(back.replicas.iter().all(|r| !all.contains(&r.replica_id)));
+    let shown = |r: &Replica| (r.node_id.clone(), r.state);
+    let states: Vec<_> = back.replicas.iter().map(shown).collect();
+    let expected = [
+        ("n1".to_owned(), ReplicaState::Member),
+        ("n2".to_owned(), ReplicaState::Empty),
+        ("n3".to_owned(), ReplicaState::Member),
+    ];
+    assert_eq!(states, expected);
+    // Whoever had the epoch has ended; too few are refused, and so is a set that nobody has verified.
+    assert!(transition::exclude(&back, by, &[back.members[0]]).is_err());
+    let few = transition::set_back(&record, 1, &[id(2)]);
+    assert!(matches!(
+        few,
+        Err(Refusal::Fault(Fault::BelowMinimum { .. }))
+    ));
+    let restored = transition::set_back(&record, 2, &all);
+    assert_eq!(restored, Err(Refusal::Unverified));
+    // Again, by what is left of them.
+    let again = transition::set_back(&back, 1, &back.members).unwrap();
+    assert!(again.members.iter().all(|m| !back.members.contains(m)));
+    assert_eq!(again.members.len(), 2);
+}
+
+#[test]
+fn what_is_kept_for_snapshots_is_the_members() {
+    let (record, by) = served(3, 2);
+    let less = transition::exclude(&record, by, &[id(2)]).unwrap();
+    let kept = transition::members_only(&less).unwrap();
+    let ids: Vec<Uuid> = kept.replicas.iter().map(|r| r.replica_id).collect();
+    assert_eq!(ids, [id(1), id(3)]);
+    assert_eq!((kept.members.clone(), &kept.holder), (ids, &None));
+}

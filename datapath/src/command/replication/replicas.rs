@@ -217,6 +217,15 @@ impl Commander {
             .collect()
     }
 
+    /// Those, and drives that have only snapshots of it.
+    fn stores_with(&self, view: &PoolView, volume: VolumeId) -> Vec<Store> {
+        let hub = self.registry.hub();
+        let open = view.drives.iter().filter_map(|d| hub.store(d.number?));
+        let with = self.stores_of(view, volume);
+        let has = |s: &Store| with.iter().any(|w| w.is(s)) || !s.snapshots_of(volume).is_empty();
+        open.filter(has).collect()
+    }
+
     fn replica_id(&self, view: &PoolView, volume: VolumeId) -> Option<Id> {
         let stores = self.stores_of(view, volume);
         stores
@@ -259,44 +268,45 @@ impl Commander {
         self.replica_to(replication, &view, volume)
     }
 
-    /// Deletes a replica, with all of its data. Unknown succeeds.
-    pub async fn delete_replica(&self, volume: VolumeId, replica: Id) -> Result<(), CommandError> {
+    /// Deletes a replica, with all of its data, or but for its snapshots. Unknown succeeds.
+    pub async fn delete_replica(
+        &self,
+        volume: VolumeId,
+        replica: Id,
+        keep_snapshots: bool,
+    ) -> Result<(), CommandError> {
         let replication = self.replication()?;
         let pools = self.pools.lock().await;
-        let Ok(pool) = self.pool_of(volume) else {
-            return Ok(());
-        };
-        let names = pools.get(&pool).ok_or(CommandError::NoVolume(volume))?;
-        let view = self.look(&pool, names).await;
-        let found = view.volume(volume).filter(|v| v.replica);
-        if found.is_none() || self.replica_id(&view, volume) != Some(replica) {
-            return Ok(());
-        }
-        let served = replication.replicas.borrow_mut().remove(&volume);
-        if let Some(here) = served {
-            let identity = Identity {
-                volume: volume.0,
-                replica: here.replica,
+        for (pool, names) in pools.iter() {
+            let view = self.look(pool, names).await;
+            // Without a replica there may be snapshots of the one that was deleted; or what is here is no replica's.
+            let other = match self.replica_id(&view, volume) {
+                Some(found) => found != replica,
+                None => keep_snapshots || view.volume(volume).is_some(),
             };
-            replication.node.replicas().remove(identity);
-            here.served.stop().await;
-        }
-        replication.errors.borrow_mut().remove(&volume);
-        for store in self.stores_of(&view, volume) {
-            let of_drive = |source| CommandError::Store {
-                drive: pool.clone(),
-                source,
-            };
-            store.delete_lanes(volume).await.map_err(of_drive)?;
-            for snapshot in store.snapshots_of(volume) {
-                let deleted = store.delete_snapshot(volume, snapshot).await;
-                deleted.map_err(of_drive)?;
+            let stores = self.stores_with(&view, volume);
+            if other || stores.is_empty() {
+                continue;
             }
-            if store.replica(volume).is_some() {
-                store.drop_replica(volume).await.map_err(of_drive)?;
+            let served = replication.replicas.borrow_mut().remove(&volume);
+            if let Some(here) = served {
+                let identity = Identity {
+                    volume: volume.0,
+                    replica: here.replica,
+                };
+                replication.node.replicas().remove(identity);
+                here.served.stop().await;
             }
+            replication.errors.borrow_mut().remove(&volume);
+            for store in stores {
+                let deleted = engine::Replica::remove(&store, volume, keep_snapshots).await;
+                deleted.map_err(|source| CommandError::Store {
+                    drive: pool.clone(),
+                    source,
+                })?;
+            }
+            self.look(pool, names).await;
         }
-        self.look(&pool, names).await;
         Ok(())
     }
 

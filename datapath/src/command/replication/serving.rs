@@ -59,6 +59,8 @@ pub struct Epoch {
     pub keys: Option<ServedKeys>,
     /// That the KVDB names.
     pub snapshots: Vec<Named>,
+    /// So far replicas are compared, if that is more than the size.
+    pub compared_bytes: u64,
 }
 
 /// The data keys of a volume.
@@ -256,7 +258,8 @@ impl Commander {
         let mut config = Config::new(lanes);
         config.volatile = path.volatile_cache;
         config.snapshots = snapshots;
-        config.lane_blocks = lane_blocks(path.size_bytes, path.lanes.into());
+        let compared = path.size_bytes.max(epoch.compared_bytes);
+        config.lane_blocks = lane_blocks(compared, path.lanes.into());
         let lease = match epoch.lease_ms {
             0 => LEASE_DEFAULT_MS,
             ms => ms,

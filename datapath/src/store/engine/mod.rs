@@ -340,6 +340,11 @@ impl Store {
         all.collect()
     }
 
+    /// Whether both are of the same drive.
+    pub fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Ids of a volume's snapshots here, hidden ones excepted.
     pub fn snapshots_of(&self, volume: VolumeId) -> std::collections::BTreeSet<SnapshotId> {
         let all = self.snapshots().into_iter();

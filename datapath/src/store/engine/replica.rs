@@ -143,11 +143,7 @@ impl Replica {
     /// [`StoreError`].
     pub async fn delete(self) -> Result<(), StoreError> {
         for store in &self.stores {
-            store.delete_lanes(self.volume).await?;
-            for snapshot in store.snapshots_of(self.volume) {
-                store.delete_snapshot(self.volume, snapshot).await?;
-            }
-            store.drop_replica(self.volume).await?;
+            Self::remove(store, self.volume, false).await?;
         }
         Ok(())
     }

@@ -37,6 +37,30 @@ impl Replica {
         Ok(())
     }
 
+    /// Takes what a drive has of a replica away: its lanes, then its snapshots unless they are kept, at last what it promised; so as long as anything is left, and not
+    /// only snapshots that are kept, it is known whose it is. Unknown succeeds.
+    ///
+    /// # Errors
+    /// [`StoreError`]: it is to be done again.
+    pub async fn remove(
+        store: &Store,
+        volume: VolumeId,
+        keep_snapshots: bool,
+    ) -> Result<(), StoreError> {
+        if store.lanes().iter().any(|l| l.volume == volume) {
+            store.delete_lanes(volume).await?;
+        }
+        if !keep_snapshots {
+            for snapshot in store.snapshots_of(volume) {
+                store.delete_snapshot(volume, snapshot).await?;
+            }
+        }
+        if store.replica(volume).is_some() {
+            store.drop_replica(volume).await?;
+        }
+        Ok(())
+    }
+
     /// A lane as it is, or as of a snapshot; what it shows stays while the reader does.
     pub(super) async fn tree(&self, tree: Tree) -> Result<(Rc<LaneState>, Reader), ReplicaError> {
         let (store, lane) = self.lane(tree.lane)?;

@@ -4,6 +4,7 @@
 //! A block's bytes follow from its stamp, so that what it shows says which record it is of. What is found after a crash is compared exactly: the
 //! lists of what is not settled say which records are there, and then there is one thing that each block can be.
 
+mod back;
 mod model;
 pub mod steps;
 mod summaries;
@@ -204,7 +205,12 @@ pub fn run(seed: u64) -> Counts {
         }
         store = run.crash();
     }
-    run.empty(store);
+    // Not drawn: runs of other seeds stay what they were.
+    let back = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60 & 1 == 0;
+    if back {
+        store = run.set_back(store);
+    }
+    run.empty(store, !back);
     run.life.counts.full = run.model.borrow().full;
     let records = run
         .model
@@ -218,10 +224,10 @@ pub fn run(seed: u64) -> Counts {
 }
 
 impl Run {
-    /// Settles everything and deletes the replica: nothing is left of it.
-    fn empty(&mut self, store: Store) {
+    /// Perhaps settles everything, and deletes the replica: nothing is left of it.
+    fn empty(&mut self, store: Store, may_settle: bool) {
         let ctx = self.ctx(&store, 1);
-        let settle = self.life.random.random_bool(0.5);
+        let settle = self.life.random.random_bool(0.5) && may_settle;
         let emptied = self.life.drive("emptying", async move {
             ctx.flush().await;
             for lane in (0..ctx.model.borrow().lanes.len()).filter(|_| settle) {
