@@ -118,7 +118,7 @@ fn each_breach_ends_its_session_and_no_other() {
             [spoilt(12, 1), vec![]].concat(),
         ),
         ("data of 2 MiB", "wire", spoilt(14, 0x20)),
-        ("a kind that is none", "wire", spoilt(16, 31)),
+        ("a kind that is none", "wire", spoilt(16, 0xee)),
         ("reserved bytes", "wire", spoilt(17, 1)),
         ("a wrong checksum", "wire", {
             let mut bytes = f(Flush, 1, 2, b"x", 0);
