@@ -2,7 +2,7 @@
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
-use crate::records::{ClusterRecord, Versioned, VolumeRecord, encode};
+use crate::records::{ClusterRecord, ReplicaRecord, Versioned, VolumeRecord, encode};
 use crate::replication::attach::AttachError;
 use crate::replication::record::{ReplicaState, ReplicationRecord};
 use crate::replication::transition;
@@ -40,7 +40,7 @@ impl Node {
     /// are named if those are fewer.
     ///
     /// # Errors
-    /// [`OpError::State`]: the volume has no replicas, is attached, its set is right; [`OpError::Invalid`]: a node has no replica of it.
+    /// [`OpError::State`]: the volume has no replicas, is attached, its set is right, a replica is known to be lost; [`OpError::Invalid`]: a node has no replica of it.
     pub async fn decide_replicas(
         &self,
         volume: &str,
@@ -87,6 +87,13 @@ impl Node {
                 );
                 OpError::invalid("nodes", why)
             })?;
+            let key = keys.replica(id, found.replica_id);
+            let known = self.registry.get::<ReplicaRecord>(&key).await?;
+            if known.is_some_and(|k| k.record.lost) {
+                return Err(OpError::State(format!(
+                    "the replica of volume {name} that node {node} had is not there any more: it is lost, or was another one since the backup (the volume was set back, or its replicas moved). Name other nodes, or restore a backup that was taken after that"
+                )));
+            }
             if !members.contains(&found.replica_id) {
                 members.push(found.replica_id);
             }

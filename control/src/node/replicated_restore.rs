@@ -183,7 +183,12 @@ impl Node {
         let Some(found) = self.registry.volume_by_id(volume).await? else {
             return Ok(());
         };
+        // Of an unverified set nobody knows where the snapshots are.
+        self.verified(&found.record).await?;
         let set = self.set_to_clone(volume).await?;
+        let cluster = self.registry.get::<ClusterRecord>(&keys.cluster()).await?;
+        let cluster = cluster
+            .ok_or_else(|| OpError::Internal("the KVDB has no record of the cluster".into()))?;
         let task = self.registry.get::<TaskRecord>(&keys.task(volume)).await?;
         let kept = VolumeRecord {
             phase: Phase::Kept,
@@ -191,13 +196,16 @@ impl Node {
             error: String::new(),
             ..found.record
         };
-        let members = transition::members_only(&set.record);
-        let members = members.map_err(|why| OpError::Internal(why.to_string()))?;
+        let members = transition::members_only(&set.record, cluster.record.generation);
+        let members = members.map_err(|why| {
+            OpError::State(format!("volume {} cannot be deleted now: {why}", kept.name))
+        })?;
         let mut guards = vec![
             Guard::at(keys.volume(volume), found.revision),
             Guard::at(keys.replication(volume), set.revision),
             Guard::absent(keys.attachment(volume)),
             Guard::at(keys.task(volume), task.map_or(0, |t| t.revision)),
+            Guard::at(keys.cluster(), cluster.revision),
         ];
         let mut writes = vec![
             Write::put(keys.volume(volume), encode(&kept)),

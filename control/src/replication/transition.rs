@@ -383,8 +383,15 @@ pub fn set_back(
 /// K10: a volume that is attached nowhere is deleted but for its snapshots: they are on its members.
 ///
 /// # Errors
-/// [`Refusal`].
-pub fn members_only(record: &ReplicationRecord) -> Result<ReplicationRecord, Refusal> {
+/// [`Refusal`]: the set is not verified, so others may have the snapshots.
+pub fn members_only(
+    record: &ReplicationRecord,
+    cluster_generation: u8,
+) -> Result<ReplicationRecord, Refusal> {
+    not_later(record, cluster_generation)?;
+    if record.unverified(cluster_generation) {
+        return Err(Refusal::Unverified);
+    }
     change(record, |f| {
         f.replicas.retain(|r| r.state == ReplicaState::Member);
         f.holder = None;

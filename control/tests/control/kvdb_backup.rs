@@ -240,6 +240,50 @@ async fn what_is_half_done_is_neither_backed_up_nor_put_back() {
     assert_eq!(backup(&b).await.len(), taken.len());
 }
 
+/// A volume was set back since the backup, so its replicas are others than the record of then says: nothing of them may go, and a person cannot have the old
+/// ones count.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_that_a_backup_does_not_name_stay() {
+    let c = Nodes::start(3).await;
+    let id = c.create("v", 3).await;
+    c.attach_to(0, "v", "n1").await.unwrap();
+    c.nodes[0].snapshot("v", "s").await.unwrap();
+    let here = |c: &Nodes| -> Vec<Vec<String>> {
+        let of = |b: &Bench| b.fake.memory().replication.replicas.keys().cloned().collect();
+        c.nodes.iter().map(of).collect()
+    };
+    let taken = backup(&c.nodes[1]).await;
+    let before = here(&c);
+    c.nodes[0].detach("v").await.unwrap();
+    c.nodes[1].restore("v", "s").await.unwrap();
+    let after = here(&c);
+    assert_ne!(before, after);
+    restore(&c.nodes[1], &taken).await.unwrap();
+    let kv = Client::new(&c.nodes[0].control().kvdb).unwrap();
+    for replica in before.iter().flatten() {
+        // Its node has looked at the record of then.
+        let lost = async {
+            let key = format!("/test/replicas/{id}/{replica}");
+            loop {
+                let found = kv.get(&key).await.unwrap();
+                let found = found.and_then(|f| serde_json::from_slice(&f.value).ok());
+                if found.is_some_and(|f: serde_json::Value| f["lost"] == true) {
+                    return;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        let said = tokio::time::timeout(PATIENCE, lost).await;
+        said.expect("a replica that is not there is said to be lost");
+    }
+    let refusal = decide(&c.nodes[2], &["n1", "n2"]).await;
+    refused(refusal, Code::FailedPrecondition, "not there any more");
+    let deleted = c.nodes[2].delete("v").await;
+    refused(deleted, Code::FailedPrecondition, "decide-replicas");
+    assert_eq!(here(&c), after, "what the record does not name stays");
+    c.stop().await;
+}
+
 async fn decide(b: &Bench, nodes: &[&str]) -> Result<DecideReplicasReply, Status> {
     let request = DecideReplicasRequest {
         volume: "v".into(),

@@ -153,9 +153,7 @@ impl Commander {
         let mut place = Some(ScrubPlace::default());
         let mut damaged: Vec<Damaged> = Vec::new();
         while let Some(from) = place {
-            while scrub.state.get() == ScrubState::ScrubPaused {
-                self.handle.sleep(PAUSE_STEP).await;
-            }
+            self.while_paused(scrub).await;
             if scrub.state.get() != ScrubState::ScrubRunning {
                 return;
             }
@@ -213,6 +211,12 @@ impl Commander {
         self.see_repaired(scrub, (&drive, number), damaged).await;
     }
 
+    async fn while_paused(&self, scrub: &Scrub) {
+        while scrub.state.get() == ScrubState::ScrubPaused {
+            self.handle.sleep(PAUSE_STEP).await;
+        }
+    }
+
     /// Has damaged blocks repaired, some at a time, and counts those that are sound again.
     async fn see_repaired(
         &self,
@@ -222,6 +226,7 @@ impl Commander {
     ) {
         let mut looks = 0;
         while !damaged.is_empty() && looks < REPAIR_LOOKS && scrub.under_way() {
+            self.while_paused(scrub).await;
             let some = damaged[..damaged.len().min(REPAIRS_AT_ONCE)].to_vec();
             self.tell_damaged(&some);
             self.handle.sleep(REPAIR_LOOK).await;

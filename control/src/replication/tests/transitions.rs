@@ -468,7 +468,9 @@ fn a_volume_that_is_set_back_has_other_replicas_and_only_those_that_are_there_ar
 fn what_is_kept_for_snapshots_is_the_members() {
     let (record, by) = served(3, 2);
     let less = transition::exclude(&record, by, &[id(2)]).unwrap();
-    let kept = transition::members_only(&less).unwrap();
+    let unverified = transition::members_only(&less, 2);
+    assert_eq!(unverified, Err(Refusal::Unverified));
+    let kept = transition::members_only(&less, 1).unwrap();
     let ids: Vec<Uuid> = kept.replicas.iter().map(|r| r.replica_id).collect();
     assert_eq!(ids, [id(1), id(3)]);
     assert_eq!((kept.members.clone(), &kept.holder), (ids, &None));

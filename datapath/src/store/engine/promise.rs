@@ -117,12 +117,13 @@ impl Inner {
         for _ in 0..pairs {
             let (back, done) = superblock::commit(&self.device, &mut next, buffer.lend()).await;
             buffer.back(back);
-            self.superblock.borrow_mut().sequence = next.sequence;
+            let mut present = self.superblock.borrow_mut();
+            present.sequence = next.sequence;
             done?;
+            // Also if it is in one pair only for now: no later commit may have an older table.
+            present.replicas.clone_from(&next.replicas);
+            present.replicas_version = next.replicas_version;
         }
-        let mut present = self.superblock.borrow_mut();
-        present.replicas = next.replicas;
-        present.replicas_version = next.replicas_version;
         self.promises.durable.set(carried);
         Ok(())
     }
