@@ -249,7 +249,15 @@ async fn replicas_that_a_backup_does_not_name_stay() {
     c.attach_to(0, "v", "n1").await.unwrap();
     c.nodes[0].snapshot("v", "s").await.unwrap();
     let here = |c: &Nodes| -> Vec<Vec<String>> {
-        let of = |b: &Bench| b.fake.memory().replication.replicas.keys().cloned().collect();
+        let of = |b: &Bench| {
+            b.fake
+                .memory()
+                .replication
+                .replicas
+                .keys()
+                .cloned()
+                .collect()
+        };
         c.nodes.iter().map(of).collect()
     };
     let taken = backup(&c.nodes[1]).await;
