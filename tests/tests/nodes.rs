@@ -1,5 +1,5 @@
 //! Several nodes on this machine: each serves volumes of its own, and what one of them lacks, the others do not.
-use keelblock_tests::cluster::Cluster;
+use keelblock_tests::cluster::{Cluster, Ready};
 use keelblock_tests::seed;
 use keelblock_tests::workload::{verify_region, write_region};
 use std::collections::HashSet;
@@ -61,7 +61,12 @@ fn a_node_that_is_away_takes_only_its_own_volumes() {
     // The key-value database is no node's.
     let made = cluster.keelctl_at(1, &["volume", "create", "d", "--size", "16M"]);
     assert!(made.status.success(), "{made:?}");
-    let now = cluster.wait_until("it is known", |r| r.volumes.len() == 4);
+    // A volume is created, then attached: `up` may see it between the two.
+    let attached = |r: &Ready| {
+        let d = r.volumes.iter().find(|v| v.name == "d");
+        d.is_some_and(|v| !v.coordinator.is_empty())
+    };
+    let now = cluster.wait_until("it is attached", attached);
     assert_eq!(now.volume("d").coordinator, "node-2");
     assert!(cluster.node("start", "node-1").status.success());
     verify_region(&targets[0], &written[0]).unwrap();

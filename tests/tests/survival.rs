@@ -25,7 +25,9 @@ fn a_second_up_finds_volumes_and_data() {
         "--label",
         "tier=test",
     ]);
-    let before = cluster.wait_until("b is served", |r| r.volumes.len() == 2);
+    let before = cluster.wait_until("b is served", |r| {
+        r.volumes.len() == 2 && r.volumes.iter().all(|v| !v.nqn.is_empty())
+    });
     let written = write_region(&target(&before, "b"), seed()).unwrap();
     cluster.stop();
     cluster.start();
