@@ -13,6 +13,7 @@ pub mod error;
 pub mod kvdb;
 pub mod names;
 pub mod node;
+pub mod placement;
 pub mod records;
 pub mod replication;
 pub mod rest;

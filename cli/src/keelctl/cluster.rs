@@ -1,5 +1,6 @@
 //! `keelctl cluster …`.
 use super::node::all_nodes;
+use super::placement;
 use super::view::word;
 use crate::client::Client;
 use crate::failure::{Failure, Result};
@@ -14,9 +15,22 @@ pub enum Command {
     List,
     /// The cluster's id, name and state.
     Inspect,
+    /// What pools may be asked for; shows it, changed as is said.
+    Options(placement::Options),
+    /// Pools of all nodes that live: what is in them, and what was promised to volumes.
+    ProvisionStatus,
 }
 
 pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
+    match command {
+        Command::Options(args) => placement::options(client, args).await,
+        Command::ProvisionStatus => placement::provision_status(client).await,
+        Command::List => described(client, true).await,
+        Command::Inspect => described(client, false).await,
+    }
+}
+
+async fn described(client: &mut Client, list: bool) -> Result<Answer> {
     let reply = client
         .cluster
         .inspect_current(sdk::SdkClusterInspectCurrentRequest {})
@@ -31,9 +45,9 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         ("Id", cluster.id.clone()),
         ("Status", status),
     ]);
-    match command {
-        Command::Inspect => text += &facts(&[("Nodes  ", nodes.len().to_string())]),
-        Command::List => {
+    match list {
+        false => text += &facts(&[("Nodes  ", nodes.len().to_string())]),
+        true => {
             let rows = nodes.iter().map(|n| {
                 vec![
                     n.id.clone(),

@@ -6,6 +6,7 @@ mod ha;
 mod host;
 mod hosts;
 mod node;
+mod placement;
 mod progress;
 mod replicas;
 mod schedules;
@@ -152,6 +153,11 @@ mod tests {
             "volume create db --size 1G --repl 3 --secure",
             "secrets show",
             "secrets rotate -j",
+            "volume create db --size 1G --repl 3 --explain -j",
+            "volume create db --size 1G --repl 3 --nodes n1,n2,n3 --zones a,b --racks r1 --apart zone --together region --placement /a/file",
+            "cluster options --overcommit 200 --reserve 10",
+            "cluster options",
+            "cluster provision-status -j",
             "volume attach db --node node-2",
             "volume locate db -j",
             "volume replicas db",

@@ -1,6 +1,6 @@
 //! `keelctl volume …`.
 use super::view::VolumeView;
-use super::{ha, hosts, replicas, schedules, snapshot, stats};
+use super::{ha, hosts, placement, replicas, schedules, snapshot, stats};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
@@ -148,6 +148,11 @@ pub struct Create {
     /// Leave it detached; `keelctl host attach` attaches it.
     #[arg(long)]
     no_attach: bool,
+    #[command(flatten)]
+    place: placement::Place,
+    /// Make nothing, but say where its replicas would be, and of every other node why not.
+    #[arg(long)]
+    explain: bool,
 }
 
 #[derive(Debug, Args)]
@@ -229,7 +234,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
 }
 
 async fn create(client: &mut Client, args: Create) -> Result<Answer> {
-    let spec = sdk::VolumeSpec {
+    let mut spec = sdk::VolumeSpec {
         size: args.size,
         block_size: args
             .block_size
@@ -239,15 +244,18 @@ async fn create(client: &mut Client, args: Create) -> Result<Answer> {
         encrypted: args.secure,
         ..Default::default()
     };
+    args.place.into_spec(&mut spec)?;
     let labels: HashMap<_, _> = args.label.into_iter().collect();
     let name = args.name.clone();
-    let id = client
-        .create(sdk::SdkVolumeCreateRequest {
-            name: args.name,
-            spec: Some(spec),
-            labels,
-        })
-        .await?;
+    let request = sdk::SdkVolumeCreateRequest {
+        name: args.name,
+        spec: Some(spec),
+        labels,
+    };
+    if args.explain {
+        return placement::explain(client, request).await;
+    }
+    let id = client.create(request).await?;
     let head = format!("Volume {name} created, id {id}.");
     ready(client, &id, args.no_attach, &head).await
 }

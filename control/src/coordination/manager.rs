@@ -55,7 +55,8 @@ async fn watch_kvdb(node: &Arc<Node>) {
         };
         {
             let mut seen = coordination.seen();
-            let read = Seen::read(keys, &listed.kvs, &mut seen);
+            let mut read = Seen::read(keys, &listed.kvs, &mut seen);
+            read.revision = listed.revision;
             *seen = read;
         }
         coordination.nodes_changed();

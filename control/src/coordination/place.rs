@@ -1,144 +1,175 @@
-//! Which nodes get the replicas of a volume: different ones that live, with drives, and of these the ones whose pools have most room.
+//! What placement looks at (`crate::placement`), from what is seen of the KVDB; and its answers in words.
 
-use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
+use super::Seen;
+use super::seen::Life;
 use crate::error::OpError;
-use crate::records::{AliveRecord, NodeRecord, PoolSpace};
-use crate::replication::record::ReplicationRecord;
+use crate::placement::{Cluster, Neighbour, NoPlace, Node, Outcome, Pool, Request, Verdict};
+use crate::records::{AliveRecord, NodeRecord, VolumeRecord};
 
-/// Room that differs by less than this part of a pool is the same: then the one with fewer replicas is taken.
-const SAME: u64 = 64;
+/// Most nodes that an error names with their reasons.
+const NAMED_MAX: usize = 16;
 
-/// A node, and what it says if it lives.
-pub type Seen = (NodeRecord, Option<AliveRecord>);
+/// Volumes and bytes that are provisioned in a pool of a node.
+type Provisioned<'a> = HashMap<(&'a str, Uuid), (u32, u64)>;
 
-/// A pool that can take a replica.
-struct Candidate<'a> {
-    node_id: &'a str,
-    pool_id: Uuid,
-    /// Free parts of [`SAME`].
-    room: u64,
-    replicas: usize,
-}
-
-/// Nodes and pools for so many replicas. `first` is preferred where two are the same.
-///
-/// # Errors
-/// [`OpError::TooFewNodes`].
-pub fn place(
-    nodes: &[Seen],
-    there: &[ReplicationRecord],
-    wanted: usize,
-    first: &str,
-) -> Result<Vec<(String, Uuid)>, OpError> {
-    let mut taken: HashMap<&str, usize> = HashMap::new();
-    for replica in there.iter().flat_map(|r| &r.replicas) {
-        *taken.entry(&replica.node_id).or_default() += 1;
+impl Seen {
+    /// All nodes, their pools, and what is provisioned in those.
+    pub(crate) fn cluster(&self) -> Cluster {
+        let provisioned = self.provisioned();
+        let node = |node: &NodeRecord| {
+            let life = self.alive().get(&node.node_id);
+            let says = life.map(|Life { says, .. }| says);
+            let pools = says.map(|s| pools(s, &node.node_id, &provisioned));
+            Node {
+                node_id: node.node_id.clone(),
+                labels: Default::default(),
+                refused: unable(node, says).map(str::to_owned),
+                load_percent: 0,
+                pools: pools.unwrap_or_default(),
+            }
+        };
+        Cluster::new(self.nodes().map(node).collect())
     }
-    let mut found = Vec::new();
-    let mut others = Vec::new();
-    for (node, alive) in nodes {
-        match candidate(node, alive.as_ref()) {
-            Ok(pool) => found.push(Candidate {
-                node_id: &node.node_id,
-                pool_id: pool.pool_id,
-                room: pool.free_bytes / (pool.total_bytes / SAME).max(1),
-                replicas: taken.get(node.node_id.as_str()).copied().unwrap_or(0),
-            }),
-            Err(why) => others.push(format!("{}: {why}", node.node_id)),
+
+    fn provisioned(&self) -> Provisioned<'_> {
+        let mut all = Provisioned::new();
+        let mut add = |node, pool, bytes| {
+            let one = all.entry((node, pool)).or_default();
+            *one = (one.0 + 1, one.1.saturating_add(bytes));
+        };
+        for (volume, set) in self.sets() {
+            for replica in &set.replicas {
+                add(&replica.node_id, replica.pool_id, volume.served_bytes());
+            }
         }
+        for volume in self.singles() {
+            add(volume.node_id.as_str(), volume.pool_id, volume.size_bytes);
+        }
+        all
     }
-    if found.len() < wanted {
-        let found = found.iter().map(|c| c.node_id.to_owned()).collect();
-        return Err(OpError::TooFewNodes {
-            wanted,
-            found,
-            others,
+
+    /// Volumes that a rule of a volume may speak of, or whose rules may speak of it: all but itself, if any rule speaks of volumes at all.
+    pub(crate) fn neighbours(&self, volume: Option<Uuid>, all: bool) -> Vec<Neighbour<'_>> {
+        let speaks = |v: &VolumeRecord| {
+            let rules = v.placement.as_ref();
+            rules.is_some_and(|r| !r.volume_anti_affinity.is_empty())
+        };
+        let other = |v: &VolumeRecord| Some(v.volume_id) != volume && (all || speaks(v));
+        let sets = self.sets().filter(|(v, _)| other(v)).map(|(v, set)| {
+            let nodes = set.replicas.iter().map(|r| r.node_id.as_str());
+            neighbour(v, nodes.collect())
         });
+        let singles = self.singles().filter(|v| other(v));
+        let singles = singles.map(|v| neighbour(v, vec![v.node_id.as_str()]));
+        sets.chain(singles).collect()
     }
-    found.sort_by_key(|c| (Reverse(c.room), c.replicas, c.node_id != first, c.node_id));
-    found.truncate(wanted);
-    Ok(found
-        .iter()
-        .map(|c| (c.node_id.to_owned(), c.pool_id))
-        .collect())
 }
 
-/// A node and pool for one replica more, of `nodes`, which have none; `has`: those that have one.
-///
-/// # Errors
-/// [`OpError::NoNode`].
-pub fn another(
-    nodes: &[Seen],
-    there: &[ReplicationRecord],
-    first: &str,
-    has: &[&str],
-) -> Result<(String, Uuid), OpError> {
-    let placed = match place(nodes, there, 1, first) {
-        Ok(placed) => placed,
-        Err(OpError::TooFewNodes { others, .. }) => {
-            return Err(OpError::NoNode {
-                has: has.iter().map(|n| (*n).to_owned()).collect(),
-                others,
-            });
+fn neighbour<'a>(volume: &'a VolumeRecord, nodes: Vec<&'a str>) -> Neighbour<'a> {
+    Neighbour {
+        name: &volume.name,
+        labels: &volume.labels,
+        rules: volume.placement.as_ref(),
+        nodes,
+    }
+}
+
+fn pools(says: &AliveRecord, node_id: &str, provisioned: &Provisioned<'_>) -> Vec<Pool> {
+    let pool = |p: &crate::records::PoolSpace| {
+        let there = provisioned.get(&(node_id, p.pool_id));
+        let (replicas, provisioned_bytes) = there.copied().unwrap_or_default();
+        Pool {
+            pool_id: p.pool_id,
+            // What lies in memory is lost with the process, and with it a copy that others count on (rule 9).
+            memory: p.memory,
+            total_bytes: p.total_bytes,
+            free_bytes: p.free_bytes,
+            provisioned_bytes,
+            replicas,
         }
-        Err(other) => return Err(other),
     };
-    let one = placed.into_iter().next();
-    one.ok_or_else(|| OpError::Internal("a place is none".into()))
+    says.pools.iter().map(pool).collect()
 }
 
-/// The pool for a replica on this node.
-///
-/// # Errors
-/// There is no such node, or why it can have none.
-pub fn place_on(nodes: &[Seen], node_id: &str) -> Result<(String, Uuid), OpError> {
-    let found = nodes.iter().find(|(node, _)| node.node_id == node_id);
-    let (node, alive) = found.ok_or_else(|| OpError::NotFound {
-        kind: "node",
-        name: node_id.into(),
-    })?;
-    match candidate(node, alive.as_ref()) {
-        Ok(pool) => Ok((node_id.to_owned(), pool.pool_id)),
-        Err(why) => Err(OpError::State(format!(
-            "node {node_id} cannot have a replica: {why}"
-        ))),
+/// Why a node can have no replica, whatever room it has.
+fn unable(node: &NodeRecord, alive: Option<&AliveRecord>) -> Option<&'static str> {
+    match alive {
+        None => Some("it is away"),
+        Some(alive) if alive.incarnation.is_empty() => Some("its data path is away"),
+        Some(_) if node.replication_address.is_empty() => {
+            Some("its data path was started without --replication")
+        }
+        Some(_) => None,
     }
 }
 
-/// The pool of a node with most room, or why it has none for a replica.
-fn candidate<'a>(
-    node: &NodeRecord,
-    alive: Option<&'a AliveRecord>,
-) -> Result<&'a PoolSpace, &'static str> {
-    let alive = alive.ok_or("it is away")?;
-    if alive.incarnation.is_empty() {
-        return Err("its data path is away");
+/// That there is no placement, in words.
+pub(crate) fn no_place(none: &NoPlace<'_>, request: &Request<'_>) -> OpError {
+    let verdicts = none.explain();
+    let able: Vec<String> = verdicts
+        .iter()
+        .filter(|v| v.outcome == Outcome::Able)
+        .map(|v| v.node_id.clone())
+        .collect();
+    let mut others: Vec<String> = verdicts.iter().filter_map(refused).collect();
+    let more = others.len().saturating_sub(NAMED_MAX);
+    others.truncate(NAMED_MAX);
+    if more > 0 {
+        others.push(format!("and {more} more"));
     }
-    if node.replication_address.is_empty() {
-        return Err("its data path was started without --replication");
+    if none.by_rules() {
+        let why = match none.gave_up {
+            true => "none was found that keeps the required rules",
+            false => "none keeps the required rules",
+        };
+        return OpError::State(format!(
+            "of the {} nodes that can have a replica no {} were found that go together: {why} of the volume's placement \
+             (`keelctl volume create … --explain` says what each node can do)",
+            able.len(),
+            none.wanted()
+        ));
     }
-    // What lies in memory is lost with the process, and with it a copy that others count on (rule 9).
-    let drives = alive.pools.iter().filter(|p| !p.memory);
-    let best = drives.max_by_key(|p| p.free_bytes);
-    match best {
-        None if alive.pools.is_empty() => Err("it has no pool"),
-        None => Err("its pool is memory, and replicas want drives"),
-        Some(pool) if pool.free_bytes == 0 => Err("its pool is full"),
-        Some(pool) => Ok(pool),
+    if let (Some([one]), false) = (request.nodes.as_deref(), others.is_empty()) {
+        let said = verdicts.iter().find(|v| v.node_id == **one);
+        if let Some(Outcome::Refused(why)) = said.map(|v| &v.outcome) {
+            return OpError::State(format!("node {one} cannot have a replica: {why}"));
+        }
+    }
+    match request.held.is_empty() && request.shut.is_empty() {
+        true => OpError::TooFewNodes {
+            wanted: none.wanted(),
+            found: able,
+            others,
+        },
+        false => OpError::NoNode {
+            has: request.held.iter().map(|n| (*n).to_owned()).collect(),
+            others,
+        },
+    }
+}
+
+fn refused(verdict: &Verdict) -> Option<String> {
+    match &verdict.outcome {
+        Outcome::Refused(why) => Some(format!("{}: {why}", verdict.node_id)),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::{Keys, PoolSpace, encode};
+    use keelblock_api::etcd::mvccpb::KeyValue;
+    use std::collections::BTreeMap;
 
     const GIB: u64 = 1 << 30;
+    const POOL: Uuid = Uuid::from_u128(1);
 
-    fn node(id: &str, free_gib: u64) -> Seen {
+    fn node(id: &str) -> (NodeRecord, AliveRecord) {
         let record = NodeRecord {
             node_id: id.into(),
             version: String::new(),
@@ -153,39 +184,69 @@ mod tests {
             pid: 1,
             incarnation: "x".into(),
             pools: vec![PoolSpace {
-                pool_id: Uuid::from_u128(1),
+                pool_id: POOL,
                 memory: false,
                 total_bytes: 100 * GIB,
-                free_bytes: free_gib * GIB,
+                free_bytes: 9 * GIB,
             }],
         };
-        (record, Some(alive))
+        (record, alive)
     }
 
-    fn ids(placed: Vec<(String, Uuid)>) -> Vec<String> {
-        placed.into_iter().map(|(node, _)| node).collect()
+    fn seen(nodes: &[(NodeRecord, Option<AliveRecord>)]) -> Seen {
+        let keys = Keys::new("c");
+        let put = |key: String, value: Vec<u8>| KeyValue {
+            key: key.into_bytes(),
+            value,
+            ..Default::default()
+        };
+        let mut all = Vec::new();
+        for (node, alive) in nodes {
+            all.push(put(keys.node(&node.node_id), encode(node)));
+            let says = alive.as_ref().map(encode);
+            all.extend(says.map(|s| put(keys.alive(&node.node_id), s)));
+        }
+        Seen::read(&keys, &all, &mut Seen::default())
     }
 
-    #[test]
-    fn room_counts_first_then_replicas_then_the_one_that_is_asked() {
-        let nodes = [node("a", 10), node("b", 50), node("c", 50), node("d", 90)];
-        assert_eq!(ids(place(&nodes, &[], 2, "a").unwrap()), ["d", "b"]);
-        assert_eq!(ids(place(&nodes, &[], 2, "c").unwrap()), ["d", "c"]);
-        let there =
-            ReplicationRecord::new(0, [(Uuid::from_u128(2), "c".into(), Uuid::nil())], 1, 1);
-        let placed = place(&nodes, &[there.unwrap()], 2, "c");
-        assert_eq!(ids(placed.unwrap()), ["d", "b"]);
+    fn request(labels: &BTreeMap<String, String>, replicas: usize) -> Request<'_> {
+        Request {
+            size_bytes: GIB,
+            replicas,
+            labels,
+            rules: None,
+            held: Vec::new(),
+            shut: Vec::new(),
+            nodes: None,
+            pools: None,
+            neighbours: Vec::new(),
+            limits: Default::default(),
+            first: "",
+        }
     }
 
-    #[test]
-    fn who_cannot_have_one_is_named_with_the_reason() {
-        let mut nodes = ["a", "b", "c", "d", "e", "f"].map(|id| node(id, 9));
+    #[tokio::test]
+    async fn who_cannot_have_one_is_named_with_the_reason() {
+        let mut nodes = ["a", "b", "c", "d", "e", "f"].map(|id| {
+            let (record, alive) = node(id);
+            (record, Some(alive))
+        });
         nodes[1].1 = None;
-        nodes[2].1.as_mut().unwrap().incarnation.clear();
+        let alive = |n: &mut (NodeRecord, Option<AliveRecord>)| n.1.take().unwrap();
+        let mut quiet = alive(&mut nodes[2]);
+        quiet.incarnation.clear();
+        nodes[2].1 = Some(quiet);
         nodes[3].0.replication_address.clear();
-        nodes[4].1.as_mut().unwrap().pools[0].memory = true;
-        nodes[5].1.as_mut().unwrap().pools.clear();
-        let error = place(&nodes, &[], 3, "a").unwrap_err().to_string();
+        let mut memory = alive(&mut nodes[4]);
+        memory.pools[0].memory = true;
+        nodes[4].1 = Some(memory);
+        let mut bare = alive(&mut nodes[5]);
+        bare.pools.clear();
+        nodes[5].1 = Some(bare);
+        let cluster = seen(&nodes).cluster();
+        let labels = BTreeMap::new();
+        let mut wish = request(&labels, 3);
+        let error = no_place(&cluster.choose(&wish).unwrap_err(), &wish).to_string();
         for says in [
             "3 nodes",
             "1: a",
@@ -197,20 +258,18 @@ mod tests {
         ] {
             assert!(error.contains(says), "{error} does not say {says}");
         }
-        assert_eq!(ids(place(&nodes, &[], 1, "z").unwrap()), ["a"]);
-        let error = another(&nodes[1..], &[], "a", &["a"]).unwrap_err();
+        wish.replicas = 1;
+        assert_eq!(
+            cluster.choose(&wish).unwrap().picks(),
+            [("a".to_owned(), POOL)]
+        );
+        wish.held = vec!["a"];
+        let error = no_place(&cluster.choose(&wish).unwrap_err(), &wish).to_string();
         for says in ["a: it has one", "b: it is away", "f: it has no pool"] {
-            assert!(
-                error.to_string().contains(says),
-                "{error} does not say {says}"
-            );
+            assert!(error.contains(says), "{error} does not say {says}");
         }
-        assert_eq!(place_on(&nodes, "a").unwrap().0, "a");
-        let error = place_on(&nodes, "b").unwrap_err().to_string();
-        assert!(error.contains("it is away"), "{error}");
-        assert!(matches!(
-            place_on(&nodes, "z"),
-            Err(OpError::NotFound { .. })
-        ));
+        wish.nodes = Some(vec!["b"]);
+        let error = no_place(&cluster.choose(&wish).unwrap_err(), &wish).to_string();
+        assert_eq!(error, "node b cannot have a replica: it is away");
     }
 }

@@ -33,6 +33,10 @@ pub struct Life {
 pub struct Seen {
     /// It was read once.
     pub complete: bool,
+    /// Of the KVDB: everything of the cluster up to it has been seen.
+    pub revision: i64,
+    /// Volumes with a single copy, which is a part of its node's pool: they are only counted.
+    singles: HashMap<Uuid, VolumeRecord>,
     volumes: HashMap<Uuid, Versioned<VolumeRecord>>,
     sets: HashMap<Uuid, (Versioned<ReplicationRecord>, Instant)>,
     attachments: HashMap<Uuid, (Versioned<AttachmentRecord>, Instant)>,
@@ -144,6 +148,7 @@ impl Seen {
         let mut touched = Touched::default();
         for event in events {
             let Some(kv) = &event.kv else { continue };
+            self.revision = self.revision.max(kv.mod_revision);
             let value = (event.r#type() == EventType::Put).then_some(kv);
             let one = self.put(keys, kv, value);
             touched.volumes.extend(one.volumes);
@@ -185,6 +190,9 @@ impl Seen {
         match (kind, part.map(Uuid::try_parse)) {
             ("volumes", None) => {
                 let record = value.and_then(decode::<VolumeRecord>);
+                let single = record.as_ref().map(|v| &v.record);
+                let single = single.filter(|v| v.replicated.is_none());
+                set(&mut self.singles, id, single.cloned());
                 let record = record.filter(|v| v.record.replicated.is_some());
                 if record.is_none() && !self.volumes.contains_key(&id) {
                     return touched;
@@ -317,6 +325,17 @@ impl Seen {
             .iter()
             .filter(move |(id, a)| a.0.record.node_id != node && self.sets.contains_key(id));
         others.map(|(id, _)| *id)
+    }
+
+    /// Volumes with a single copy.
+    pub fn singles(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.singles.values()
+    }
+
+    /// Replicated volumes, and their replicas.
+    pub fn sets(&self) -> impl Iterator<Item = (&VolumeRecord, &ReplicationRecord)> {
+        let all = self.volumes.iter();
+        all.filter_map(|(id, v)| Some((&v.record, self.set(*id)?)))
     }
 
     /// All nodes.

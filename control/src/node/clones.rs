@@ -94,6 +94,7 @@ impl Node {
             error: String::new(),
             source: Some(source),
             restoring: None,
+            placement: None,
         };
         self.make_volume(&record).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, parent, "volume cloned");

@@ -1,7 +1,8 @@
 //! Another number of replicas, or other nodes for them: what is wanted is written down as a task, one step at a time, and goes on by itself
 //! (`coordination::tasks`) as long as the volume is served.
 use super::Node;
-use crate::coordination::place::{Seen, another, place_on};
+use super::placing::{self, Ask, PLACING_LIMIT, Placed};
+use super::replicated::Place;
 use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
@@ -12,6 +13,7 @@ use crate::records::{
 use crate::replication::record::{MEMBERS_MAX, Replica, ReplicaState, ReplicationRecord};
 use crate::replication::transition;
 use std::collections::HashMap;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// What is wanted of a volume's replicas.
@@ -82,17 +84,36 @@ fn task_replica(replica: &Replica) -> TaskReplica {
     }
 }
 
-fn new_replica((node_id, pool_id): (String, Uuid)) -> TaskReplica {
-    TaskReplica {
+fn new_replica(placed: &Placed<'_>) -> Result<TaskReplica, OpError> {
+    let place = placed.places.first().cloned();
+    let (node_id, pool_id) = place.ok_or_else(|| OpError::Internal("a place is none".into()))?;
+    Ok(TaskReplica {
         replica_id: Uuid::new_v4(),
         node_id,
         pool_id,
-    }
+    })
 }
 
 impl Node {
     /// Begins to change the replicas of a volume; the task, unless everything is as it is wanted already.
     pub(crate) async fn change_ha(
+        &self,
+        name: &str,
+        wish: HaWish,
+    ) -> Result<Option<TaskRecord>, OpError> {
+        let end = Instant::now() + PLACING_LIMIT;
+        loop {
+            match self.change_ha_once(name, wish.clone()).await {
+                // Others are placed at the same time.
+                Err(OpError::Contended { .. }) if Instant::now() < end => {
+                    tokio::time::sleep(placing::pause()).await;
+                }
+                changed => return changed,
+            }
+        }
+    }
+
+    async fn change_ha_once(
         &self,
         name: &str,
         wish: HaWish,
@@ -139,7 +160,7 @@ impl Node {
         let new = Some(task_replica(&replica));
         let mut task = self.new_task(&found, TaskKind::Resync, wanted, new, None);
         task.step = TaskStep::Leave;
-        self.begin_task(found, task).await
+        self.begin_task(found, task, None).await
     }
 
     async fn ha_of(&self, name: &str) -> Result<Found, OpError> {
@@ -199,15 +220,16 @@ impl Node {
                 found.name()
             )));
         }
-        let (kind, new, old) = if wanted > now {
-            let to = self.place_another(&found, node.as_deref(), None).await?;
-            (TaskKind::Increase, Some(new_replica(to)), None)
+        let (kind, new, old, placed) = if wanted > now {
+            let placed = self.place_another(&found, node.as_deref(), None).await?;
+            let new = new_replica(&placed)?;
+            (TaskKind::Increase, Some(new), None, Some(placed))
         } else {
             let old = self.choose_leaving(&found, node.as_deref()).await?;
-            (TaskKind::Decrease, None, Some(old))
+            (TaskKind::Decrease, None, Some(old), None)
         };
         let task = self.new_task(&found, kind, wanted, new, old);
-        self.begin_task(found, task).await.map(Some)
+        self.begin_task(found, task, placed).await.map(Some)
     }
 
     async fn move_replica(
@@ -247,34 +269,36 @@ impl Node {
                 stay - 1
             )));
         }
-        // Where there is no other node, a lost one is made again where it was.
-        let instead = (!member).then_some(old.node_id.as_str());
-        let new = self.place_another(&found, to.as_deref(), instead).await?;
+        let leaves = Some((&old, !member));
+        let placed = self.place_another(&found, to.as_deref(), leaves).await?;
         let wanted = found.set.record.wanted;
-        let (new, old) = (Some(new_replica(new)), Some(task_replica(&old)));
+        let (new, old) = (Some(new_replica(&placed)?), Some(task_replica(&old)));
         let mut task = self.new_task(&found, TaskKind::Move, wanted, new, old);
         let same_node = |(new, old): (&TaskReplica, &TaskReplica)| new.node_id == old.node_id;
         let nodes = task.new.as_ref().zip(task.old.as_ref());
         task.old_first = nodes.is_some_and(same_node) || stay >= MEMBERS_MAX;
-        self.begin_task(found, task).await
+        self.begin_task(found, task, Some(placed)).await
     }
 
-    /// A node for one more replica: that one, or the best. `instead`: one that has a replica and may have another in its place.
+    /// A node for one more replica: that one, or the best. `leaves`: one that is to go; if it is lost, its node may have another in its place.
     async fn place_another(
         &self,
         found: &Found,
         node: Option<&str>,
-        instead: Option<&str>,
-    ) -> Result<(String, Uuid), OpError> {
-        let nodes = self.places().await?;
-        let there = self.replications().await?;
+        leaves: Option<(&Replica, bool)>,
+    ) -> Result<Placed<'_>, OpError> {
         let all = &found.set.record.replicas;
-        let has: Vec<&str> = all.iter().map(|r| r.node_id.as_str()).collect();
-        let without: Vec<Seen> = nodes
-            .iter()
-            .filter(|(n, _)| !has.contains(&n.node_id.as_str()))
-            .cloned()
-            .collect();
+        let old = leaves.map(|(old, _)| old);
+        let stays = |r: &&Replica| {
+            let leaves = old.is_some_and(|old| old.replica_id == r.replica_id);
+            r.state != ReplicaState::Leaving && !leaves
+        };
+        let on = |r: &'_ Replica| r.node_id.clone();
+        let held: Vec<String> = all.iter().filter(stays).map(on).collect();
+        let shut: Vec<String> = all.iter().filter(|r| !stays(r)).map(on).collect();
+        // Where there is no other node, a lost one is made again where it was.
+        let instead = leaves.filter(|(_, lost)| *lost);
+        let instead = instead.map(|(old, _)| old.node_id.as_str());
         if let Some(node) = node {
             let taken = all.iter().find(|r| r.node_id == node);
             if let Some(taken) = taken.filter(|_| instead != Some(node)) {
@@ -286,13 +310,29 @@ impl Node {
                     _ => format!("node {node} has a replica of volume {}", found.name()),
                 }));
             }
-            return place_on(&nodes, node);
         }
-        match another(&without, &there, self.node_id(), &has) {
-            Err(_) if instead.is_some_and(|n| place_on(&nodes, n).is_ok()) => {
-                place_on(&nodes, instead.unwrap_or_default())
+        let record = &found.volume.record;
+        let mut ask = Ask {
+            volume: Some(record.volume_id),
+            size_bytes: record.served_bytes(),
+            labels: record.labels.clone(),
+            rules: record.placement.as_ref(),
+            replicas: 1,
+            held: held.iter().map(String::as_str).collect(),
+            shut: shut.iter().map(String::as_str).collect(),
+            nodes: node.into_iter().collect(),
+            pools: Vec::new(),
+        };
+        match (self.place(&ask).await, instead) {
+            (Err(refused), Some(instead)) => {
+                ask.shut.retain(|n| *n != instead);
+                ask.nodes = vec![instead];
+                match node.is_none_or(|n| n == instead) {
+                    true => self.place(&ask).await,
+                    false => Err(refused),
+                }
             }
-            placed => placed,
+            (placed, _) => placed,
         }
     }
 
@@ -317,7 +357,7 @@ impl Node {
             )));
         }
         let places = self.places().await?;
-        let alive: HashMap<&str, &Seen> = places
+        let alive: HashMap<&str, &Place> = places
             .iter()
             .filter(|(_, alive)| alive.as_ref().is_some_and(|a| !a.incarnation.is_empty()))
             .map(|seen| (seen.0.node_id.as_str(), seen))
@@ -407,15 +447,24 @@ impl Node {
     }
 
     /// Writes a task, and K8 with it.
-    async fn begin_task(&self, found: Found, task: TaskRecord) -> Result<TaskRecord, OpError> {
+    async fn begin_task(
+        &self,
+        found: Found,
+        task: TaskRecord,
+        placed: Option<Placed<'_>>,
+    ) -> Result<TaskRecord, OpError> {
         let (keys, id) = (self.registry.keys(), found.volume.record.volume_id);
         let (set, wanted) = (&found.set, task.wanted);
-        let guards = vec![
+        let mut guards = vec![
             Guard::at(keys.volume(id), found.volume.revision),
             Guard::at(keys.replication(id), set.revision),
             Guard::at(keys.task(id), found.task.as_ref().map_or(0, |t| t.revision)),
         ];
         let mut writes = vec![Write::put(keys.task(id), encode(&task))];
+        if let Some(placed) = &placed {
+            guards.push(placed.guard.clone());
+            writes.push(placed.write.clone());
+        }
         if wanted != set.record.wanted {
             let record = transition::want(&set.record, wanted);
             let record = record.map_err(|why| OpError::State(why.to_string()))?;

@@ -1,5 +1,5 @@
 //! This node: what it is, and every change that it can make to volumes (`volumes`), their snapshots (`snapshots`), clones (`clones`) and exports
-//! (`exports`), to their replicas (`replicated`, `ha`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
+//! (`exports`), to their replicas (`replicated`, `ha`), whose nodes are chosen (`placing`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
 //!
 //! A change is written to the KVDB as an intention where it can be interrupted, then done in the data path, then confirmed; what was
 //! interrupted is completed when the data path or this process is back (`datapath::reconcile`). One change at a time.
@@ -10,6 +10,7 @@ mod drives;
 mod errands;
 mod exports;
 mod ha;
+mod placing;
 mod replicated;
 mod replicated_clones;
 mod replicated_restore;
@@ -132,6 +133,8 @@ pub struct Node {
     key_source: Source,
     serves_kvdb: bool,
     changing: Mutex<()>,
+    /// Replicas are placed one after the other.
+    placing: Mutex<()>,
 }
 
 impl Node {
@@ -161,6 +164,7 @@ impl Node {
             key_source: config.key_source(),
             serves_kvdb: config.etcd.is_none(),
             changing: Mutex::new(()),
+            placing: Mutex::new(()),
         };
         Ok((node, pokes))
     }

@@ -1,13 +1,13 @@
 //! Volumes with several replicas: made, deleted, attached, moved, detached. What is asked for is written down; each node does its part of it
 //! (`coordination`), and this waits until that is done, for a while. None of it is alone, so it waits for no other change.
 use super::Node;
+use super::placing::{self, PLACING_LIMIT};
 use super::volumes::VolumeWish;
-use crate::coordination::place::{Seen, place};
 use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
-    AliveRecord, AttachmentRecord, ClusterRecord, PathState, Phase, ReplicatedRecord,
+    AliveRecord, AttachmentRecord, ClusterRecord, NodeRecord, PathState, Phase, ReplicatedRecord,
     SnapshotRecord, TaskRecord, Versioned, VolumeRecord, encode, unix_ms,
 };
 use crate::replication::record::{MEMBERS_MAX, ReplicationRecord};
@@ -17,9 +17,6 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// How long it is waited for enough nodes, and how often it is looked.
-const PLACE_LIMIT: Duration = Duration::from_secs(2);
-const PLACE_LOOK: Duration = Duration::from_millis(100);
 /// How long nodes may take to make their replicas. Below what clients wait.
 const MAKE_LIMIT: Duration = Duration::from_secs(10);
 /// How long it is waited for replicas to be deleted; those of nodes that are away go when they are back.
@@ -30,6 +27,9 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(12);
 const DETACH_LIMIT: Duration = Duration::from_secs(5);
 /// From this size on a volume has all lanes.
 const LANES_FROM: u64 = 1 << 30;
+
+/// A node, and what it says if it lives.
+pub(super) type Place = (NodeRecord, Option<AliveRecord>);
 
 /// Most replicas of a volume.
 pub const REPLICAS_MAX: u8 = MEMBERS_MAX as u8;
@@ -52,17 +52,40 @@ impl Node {
         wish: VolumeWish,
         size_bytes: u64,
     ) -> Result<Uuid, OpError> {
-        if let Some(found) = self.existing(&wish.name).await? {
-            return self.adopt_replicated(found.record, &wish, size_bytes).await;
-        }
-        let placed = self.place_replicas(wish.replicas).await?;
+        let end = Instant::now() + PLACING_LIMIT;
+        let volume = loop {
+            if let Some(found) = self.existing(&wish.name).await? {
+                return self.adopt_replicated(found.record, &wish, size_bytes).await;
+            }
+            match self.write_replicated(&wish, size_bytes).await {
+                // Others are placed at the same time, or the name is taken by now.
+                Err(OpError::Contended { .. }) if Instant::now() < end => {
+                    tokio::time::sleep(placing::pause()).await;
+                }
+                written => break written?,
+            }
+        };
+        let id = volume.volume_id;
+        self.wait_made(&volume).await?;
+        tracing::info!(volume = volume.name, %id, bytes = size_bytes, replicas = wish.replicas, "volume created");
+        Ok(id)
+    }
+
+    /// Places its replicas, and writes its records.
+    async fn write_replicated(
+        &self,
+        wish: &VolumeWish,
+        size_bytes: u64,
+    ) -> Result<VolumeRecord, OpError> {
+        let placed = self.place(&wish.ask(size_bytes)).await?;
         let keys = self.registry.keys();
         let cluster = self.registry.get::<ClusterRecord>(&keys.cluster()).await?;
         let cluster = cluster
             .ok_or_else(|| OpError::Internal("the KVDB has no record of the cluster".into()))?;
         let replicas = placed
-            .into_iter()
-            .map(|(node, pool)| (Uuid::new_v4(), node, pool));
+            .places
+            .iter()
+            .map(|(node, pool)| (Uuid::new_v4(), node.clone(), *pool));
         let (generation, replicas_wanted) = (cluster.record.generation, wish.replicas);
         let set = ReplicationRecord::new(
             generation,
@@ -73,7 +96,7 @@ impl Node {
         let set = set.map_err(|fault| OpError::Internal(fault.to_string()))?;
         let volume = VolumeRecord {
             volume_id: Uuid::new_v4(),
-            name: wish.name,
+            name: wish.name.clone(),
             phase: Phase::Creating,
             node_id: String::new(),
             pool_id: Uuid::nil(),
@@ -88,7 +111,7 @@ impl Node {
             block_bytes: wish.block_bytes,
             encrypted: wish.encrypted,
             sticky: wish.sticky,
-            labels: wish.labels,
+            labels: wish.labels.clone(),
             any_host: true,
             allowed_hosts: Vec::new(),
             created_unix_ms: unix_ms(),
@@ -96,6 +119,7 @@ impl Node {
             error: String::new(),
             source: None,
             restoring: None,
+            placement: wish.rules.clone(),
         };
         let id = volume.volume_id;
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));
@@ -104,11 +128,13 @@ impl Node {
             Guard::absent(&volume_key),
             // A KVDB that was restored meanwhile has another generation.
             Guard::at(keys.cluster(), cluster.revision),
+            placed.guard.clone(),
         ];
         let mut writes = vec![
             Write::put(name_key, id.to_string()),
             Write::put(volume_key, encode(&volume)),
             Write::put(keys.replication(id), encode(&set)),
+            placed.write.clone(),
         ];
         if volume.encrypted {
             let made = SecretRecord::new(id, &self.cluster_keys().await?);
@@ -117,27 +143,7 @@ impl Node {
         }
         self.commit(&format!("volume {}", volume.name), guards, writes)
             .await?;
-        self.wait_made(&volume).await?;
-        tracing::info!(volume = volume.name, %id, bytes = size_bytes, replicas = wish.replicas, "volume created");
-        Ok(id)
-    }
-
-    /// Chooses nodes. One that has just started says a moment later what room it has.
-    async fn place_replicas(&self, replicas: u8) -> Result<Vec<(String, Uuid)>, OpError> {
-        let end = Instant::now() + PLACE_LIMIT;
-        loop {
-            let there = self.replications().await?;
-            let placed = place(
-                &self.places().await?,
-                &there,
-                replicas.into(),
-                self.node_id(),
-            );
-            if placed.is_ok() || Instant::now() > end {
-                return placed;
-            }
-            tokio::time::sleep(PLACE_LOOK).await;
-        }
+        Ok(volume)
     }
 
     /// Waits until all replicas are made. If they are not, the volume goes.
@@ -213,6 +219,12 @@ impl Node {
                 what: format!("with {level} replicas, not {}", wish.replicas),
             });
         }
+        if record.placement != wish.rules {
+            return Err(OpError::Exists {
+                name: format!("volume {}", record.name),
+                what: "other placement rules".into(),
+            });
+        }
         if record.phase == Phase::Creating {
             self.wait_made(&record).await?;
         }
@@ -243,17 +255,8 @@ impl Node {
             .await
     }
 
-    /// All of them.
-    pub(crate) async fn replications(&self) -> Result<Vec<ReplicationRecord>, OpError> {
-        let all = self
-            .registry
-            .list(&self.registry.keys().replications())
-            .await?;
-        Ok(all.into_iter().map(|r| r.record).collect())
-    }
-
     /// Nodes, and what those that live say.
-    pub(super) async fn places(&self) -> Result<Vec<Seen>, OpError> {
+    pub(super) async fn places(&self) -> Result<Vec<Place>, OpError> {
         let keys = self.registry.keys();
         let prefix = keys.alive_all();
         let alive = self.registry.kv().list(&prefix).await?;

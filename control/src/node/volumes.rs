@@ -1,9 +1,11 @@
 //! Volumes: made, changed, deleted.
+use super::placing::Ask;
 use super::{HaWish, Node};
 use crate::datapath::create_request;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::names;
+use crate::placement::{Rules, Verdict};
 use crate::records::{AlertKind, Found, Phase, Severity, Versioned, VolumeRecord, encode, unix_ms};
 use keelblock_api::datapath::{DeleteVolumeRequest, ResizeVolumeRequest};
 use std::collections::BTreeMap;
@@ -35,6 +37,34 @@ pub struct VolumeWish {
     pub sticky: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What is wished for the place of its replicas, for good.
+    pub rules: Option<Rules>,
+    /// Nodes that may be used; empty: any.
+    pub nodes: Vec<String>,
+    /// Pools that may be used; empty: any.
+    pub pools: Vec<Uuid>,
+}
+
+impl VolumeWish {
+    /// Whether the node that is asked makes it in its own pool: nothing is said of its place, and it is a single copy.
+    pub fn is_local(&self) -> bool {
+        let anywhere = self.rules.is_none() && self.nodes.is_empty() && self.pools.is_empty();
+        // Encryption is the coordinator's: a single replica has one, too.
+        self.replicas == 1 && !self.encrypted && anywhere
+    }
+
+    /// What is to be placed.
+    pub(super) fn ask(&self, size_bytes: u64) -> Ask<'_> {
+        Ask {
+            size_bytes,
+            labels: self.labels.clone(),
+            rules: self.rules.as_ref(),
+            replicas: self.replicas.into(),
+            nodes: self.nodes.iter().map(String::as_str).collect(),
+            pools: self.pools.clone(),
+            ..Ask::default()
+        }
+    }
 }
 
 /// Changes to a volume.
@@ -123,8 +153,7 @@ impl Node {
         check_name(&wish.name)?;
         check_labels(&wish.labels)?;
         let size_bytes = rounded(wish.size_bytes)?;
-        // Encryption is the coordinator's: a single replica has one, too.
-        if wish.replicas > 1 || wish.encrypted {
+        if !wish.is_local() {
             return self.create_replicated(wish, size_bytes).await;
         }
         let _changing = self.exclusive().await?;
@@ -136,6 +165,19 @@ impl Node {
         self.make_volume(&record).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, bytes = record.size_bytes, "volume created");
         Ok(record.volume_id)
+    }
+
+    /// Where the replicas of a volume would be, with a word on every node, and why it could not be made; `None`: it is a part of this node's pool.
+    pub(crate) async fn explain_volume(
+        &self,
+        wish: &VolumeWish,
+    ) -> Result<Option<(Vec<Verdict>, Option<OpError>)>, OpError> {
+        check_labels(&wish.labels)?;
+        let size_bytes = rounded(wish.size_bytes)?;
+        match wish.is_local() {
+            true => Ok(None),
+            false => self.explain(&wish.ask(size_bytes)).await.map(Some),
+        }
     }
 
     /// Writes a new volume's records and makes it.
@@ -262,6 +304,7 @@ impl Node {
             error: String::new(),
             source: None,
             restoring: None,
+            placement: None,
         })
     }
 

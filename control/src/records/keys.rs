@@ -65,6 +65,16 @@ impl Keys {
         format!("{}{node_id}", self.nodes())
     }
 
+    /// What pools may be asked for.
+    pub fn placement_limits(&self) -> String {
+        format!("{}placement-limits", self.root)
+    }
+
+    /// Counts placements, so that no two are chosen from the same state.
+    pub fn placements(&self) -> String {
+        format!("{}placements", self.root)
+    }
+
     /// All nodes that live.
     pub fn alive_all(&self) -> String {
         format!("{}alive/", self.root)

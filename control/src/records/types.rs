@@ -1,5 +1,6 @@
 //! The records. JSON in the KVDB; an unknown field is an error, since a later version wrote it and would lose it.
 use super::SourceRecord;
+use crate::placement::Rules;
 use keelblock_api::datapath::AnaState;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -187,6 +188,9 @@ pub struct VolumeRecord {
     /// It is being set back to this snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restoring: Option<Uuid>,
+    /// What was wished for the place of its replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Rules>,
 }
 
 impl VolumeRecord {

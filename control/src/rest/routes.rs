@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 62] = [
+pub const ROUTES: [Route; 66] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -210,6 +210,30 @@ pub const ROUTES: [Route; 62] = [
         "/v1/keelblock/volumes/{volume}/replicas/decide",
         "Admin",
         "DecideReplicas",
+    ),
+    route(
+        Post,
+        "/v1/keelblock/placement/explain",
+        "Admin",
+        "ExplainPlacement",
+    ),
+    route(
+        Get,
+        "/v1/keelblock/placement/limits",
+        "Admin",
+        "PlacementLimits",
+    ),
+    route(
+        Put,
+        "/v1/keelblock/placement/limits",
+        "Admin",
+        "PlacementLimits",
+    ),
+    route(
+        Get,
+        "/v1/keelblock/placement/pools",
+        "Admin",
+        "ProvisionStatus",
     ),
     route(Get, "/v1/keelblock/kvdb", "Admin", "KvdbStatus"),
     route(Post, "/v1/keelblock/snapshots", "Admin", "CreateSnapshots"),

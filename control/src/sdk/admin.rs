@@ -319,6 +319,27 @@ impl Admin for Services {
         }))
     }
 
+    async fn explain_placement(
+        &self,
+        request: Request<ExplainPlacementRequest>,
+    ) -> Result<Response<ExplainPlacementReply>, Status> {
+        Services::explain_placement(self, request.into_inner()).await
+    }
+
+    async fn placement_limits(
+        &self,
+        request: Request<PlacementLimitsRequest>,
+    ) -> Result<Response<PlacementLimitsReply>, Status> {
+        Services::placement_limits(self, request.into_inner()).await
+    }
+
+    async fn provision_status(
+        &self,
+        _: Request<ProvisionStatusRequest>,
+    ) -> Result<Response<ProvisionStatusReply>, Status> {
+        Services::provision_status(self).await
+    }
+
     async fn kvdb_status(
         &self,
         _: Request<KvdbStatusRequest>,

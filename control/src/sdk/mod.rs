@@ -7,6 +7,7 @@ mod identity;
 mod kvdb;
 mod mount_attach;
 mod nodes;
+mod placement;
 mod pools;
 mod replicas;
 mod schedules;

@@ -1,5 +1,6 @@
 //! What a volume can be asked to be. Every field that is set must be one that this version honours; the others are refused by
 //! name, found by reflection, so that a field that is added to the contract is refused until somebody says otherwise here.
+use super::placement;
 use crate::error::OpError;
 use crate::node::{REPLICAS_MAX, VolumeChange, VolumeWish};
 use keelblock_api::openstorage::volume_spec_update::{HaLevelOpt, SizeOpt, StickyOpt};
@@ -9,8 +10,9 @@ use keelblock_api::openstorage::{
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use std::collections::BTreeMap;
+use uuid::Uuid;
 
-const HONOURED: [&str; 7] = [
+const HONOURED: [&str; 10] = [
     "size",
     "block_size",
     "ha_level",
@@ -18,6 +20,9 @@ const HONOURED: [&str; 7] = [
     "volume_labels",
     "aggregation_level",
     "encrypted",
+    "placement_strategy",
+    "topology_requirement",
+    "replica_set",
 ];
 const HONOURED_IN_UPDATE: [&str; 4] = ["size", "ha_level", "replica_set", "sticky"];
 /// Bytes of a logical block, unless the spec says otherwise.
@@ -76,6 +81,8 @@ impl Rules {
                 ));
             }
         };
+        let rules = placement::rules(spec.placement_strategy, spec.topology_requirement)?;
+        let (nodes, pools) = spec.replica_set.map(only).transpose()?.unwrap_or_default();
         let mut labels: BTreeMap<String, String> = spec.volume_labels.into_iter().collect();
         labels.extend(request.labels);
         Ok(VolumeWish {
@@ -86,6 +93,9 @@ impl Rules {
             encrypted: spec.encrypted,
             sticky: spec.sticky,
             labels,
+            rules,
+            nodes,
+            pools,
         })
     }
 
@@ -124,6 +134,7 @@ pub fn spec(record: &crate::records::VolumeRecord, replicas: u8) -> VolumeSpec {
         sticky: record.sticky,
         encrypted: record.encrypted,
         volume_labels: record.labels.clone().into_iter().collect(),
+        placement_strategy: record.placement.as_ref().map(placement::strategy),
         ..Default::default()
     }
 }
@@ -137,6 +148,26 @@ fn replicas(level: i64) -> Result<u8, OpError> {
             format!("must be 1 to {REPLICAS_MAX}, not {level}"),
         )),
     }
+}
+
+/// Nodes and pools that replicas are to be on.
+fn only(set: ReplicaSet) -> Result<(Vec<String>, Vec<Uuid>), OpError> {
+    if set.id != 0 {
+        return Err(OpError::Unsupported {
+            field: "spec.replica_set.id".into(),
+            why: ": a volume has one set of replicas",
+        });
+    }
+    let pool = |id: &String| {
+        Uuid::try_parse(id).map_err(|_| {
+            OpError::invalid(
+                "spec.replica_set.pool_uuids",
+                format!("{id} is no pool's id"),
+            )
+        })
+    };
+    let pools = set.pool_uuids.iter().map(pool).collect::<Result<_, _>>()?;
+    Ok((set.nodes, pools))
 }
 
 /// The node of the replica that comes or goes.

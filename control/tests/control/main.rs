@@ -9,6 +9,7 @@ mod exports;
 mod fake;
 mod fake_replication;
 mod kvdb_backup;
+mod placement;
 mod program;
 mod recovery;
 mod replicated;

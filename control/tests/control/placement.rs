@@ -1,0 +1,207 @@
+//! Where replicas are placed, over nodes with fake data paths: what is said is what is done, limits hold whoever asks at once, rules stay with the volume.
+use crate::bench::refused;
+use crate::replicated::Nodes;
+use keelblock_api::admin::*;
+use keelblock_api::openstorage::*;
+use tonic::Code;
+
+const MIB: u64 = 1 << 20;
+
+fn spec(replicas: i64) -> VolumeSpec {
+    VolumeSpec {
+        size: 16 * MIB,
+        ha_level: replicas,
+        ..Default::default()
+    }
+}
+
+async fn explain(c: &Nodes, at: usize, spec: VolumeSpec) -> ExplainPlacementReply {
+    let create = SdkVolumeCreateRequest {
+        name: "wish".into(),
+        spec: Some(spec),
+        ..Default::default()
+    };
+    let request = ExplainPlacementRequest {
+        create: Some(create),
+    };
+    let reply = c.nodes[at].admin().explain_placement(request).await;
+    reply.unwrap().into_inner()
+}
+
+fn chosen(reply: &ExplainPlacementReply) -> Vec<String> {
+    let mut chosen: Vec<_> = reply
+        .nodes
+        .iter()
+        .filter(|n| n.outcome == "chosen")
+        .collect();
+    chosen.sort_by_key(|n| n.replica);
+    chosen.into_iter().map(|n| n.node_id.clone()).collect()
+}
+
+async fn provisioned(c: &Nodes) -> Vec<ProvisionedPool> {
+    let mut admin = c.nodes[0].admin();
+    let reply = admin.provision_status(ProvisionStatusRequest {}).await;
+    reply.unwrap().into_inner().pools
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_explained_is_what_is_done() {
+    let c = Nodes::start(3).await;
+    // All have said what room they have.
+    c.create("first", 3).await;
+    let said = explain(&c, 0, spec(2)).await;
+    assert!(
+        said.possible && said.error.is_empty() && said.nodes.len() == 3,
+        "{said:?}"
+    );
+    let lost = said.nodes.iter().find(|n| n.outcome == "lost");
+    assert!(lost.unwrap().why.starts_with("to "), "{said:?}");
+    let id = c.nodes[0].try_create("second", spec(2)).await.unwrap();
+    let volume = c.nodes[0].inspect(&id).await.unwrap();
+    let mut there = volume.replica_sets[0].nodes.clone();
+    let mut would = chosen(&said);
+    (there.sort(), would.sort());
+    assert_eq!(there, would);
+    // The next one begins with the node that has none of it.
+    let said = explain(&c, 0, spec(1)).await;
+    assert!(
+        said.nodes.is_empty() && said.note.contains("n1"),
+        "{said:?}"
+    );
+    let only = VolumeSpec {
+        replica_set: Some(ReplicaSet {
+            nodes: vec!["n3".into()],
+            ..Default::default()
+        }),
+        ..spec(1)
+    };
+    assert_eq!(chosen(&explain(&c, 1, only.clone()).await), ["n3"]);
+    let id = c.nodes[1].try_create("third", only.clone()).await.unwrap();
+    let volume = c.nodes[0].inspect(&id).await.unwrap();
+    assert_eq!(volume.replica_sets[0].nodes, ["n3"]);
+    let few = VolumeSpec {
+        ha_level: 2,
+        ..only
+    };
+    let said = explain(&c, 0, few.clone()).await;
+    assert!(
+        !said.possible && said.error.contains("n1: other nodes were named"),
+        "{said:?}"
+    );
+    let mut unknown = few.clone();
+    unknown.replica_set.as_mut().unwrap().nodes = vec!["n9".into()];
+    refused(
+        c.nodes[0].try_create("v", unknown).await,
+        Code::NotFound,
+        "n9",
+    );
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_beyond_the_limit_when_all_ask_at_once() {
+    let c = Nodes::start(3).await;
+    c.create("first", 3).await;
+    let total = provisioned(&c).await[0].total_bytes;
+    // Room for three of these in each pool beside the first: nine replicas, so four volumes with two.
+    let large = VolumeSpec {
+        size: total / 4,
+        ..spec(2)
+    };
+    let limits = PlacementLimitsRequest {
+        overcommit_percent: Some(100),
+        reserve_percent: None,
+    };
+    c.nodes[1].admin().placement_limits(limits).await.unwrap();
+    let ask = |n: usize| {
+        let (node, spec) = (&c.nodes[n % 3], large.clone());
+        async move { node.try_create(&format!("v{n}"), spec).await }
+    };
+    let (a, b, d) = tokio::join!(ask(0), ask(1), ask(2));
+    let (e, f, g) = tokio::join!(ask(3), ask(4), ask(5));
+    let all = [a, b, d, e, f, g];
+    let made = all.iter().filter(|r| r.is_ok()).count();
+    for pool in provisioned(&c).await {
+        let most = pool.provisionable_bytes.unwrap();
+        assert!(pool.provisioned_bytes <= most, "{pool:?}");
+    }
+    assert_eq!(made, 4, "{all:?}");
+    for failed in all.into_iter().filter(|r| r.is_err()) {
+        refused(failed, Code::FailedPrecondition, "provisioned");
+    }
+    let too_much = PlacementLimitsRequest {
+        reserve_percent: Some(91),
+        overcommit_percent: None,
+    };
+    let set = c.nodes[0].admin().placement_limits(too_much).await;
+    refused(set, Code::InvalidArgument, "reserve_percent");
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_stay_with_the_volume() {
+    let c = Nodes::start(3).await;
+    c.create("first", 3).await;
+    let away = VolumePlacementSpec {
+        match_expressions: vec![LabelSelectorRequirement {
+            key: "app".into(),
+            operator: label_selector_requirement::Operator::In.into(),
+            values: vec!["db".into()],
+        }],
+        ..Default::default()
+    };
+    let strategy = VolumePlacementStrategy {
+        volume_anti_affinity: vec![away],
+        ..Default::default()
+    };
+    let lonely = |replicas| VolumeSpec {
+        placement_strategy: Some(strategy.clone()),
+        volume_labels: [("app".to_owned(), "db".to_owned())].into(),
+        ..spec(replicas)
+    };
+    let one = c.nodes[0].try_create("one", lonely(1)).await.unwrap();
+    let shown = c.nodes[2].inspect(&one).await.unwrap().spec.unwrap();
+    assert_eq!(shown.placement_strategy, Some(strategy.clone()));
+    assert_eq!(c.nodes[1].try_create("one", lonely(1)).await.unwrap(), one);
+    refused(
+        c.nodes[0]
+            .try_create(
+                "one",
+                VolumeSpec {
+                    placement_strategy: None,
+                    ..lonely(2)
+                },
+            )
+            .await,
+        Code::AlreadyExists,
+        "one",
+    );
+    c.nodes[1].try_create("two", lonely(2)).await.unwrap();
+    // Every node has one of the two now.
+    let error = c.nodes[2].try_create("three", lonely(1)).await;
+    refused(
+        error,
+        Code::FailedPrecondition,
+        "volume_anti_affinity[0] forbids it",
+    );
+    // It binds a volume without rules of its own, too.
+    let plain = VolumeSpec {
+        placement_strategy: None,
+        ..lonely(2)
+    };
+    let error = c.nodes[2].try_create("four", plain).await;
+    refused(
+        error,
+        Code::FailedPrecondition,
+        "volume_anti_affinity of volume",
+    );
+    // And a replica that is to come to one of them later.
+    let more = UpdateReplicasRequest {
+        volume: "one".into(),
+        node: String::new(),
+        change: Some(update_replicas_request::Change::Replicas(2)),
+    };
+    let error = c.nodes[0].admin().update_replicas(more).await;
+    refused(error, Code::FailedPrecondition, "volume_anti_affinity");
+    c.stop().await;
+}
