@@ -86,7 +86,7 @@ pub(super) fn candidate(
     if request
         .nodes
         .as_ref()
-        .is_some_and(|only| !only.iter().any(|n| named(n)))
+        .is_some_and(|only| !only.iter().any(named))
     {
         return Err(Refusal::NotNamed);
     }

@@ -9,6 +9,7 @@ mod explain;
 mod filter;
 mod labels;
 mod limits;
+pub mod rebalance;
 mod rules;
 mod score;
 #[cfg(test)]

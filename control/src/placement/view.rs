@@ -124,11 +124,7 @@ impl Cluster {
 
     /// Counts a replica in a pool, or, with `gone`, one less.
     pub fn count(&mut self, node_id: &str, pool_id: Uuid, size_bytes: u64, gone: bool) {
-        let Some(at) = self.index(node_id) else {
-            return;
-        };
-        let mut pools = self.nodes[at].pools.iter_mut();
-        let Some(pool) = pools.find(|p| p.pool_id == pool_id) else {
+        let Some(pool) = self.pool_mut(node_id, pool_id) else {
             return;
         };
         if gone {
@@ -138,6 +134,19 @@ impl Cluster {
             pool.provisioned_bytes = pool.provisioned_bytes.saturating_add(size_bytes);
             pool.replicas += 1;
         }
+    }
+
+    /// So much is written to a pool.
+    pub fn fill(&mut self, node_id: &str, pool_id: Uuid, bytes: u64) {
+        if let Some(pool) = self.pool_mut(node_id, pool_id) {
+            pool.free_bytes = pool.free_bytes.saturating_sub(bytes);
+        }
+    }
+
+    fn pool_mut(&mut self, node_id: &str, pool_id: Uuid) -> Option<&mut Pool> {
+        let at = self.index(node_id)?;
+        let mut pools = self.nodes[at].pools.iter_mut();
+        pools.find(|p| p.pool_id == pool_id)
     }
 
     /// Region, zone and rack of a node.

@@ -60,7 +60,8 @@ async fn what_is_explained_is_what_is_done() {
     let volume = c.nodes[0].inspect(&id).await.unwrap();
     let mut there = volume.replica_sets[0].nodes.clone();
     let mut would = chosen(&said);
-    (there.sort(), would.sort());
+    there.sort();
+    would.sort();
     assert_eq!(there, would);
     // The next one begins with the node that has none of it.
     let said = explain(&c, 0, spec(1)).await;

@@ -2,7 +2,7 @@
 //! `keelblock-perf` on core 1. Figures of one machine move by a tenth and more from minute to minute, so what is compared is
 //! measured in turns, round after round, and medians count.
 use crate::cluster::{build_release, builder};
-use crate::run::Outcome;
+use crate::run::{Outcome, cargo, step};
 use clap::{Args, Subcommand};
 use perf::{Figure, Job, figure, median, perf};
 
@@ -50,6 +50,12 @@ enum What {
     Replicas,
     /// The same of an encrypted volume with three replicas, and one that is not.
     Encryption,
+    /// Placement on simulated nodes: balance, spread, time, and a rebalance after growth. Fails if a rule or limit is broken.
+    Placement {
+        /// `--nodes`, `--volumes`, `--seed`, `--moves`, each with a number.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
 }
 
 /// A row of the table.
@@ -123,11 +129,15 @@ const ROWS: [Row; 8] = [
 
 /// Runs the table, or what else was asked for.
 pub fn bench(args: &BenchArgs) -> Outcome {
+    if let Some(What::Placement { options }) = &args.what {
+        return placement(options);
+    }
     build_release()?;
     match &args.what {
         Some(What::Idle { seconds, nodes }) => idle::idle(*seconds, *nodes),
         Some(What::Replicas) => replicas::replicas(args.seconds, args.rounds),
         Some(What::Encryption) => replicas::encryption(args.seconds, args.rounds),
+        Some(What::Placement { options }) => placement(options),
         None => table(args),
     }
 }
@@ -195,6 +205,20 @@ fn table(args: &BenchArgs) -> Outcome {
         "\nRows of depth 1 compare mean latencies (less than 1.00 to the peer is better), the others rates."
     );
     Ok(())
+}
+
+/// It needs no cluster, so nothing else is built.
+fn placement(options: &[String]) -> Outcome {
+    let words = [
+        "run",
+        "--release",
+        "--package",
+        "keelblock-control",
+        "--example",
+        "placement",
+        "--",
+    ];
+    step(cargo(&words).args(options)).map(drop)
 }
 
 fn show(figure: Figure, row: &Row) -> String {

@@ -113,7 +113,11 @@ fn conditions_on_labels() {
         (condition("disk", Gt, &["1"]), false),
     ] {
         assert!(condition.fault().is_none());
-        assert_eq!(matches(&[condition.clone()], &has), holds, "{condition:?}");
+        assert_eq!(
+            matches(std::slice::from_ref(&condition), &has),
+            holds,
+            "{condition:?}"
+        );
     }
     for faulty in [
         condition("", Exists, &[]),

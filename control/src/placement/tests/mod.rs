@@ -1,6 +1,7 @@
 //! Placement: what is always so (`laws`, drawn at random), rules one by one (`rules`), filters and limits (`filters`), what is said (`words`).
 mod filters;
 mod laws;
+mod moves;
 mod rules;
 mod words;
 
