@@ -43,7 +43,7 @@ pub struct Client {
 }
 
 /// A volume as its node describes it, with its name at hand.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Volume {
     /// Id of the volume.
     pub id: String,

@@ -1,7 +1,7 @@
 //! How answers are shown: a table for people, JSON for programs.
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// The form in which a command prints its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -26,6 +26,22 @@ impl Answer {
             json,
             text: text.into(),
         }
+    }
+
+    /// That a command failed, for one that is asked again.
+    pub fn failed(failure: &crate::failure::Failure) -> Answer {
+        let text = failure.to_string();
+        Answer::new(serde_json::json!({ "error": text }), format!("{text}\n"))
+    }
+
+    /// Prints it in the place of the one before, if a person looks on; else below it.
+    pub fn print_over(&self, format: Format) {
+        let terminal = std::io::stdout().is_terminal();
+        if format == Format::Table && terminal {
+            // To the first cell, and nothing from there on.
+            let _ = write!(std::io::stdout().lock(), "\x1b[H\x1b[J");
+        }
+        self.print(format);
     }
 
     /// Prints it. A reader that went away (`keelctl … | head`) is not an error.

@@ -165,6 +165,16 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
     }
 }
 
+/// Alerts that are not over.
+pub async fn open(client: &mut Client) -> Result<Vec<sdk::Alert>> {
+    let all = Filter {
+        resource: None,
+        id: None,
+        severity: None,
+    };
+    find(client, all.queries(vec![Opt::IsCleared(false)])).await
+}
+
 async fn find(client: &mut Client, queries: Vec<sdk::SdkAlertsQuery>) -> Result<Vec<sdk::Alert>> {
     let request = sdk::SdkAlertsEnumerateWithFiltersRequest { queries };
     let reply = client.alerts.enumerate_with_filters(request).await;

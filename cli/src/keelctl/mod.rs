@@ -3,6 +3,7 @@
 mod alerts;
 mod cluster;
 mod ha;
+mod health;
 mod host;
 mod hosts;
 mod node;
@@ -15,15 +16,16 @@ mod service;
 mod snapshot;
 mod stats;
 mod status;
+mod trashcan;
 mod view;
 mod volume;
 
 pub(crate) use view::VolumeView;
 
 use crate::client::Client;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::render::{Answer, Format};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory, Parser, Subcommand};
 use std::time::Duration;
 
 /// Looks after a Keelblock cluster.
@@ -48,16 +50,34 @@ pub struct Args {
     /// Longest wait for each answer, in seconds.
     #[arg(long, global = true, default_value = "15", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
+    /// Ask again and again, and show each answer in the place of the one before, until interrupted; with JSON one document after the other. Only for what changes nothing.
+    #[arg(short, long, global = true, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    watch: Option<u64>,
     #[command(subcommand)]
     command: Command,
 }
+
+/// Commands that change nothing, so that they may be asked again and again.
+const SHOW: [&str; 11] = [
+    "status",
+    "list",
+    "inspect",
+    "show",
+    "locate",
+    "replicas",
+    "connect-info",
+    "stats",
+    "members",
+    "provision-status",
+    "diff",
+];
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 refused or failed; 2 wrong usage; 3 no such thing; 4 the cluster cannot be reached, or cannot do it now.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The node, its reactors, pools and volumes at a glance.
+    /// Whether anything is wrong, and what to do about it; then the nodes, this node's reactors and pools, and the volumes at a glance.
     Status,
     /// Volumes: create, list, inspect, update, delete, snapshot, clone, restore, statistics, allowed hosts, how to connect.
     #[command(subcommand)]
@@ -88,23 +108,79 @@ enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Manual pages, one for each command, written into a directory: `man -l DIR/keelctl.1`.
+    Manual {
+        /// The directory; it is made if there is none.
+        directory: std::path::PathBuf,
+    },
 }
 
-/// Runs one command and prints its answer.
+/// Runs one command and prints its answer; with `--watch` over and over.
 pub async fn run(args: Args) -> Result<()> {
     let format = if args.json { Format::Json } else { args.output };
-    if let Command::Completions { shell } = args.command {
-        clap_complete::generate(
-            shell,
-            &mut Args::command(),
-            "keelctl",
-            &mut std::io::stdout(),
-        );
-        return Ok(());
+    match args.command {
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "keelctl",
+                &mut std::io::stdout(),
+            );
+            return Ok(());
+        }
+        Command::Manual { directory } => return manual(&directory),
+        _ => {}
     }
-    let mut client = Client::connect(&args.endpoint, Duration::from_secs(args.timeout)).await?;
-    answer(&mut client, args.command).await?.print(format);
-    Ok(())
+    let limit = Duration::from_secs(args.timeout);
+    let Some(seconds) = args.watch else {
+        let mut client = Client::connect(&args.endpoint, limit).await?;
+        answer(&mut client, args.command).await?.print(format);
+        return Ok(());
+    };
+    let words: Vec<_> = std::env::args_os().collect();
+    let given = Args::command().get_matches_from(&words);
+    let command = innermost(&given);
+    if !SHOW.contains(&command) {
+        return Err(Failure::Usage(format!(
+            "--watch repeats a command, and `{command}` may change something: {} can be watched",
+            SHOW.join(", ")
+        )));
+    }
+    loop {
+        // What fails once may be well the next time: it is shown, and asked again.
+        let again = Args::parse_from(&words);
+        match shown(again, limit).await {
+            Ok(answer) => answer.print_over(format),
+            Err(failure) => Answer::failed(&failure).print_over(format),
+        }
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+}
+
+async fn shown(args: Args, limit: Duration) -> Result<Answer> {
+    let mut client = Client::connect(&args.endpoint, limit).await?;
+    answer(&mut client, args.command).await
+}
+
+/// Writes a manual page for `keelctl` and each of its commands.
+fn manual(directory: &std::path::Path) -> Result<()> {
+    let failed = |e: std::io::Error| {
+        Failure::local(
+            format!("write manual pages into {}", directory.display()),
+            e.to_string(),
+        )
+    };
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    clap_mangen::generate_to(Args::command(), directory).map_err(failed)
+}
+
+/// The innermost command that is given.
+fn innermost(mut matches: &ArgMatches) -> &str {
+    let mut name = "";
+    while let Some((inner, below)) = matches.subcommand() {
+        (name, matches) = (inner, below);
+    }
+    name
 }
 
 async fn answer(client: &mut Client, command: Command) -> Result<Answer> {
@@ -118,7 +194,9 @@ async fn answer(client: &mut Client, command: Command) -> Result<Answer> {
         Command::SchedPolicy(command) => schedules::run(client, command).await,
         Command::Secrets(command) => secrets::run(client, command).await,
         Command::Alerts(command) => alerts::run(client, command).await,
-        Command::Completions { .. } => unreachable!("answered before connecting"),
+        Command::Completions { .. } | Command::Manual { .. } => {
+            unreachable!("answered before connecting")
+        }
     }
 }
 
@@ -158,6 +236,13 @@ mod tests {
             "cluster options --overcommit 200 --reserve 10",
             "cluster options",
             "cluster provision-status -j",
+            "service pool rebalance --dry-run -j",
+            "service pool rebalance --over 10 --under 3 --moves 100 --at-once 4 --max-minutes 5",
+            "volume trashcan list -j",
+            "volume trashcan restore db --name db2",
+            "volume trashcan delete db other",
+            "volume trashcan options --keep-minutes 1440",
+            "volume delete db --now",
             "volume attach db --node node-2",
             "volume locate db -j",
             "volume replicas db",
@@ -214,10 +299,50 @@ mod tests {
             "alerts delete --cleared",
             "--endpoint 127.0.0.1:1 --timeout 3 status",
             "completions bash",
+            "manual /a/directory",
         ] {
             let words = std::iter::once("keelctl").chain(line.split(' '));
             assert!(Args::try_parse_from(words).is_ok(), "keelctl {line}");
         }
+    }
+
+    #[test]
+    fn only_what_shows_is_watched() {
+        for (line, command) in [
+            ("status --watch", "status"),
+            ("--watch 5 volume list", "list"),
+            ("volume delete db -w", "delete"),
+            ("service pool expand --percent 1 --watch 1", "expand"),
+        ] {
+            let words = std::iter::once("keelctl").chain(line.split(' '));
+            let given = Args::command().try_get_matches_from(words);
+            let given = given.unwrap_or_else(|e| panic!("keelctl {line}: {e}"));
+            assert_eq!(innermost(&given), command);
+            assert_eq!(
+                SHOW.contains(&command),
+                !["delete", "expand"].contains(&command)
+            );
+        }
+    }
+
+    #[test]
+    fn every_command_has_a_manual_page() {
+        let dir = tempfile::tempdir().unwrap();
+        manual(&dir.path().join("man")).unwrap();
+        let mut pages = 0;
+        for entry in std::fs::read_dir(dir.path().join("man")).unwrap() {
+            let text = std::fs::read_to_string(entry.unwrap().path()).unwrap();
+            assert!(text.contains(".SH NAME"), "{text}");
+            pages += 1;
+        }
+        fn count(command: &clap::Command) -> usize {
+            let all = command.get_subcommands().filter(|c| c.get_name() != "help");
+            1 + all.map(count).sum::<usize>()
+        }
+        assert!(pages >= count(&Args::command()), "{pages}");
+        let page = dir.path().join("man/keelctl-volume-create.1");
+        let text = std::fs::read_to_string(page).unwrap();
+        assert!(text.contains("explain"), "{text}");
     }
 
     #[test]

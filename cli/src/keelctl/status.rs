@@ -1,6 +1,8 @@
-//! `keelctl status`: the node at a glance.
+//! `keelctl status`: whether anything is wrong, what to do about it, and the cluster and the node at a glance.
+use super::health::{Finding, findings};
+use super::node::all_nodes;
 use super::service::{pool_json, pool_table};
-use super::view::VolumeView;
+use super::view::{NodeView, VolumeView};
 use crate::client::Client;
 use crate::failure::Result;
 use crate::render::{Answer, facts, table};
@@ -10,8 +12,12 @@ use serde_json::json;
 
 pub async fn status(client: &mut Client) -> Result<Answer> {
     let node = client.node_status().await?;
+    let nodes = all_nodes(client).await?;
+    let alerts = super::alerts::open(client).await?;
     let volumes: Vec<_> = client.list().await?.iter().map(VolumeView::new).collect();
+    let wrong = findings(&node, &nodes, &volumes, &alerts);
     let data = json!({
+        "healthy": wrong.is_empty(), "findings": wrong, "nodes": nodes,
         "cluster_id": node.cluster_id, "node_id": node.node_id, "version": node.version,
         "control_pid": node.control_pid, "datapath_up": node.datapath_up, "datapath_pid": node.datapath_pid,
         "nvme_address": node.nvme_address, "memory_bytes": node.memory_bytes, "hugepages": node.hugepages,
@@ -34,12 +40,49 @@ pub async fn status(client: &mut Client) -> Result<Answer> {
         table(&["VOLUME", "SIZE>", "STATUS", "STATE"], rows)
     };
     let text = format!(
-        "{}\n{}\n{}\n{volumes}",
+        "{}\n{}\n{}\n{}\n{}\n{volumes}",
+        health(&wrong),
         head(&node),
+        node_table(&nodes),
         reactor_table(&node.reactors),
         pool_table(&node.pools)
     );
     Ok(Answer::new(data, text))
+}
+
+/// In a line that nothing is wrong; else what is, and what to do.
+fn health(wrong: &[Finding]) -> String {
+    if wrong.is_empty() {
+        return "Nothing is wrong.\n".into();
+    }
+    let alarms = wrong.iter().filter(|f| f.severity == "alarm").count();
+    let many = match wrong.len() {
+        1 => "1 thing is wrong".to_owned(),
+        n => format!("{n} things are wrong"),
+    };
+    let mut text = match alarms {
+        0 => format!("{many}, no alarm among them:\n"),
+        n => format!("{many}, alarms among them: {n}\n"),
+    };
+    for one in wrong {
+        text += &format!("  {}: {}\n      {}\n", one.severity, one.what, one.remedy);
+    }
+    text
+}
+
+fn node_table(nodes: &[NodeView]) -> String {
+    let rows = nodes.iter().map(|n| {
+        let total = n.pools.iter().map(|p| p.total_bytes).sum();
+        let used = n.pools.iter().map(|p| p.used_bytes).sum();
+        vec![
+            n.id.clone(),
+            n.status.clone(),
+            n.data_ip.clone(),
+            show_size(used),
+            show_size(total),
+        ]
+    });
+    table(&["NODE", "STATUS", "ADDRESS", "USED>", "CAPACITY>"], rows)
 }
 
 fn head(node: &NodeStatusReply) -> String {

@@ -1,6 +1,6 @@
 //! `keelctl volume …`.
 use super::view::VolumeView;
-use super::{ha, hosts, placement, replicas, schedules, snapshot, stats};
+use super::{ha, hosts, placement, replicas, schedules, snapshot, stats, trashcan};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
@@ -38,6 +38,9 @@ pub enum Command {
         /// Detach it first: hosts that use it lose it.
         #[arg(long)]
         force: bool,
+        /// For good, though the trashcan is on.
+        #[arg(long)]
+        now: bool,
         /// Accepted so that scripts can say they mean it; nothing asks.
         #[arg(long, hide = true)]
         yes: bool,
@@ -50,6 +53,9 @@ pub enum Command {
         #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(0..=3600))]
         interval: u64,
     },
+    /// Volumes that were deleted while the trashcan is on: list, restore, delete, options.
+    #[command(subcommand)]
+    Trashcan(trashcan::Command),
     /// Snapshots: create, list, delete.
     #[command(subcommand)]
     Snapshot(snapshot::Command),
@@ -203,11 +209,13 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Delete {
             volume,
             force,
+            now,
             yes: _,
-        } => delete(client, &volume, force).await,
+        } => delete(client, &volume, force, now).await,
         Command::Stats { volume, interval } => {
             stats::stats(client, &volume, Duration::from_secs(interval)).await
         }
+        Command::Trashcan(command) => trashcan::run(client, command).await,
         Command::Snapshot(command) => snapshot::run(client, command).await,
         Command::Clone(args) => snapshot::clone(client, args).await,
         Command::Restore(args) => snapshot::restore(client, args).await,
@@ -458,7 +466,7 @@ async fn update(client: &mut Client, args: Update) -> Result<Answer> {
     Ok(Answer::new(&view, text))
 }
 
-async fn delete(client: &mut Client, name: &str, force: bool) -> Result<Answer> {
+async fn delete(client: &mut Client, name: &str, force: bool, now: bool) -> Result<Answer> {
     let volume = client.volume(name).await?;
     if volume.exported() {
         if !force {
@@ -473,9 +481,29 @@ async fn delete(client: &mut Client, name: &str, force: bool) -> Result<Answer> 
         client.detach(&volume).await?;
     }
     client.delete(&volume).await?;
+    let trash = client.admin.list_trash(admin::ListTrashRequest {}).await;
+    let trash = trash.map_err(|s| Failure::from_status("look into the trashcan", &s))?;
+    let there = trash
+        .into_inner()
+        .volumes
+        .into_iter()
+        .find(|v| v.volume_id == volume.id);
+    let text = match &there {
+        Some(_) if now => {
+            trashcan::delete(client, std::slice::from_ref(&volume.id)).await?;
+            format!("Volume {} deleted.", volume.name)
+        }
+        Some(kept) => format!(
+            "Volume {name} deleted. It is in the trashcan until {}: `keelctl volume trashcan restore {name}` takes it back.",
+            show_time(kept.until_unix_ms),
+            name = volume.name
+        ),
+        None => format!("Volume {} deleted.", volume.name),
+    };
+    let in_trashcan = there.is_some() && !now;
     Ok(Answer::new(
-        json!({ "id": volume.id, "deleted": true }),
-        format!("Volume {} deleted.", volume.name),
+        json!({ "id": volume.id, "deleted": true, "in_trashcan": in_trashcan }),
+        text,
     ))
 }
 

@@ -58,7 +58,10 @@ impl Seen {
             let rules = v.placement.as_ref();
             rules.is_some_and(|r| !r.volume_anti_affinity.is_empty())
         };
-        let other = |v: &VolumeRecord| Some(v.volume_id) != volume && (all || speaks(v));
+        // One in the trashcan is in nobody's way.
+        let other = |v: &VolumeRecord| {
+            Some(v.volume_id) != volume && v.trashed.is_none() && (all || speaks(v))
+        };
         let sets = self.sets().filter(|(v, _)| other(v)).map(|(v, set)| {
             let nodes = set.replicas.iter().map(|r| r.node_id.as_str());
             neighbour(v, nodes.collect())

@@ -95,6 +95,7 @@ impl Node {
             source: Some(source),
             restoring: None,
             placement: None,
+            trashed: None,
         };
         self.make_volume(&record).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, parent, "volume cloned");

@@ -1,5 +1,5 @@
 //! This node: what it is, and every change that it can make to volumes (`volumes`), their snapshots (`snapshots`), clones (`clones`) and exports
-//! (`exports`), to their replicas (`replicated`, `ha`), whose nodes are chosen (`placing`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
+//! (`exports`), to their replicas (`replicated`, `ha`), whose nodes are chosen (`placing`), and moved elsewhere by a plan (`rebalance`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
 //!
 //! A change is written to the KVDB as an intention where it can be interrupted, then done in the data path, then confirmed; what was
 //! interrupted is completed when the data path or this process is back (`datapath::reconcile`). One change at a time.
@@ -11,6 +11,7 @@ mod errands;
 mod exports;
 mod ha;
 mod placing;
+mod rebalance;
 mod replicated;
 mod replicated_clones;
 mod replicated_restore;
@@ -19,11 +20,13 @@ mod replicated_snapshots;
 mod resize;
 mod scans;
 mod snapshots;
+mod trash;
 mod volumes;
 
 pub use alerts::AlertFilter;
 pub use drives::Replaced;
 pub(crate) use ha::HaWish;
+pub(crate) use rebalance::NamedPlan;
 pub use replicated::REPLICAS_MAX;
 pub(crate) use replicated::level;
 pub use resize::{ResizeFactor, ResizeHow};

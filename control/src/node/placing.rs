@@ -126,7 +126,7 @@ impl Node {
     }
 
     /// Waits until what others have placed is seen; the revision of the last placement, and the limits.
-    async fn current(&self) -> Result<(i64, Limits), OpError> {
+    pub(super) async fn current(&self) -> Result<(i64, Limits), OpError> {
         let limits = self.limits().await?;
         let last = self.registry.kv().get(self.registry.keys().placements());
         let revision = last.await?.map_or(0, |kv| kv.mod_revision);

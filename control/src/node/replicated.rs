@@ -120,6 +120,7 @@ impl Node {
             source: None,
             restoring: None,
             placement: wish.rules.clone(),
+            trashed: None,
         };
         let id = volume.volume_id;
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));

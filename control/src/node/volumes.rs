@@ -305,6 +305,7 @@ impl Node {
             source: None,
             restoring: None,
             placement: None,
+            trashed: None,
         })
     }
 
@@ -364,7 +365,25 @@ impl Node {
         }
         if record.replicated.is_some() {
             self.end_coordinating(&record).await?;
-            return self.delete_replicated(&record).await;
+        }
+        match self.trash(record.volume_id).await? {
+            true => Ok(()),
+            false => self.delete_at_once(&record).await,
+        }
+    }
+
+    /// Deletes a volume of the trashcan.
+    pub(super) async fn delete_for_good(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        let _changing = self.exclusive().await?;
+        if record.replicated.is_none() {
+            self.own(record)?;
+        }
+        self.delete_at_once(record).await
+    }
+
+    async fn delete_at_once(&self, record: &VolumeRecord) -> Result<(), OpError> {
+        if record.replicated.is_some() {
+            return self.delete_replicated(record).await;
         }
         self.link.up()?;
         let deleting = self.change_volume(record.volume_id, |r| {

@@ -178,7 +178,7 @@ impl Planner<'_, '_> {
                 continue;
             }
             for r in 0..nodes.len() {
-                let Some((to, with)) = self.target(i, r) else {
+                let Some((to, with)) = self.target(i, r, self.limits) else {
                     continue;
                 };
                 if with < shared {
@@ -219,12 +219,13 @@ impl Planner<'_, '_> {
             .into_iter()
             .filter(|i| !self.moved.contains(i) && self.volumes[*i].size_bytes <= excess);
         let tries: Vec<usize> = fits.take(TRIES_MAX).collect();
+        let limits = self.limits_of_takers();
         for i in tries {
             let at = self.volumes[i].replicas.iter().position(|r| r.1 == from);
             let Some(r) = at else { continue };
             let nodes: Vec<&str> = self.volumes[i].replicas.iter().map(|r| r.0).collect();
             let shared = self.cluster.shared(&nodes);
-            let Some((to, with)) = self.target(i, r) else {
+            let Some((to, with)) = self.target(i, r, limits) else {
                 continue;
             };
             if with <= shared && self.has_room(to.1, self.volumes[i].size_bytes) {
@@ -233,6 +234,22 @@ impl Planner<'_, '_> {
             }
         }
         false
+    }
+
+    /// Limits by which only pools are chosen that stay near the mean: else the best of all would be, time and again, and others that have room never.
+    fn limits_of_takers(&self) -> Limits {
+        let reserve = u128::from(self.limits.reserve_percent);
+        let most = self.cluster.mean() / 10 + u128::from(self.aim.under_percent);
+        // In percent of what is not reserved, as limits are.
+        let percent = (100 * most).div_ceil(100 - reserve.min(99));
+        let percent = u32::try_from(percent).unwrap_or(u32::MAX);
+        Limits {
+            overcommit_percent: match self.limits.overcommit_percent {
+                0 => percent,
+                limit => limit.min(percent),
+            },
+            ..self.limits
+        }
     }
 
     /// Whether a pool can take so much without being above the mean itself.
@@ -246,7 +263,12 @@ impl Planner<'_, '_> {
     }
 
     /// Where a replica of a volume would go, and what would be shared then.
-    fn target(&self, i: usize, r: usize) -> Option<((String, Uuid), (usize, usize))> {
+    fn target(
+        &self,
+        i: usize,
+        r: usize,
+        limits: Limits,
+    ) -> Option<((String, Uuid), (usize, usize))> {
         let volume = &self.volumes[i];
         let others = volume.replicas.iter().enumerate().filter(|(n, _)| *n != r);
         let held: Vec<&str> = others.map(|(_, (node, _))| *node).collect();
@@ -260,7 +282,7 @@ impl Planner<'_, '_> {
             nodes: None,
             pools: self.aim.to.as_ref().map(|to| to.iter().copied().collect()),
             neighbours: volume.neighbours.clone(),
-            limits: self.limits,
+            limits,
             first: "",
         };
         let choice = self.cluster.choose(&request).ok()?;

@@ -65,6 +65,11 @@ impl Keys {
         format!("{}{node_id}", self.nodes())
     }
 
+    /// How long deleted volumes are kept.
+    pub fn trash_options(&self) -> String {
+        format!("{}trashcan", self.root)
+    }
+
     /// What pools may be asked for.
     pub fn placement_limits(&self) -> String {
         format!("{}placement-limits", self.root)

@@ -39,10 +39,10 @@ fn is_there(phase: Phase) -> bool {
 }
 
 impl Found {
-    /// It is not being deleted, and not only for a clone.
+    /// It is not being deleted, nor in the trashcan, and not only for a clone.
     fn stays(&self) -> bool {
         match self {
-            Self::Volume(v) => is_there(v.record.phase),
+            Self::Volume(v) => is_there(v.record.phase) && v.record.trashed.is_none(),
             Self::Snapshot(s) => s.record.phase != Phase::Deleting && s.record.for_clone.is_none(),
         }
     }
@@ -256,13 +256,13 @@ impl Registry {
         Ok(all.into_iter().map(|a| a.record).collect())
     }
 
-    /// All volumes but those that are deleted.
+    /// All volumes but those that are deleted, or in the trashcan.
     pub async fn volumes(&self) -> Result<Vec<VolumeRecord>, OpError> {
         let all = self.list::<VolumeRecord>(&self.keys.volumes()).await?;
         Ok(all
             .into_iter()
             .map(|v| v.record)
-            .filter(|v| is_there(v.phase))
+            .filter(|v| is_there(v.phase) && v.trashed.is_none())
             .collect())
     }
 

@@ -191,9 +191,37 @@ pub struct VolumeRecord {
     /// What was wished for the place of its replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Rules>,
+    /// It was deleted, and is in the trashcan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trashed: Option<TrashedRecord>,
+}
+
+/// That a volume is in the trashcan. Its name is another one meanwhile, so that its own is free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrashedRecord {
+    /// Its name.
+    pub name: String,
+    /// When it was deleted, ms since the Unix epoch.
+    pub deleted_unix_ms: u64,
+    /// When it is deleted for good.
+    pub until_unix_ms: u64,
+}
+
+/// How the trashcan is to be.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrashOptions {
+    /// For how long deleted volumes are kept; 0: not at all.
+    pub keep_minutes: u64,
 }
 
 impl VolumeRecord {
+    /// That it is in the trashcan, where it is not being deleted already.
+    pub fn in_trash(&self) -> Option<&TrashedRecord> {
+        self.trashed.as_ref().filter(|_| self.phase == Phase::Ready)
+    }
+
     /// The size that whoever serves it is to have: also the one that it is getting.
     pub fn served_bytes(&self) -> u64 {
         let growing = self.replicated.as_ref().and_then(|r| r.growing_to);

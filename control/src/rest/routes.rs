@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 66] = [
+pub const ROUTES: [Route; 72] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -234,6 +234,37 @@ pub const ROUTES: [Route; 66] = [
         "/v1/keelblock/placement/pools",
         "Admin",
         "ProvisionStatus",
+    ),
+    route(
+        Post,
+        "/v1/keelblock/placement/rebalance",
+        "Admin",
+        "PlanRebalance",
+    ),
+    route(Get, "/v1/keelblock/trashcan", "Admin", "ListTrash"),
+    route(
+        Post,
+        "/v1/keelblock/trashcan/restore",
+        "Admin",
+        "RestoreTrash",
+    ),
+    route(
+        Delete,
+        "/v1/keelblock/trashcan/{volume}",
+        "Admin",
+        "PurgeTrash",
+    ),
+    route(
+        Get,
+        "/v1/keelblock/trashcan-options",
+        "Admin",
+        "TrashOptions",
+    ),
+    route(
+        Put,
+        "/v1/keelblock/trashcan-options",
+        "Admin",
+        "TrashOptions",
     ),
     route(Get, "/v1/keelblock/kvdb", "Admin", "KvdbStatus"),
     route(Post, "/v1/keelblock/snapshots", "Admin", "CreateSnapshots"),

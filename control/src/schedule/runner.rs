@@ -58,6 +58,9 @@ async fn run(node: &Node) {
         if let Err(error) = node.schedule_tick(unix_ms()).await {
             tracing::warn!(%error, "cannot see which snapshots are due");
         }
+        if let Err(error) = node.trash_tick(unix_ms()).await {
+            tracing::warn!(%error, "cannot see what is due to leave the trashcan");
+        }
         tokio::time::sleep(LOOK).await;
     }
 }
@@ -93,6 +96,8 @@ impl Node {
         for schedule in schedules {
             let id = schedule.record.volume_id;
             match self.registry.volume_by_id(id).await? {
+                // If it is taken out of the trashcan, its schedules go on.
+                Some(volume) if volume.record.in_trash().is_some() => {}
                 Some(volume) if volume.record.phase == Phase::Ready => {
                     self.do_what_is_due(schedule, &volume.record, &policies, now_unix_ms)
                         .await?;
@@ -231,12 +236,12 @@ impl Node {
         Ok(())
     }
 
-    fn said(&self, node_id: &str, status: &tonic::Status) -> OpError {
+    pub(crate) fn said(&self, node_id: &str, status: &tonic::Status) -> OpError {
         OpError::Unavailable(format!("node {node_id}: {}", status.message()))
     }
 
     /// The way to the node that has a volume's only copy, if that is another; replicated ones have none, and are anybody's.
-    async fn elsewhere(&self, node_id: &str) -> Result<Option<Channel>, OpError> {
+    pub(crate) async fn elsewhere(&self, node_id: &str) -> Result<Option<Channel>, OpError> {
         if node_id.is_empty() || node_id == self.node_id() {
             return Ok(None);
         }

@@ -326,6 +326,41 @@ impl Admin for Services {
         Services::explain_placement(self, request.into_inner()).await
     }
 
+    async fn plan_rebalance(
+        &self,
+        request: Request<PlanRebalanceRequest>,
+    ) -> Result<Response<PlanRebalanceReply>, Status> {
+        Services::plan_rebalance(self, request.into_inner()).await
+    }
+
+    async fn list_trash(
+        &self,
+        _: Request<ListTrashRequest>,
+    ) -> Result<Response<ListTrashReply>, Status> {
+        Services::list_trash(self).await
+    }
+
+    async fn restore_trash(
+        &self,
+        request: Request<RestoreTrashRequest>,
+    ) -> Result<Response<RestoreTrashReply>, Status> {
+        Services::restore_trash(self, request.into_inner()).await
+    }
+
+    async fn purge_trash(
+        &self,
+        request: Request<PurgeTrashRequest>,
+    ) -> Result<Response<PurgeTrashReply>, Status> {
+        Services::purge_trash(self, request.into_inner()).await
+    }
+
+    async fn trash_options(
+        &self,
+        request: Request<TrashOptionsRequest>,
+    ) -> Result<Response<TrashOptionsReply>, Status> {
+        Services::trash_options(self, request.into_inner()).await
+    }
+
     async fn placement_limits(
         &self,
         request: Request<PlacementLimitsRequest>,

@@ -15,6 +15,7 @@ mod snapshots;
 mod spec;
 mod stats;
 mod storage;
+mod trash;
 mod view;
 mod volumes;
 

@@ -1,6 +1,8 @@
 //! Placement in the words of the SDK: rules of a spec, explanations, limits of pools.
 use super::{Services, answer};
 use crate::error::OpError;
+use crate::node::NamedPlan;
+use crate::placement::rebalance::{Aim, Move, Why};
 use crate::placement::{
     Limits, Operator, Outcome, ReplicaRule, Requirement, Rules, Verdict, VolumeRule,
 };
@@ -10,6 +12,10 @@ use sdk::label_selector_requirement::Operator as SdkOperator;
 use std::collections::HashMap;
 use tonic::{Response, Status};
 
+/// How far above the mean a pool may be, and how many moves are planned, unless said otherwise; and most of those.
+const OVER_PERCENT: u32 = 5;
+const MOVES: u32 = 10;
+const MOVES_MAX: u32 = 10_000;
 /// Most replicas that a rule can speak of.
 const AFFECTED_MAX: i32 = 5;
 
@@ -245,6 +251,46 @@ impl Services {
                 nodes: verdicts.into_iter().map(verdict).collect(),
                 note: String::new(),
             },
+        }))
+    }
+
+    pub(super) async fn plan_rebalance(
+        &self,
+        request: PlanRebalanceRequest,
+    ) -> Result<Response<PlanRebalanceReply>, Status> {
+        let usual = |given: u32, usual: u32| if given == 0 { usual } else { given };
+        let aim = Aim {
+            over_percent: usual(request.over_percent, OVER_PERCENT),
+            under_percent: usual(request.under_percent, OVER_PERCENT),
+            moves_max: usual(request.moves_max, MOVES).min(MOVES_MAX) as usize,
+            from: None,
+            to: None,
+        };
+        let NamedPlan { plan, names, left } = self.node().plan_rebalance(aim).await?;
+        let planned = |m: Move| PlannedMove {
+            volume_id: m.volume_id.to_string(),
+            name: names.get(&m.volume_id).cloned().unwrap_or_default(),
+            size_bytes: m.size_bytes,
+            from_node: m.from.0,
+            from_pool: m.from.1.to_string(),
+            to_node: m.to.0,
+            to_pool: m.to.1.to_string(),
+            why: match m.why {
+                Why::Shared => "shares a zone or rack".into(),
+                Why::Level => "its pool has more promised than others".into(),
+            },
+        };
+        Ok(Response::new(PlanRebalanceReply {
+            unbalanced_before: plan.unbalanced.0 as u32,
+            unbalanced_after: plan.unbalanced.1 as u32,
+            moves: plan.moves.into_iter().map(planned).collect(),
+            left: left
+                .into_iter()
+                .map(|(name, why)| NotMoved {
+                    name,
+                    why: why.into(),
+                })
+                .collect(),
         }))
     }
 

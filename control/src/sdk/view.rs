@@ -171,6 +171,7 @@ impl Viewer {
                 parent: s.parent().to_string(),
                 seed: String::new(),
             }),
+            in_trashcan: record.in_trash().is_some(),
             detach_time: (record.detached_unix_ms > 0).then(|| timestamp(record.detached_unix_ms)),
             ..Default::default()
         };

@@ -22,4 +22,5 @@ mod rest;
 mod scans;
 mod schedules;
 mod snapshots;
+mod trashcan;
 mod volumes;

@@ -1,6 +1,6 @@
 //! Where replicas are placed, over nodes with fake data paths: what is said is what is done, limits hold whoever asks at once, rules stay with the volume.
 use crate::bench::refused;
-use crate::replicated::Nodes;
+use crate::replicated::{LOOK, Nodes, PATIENCE};
 use keelblock_api::admin::*;
 use keelblock_api::openstorage::*;
 use tonic::Code;
@@ -204,5 +204,73 @@ async fn rules_stay_with_the_volume() {
     };
     let error = c.nodes[0].admin().update_replicas(more).await;
     refused(error, Code::FailedPrecondition, "volume_anti_affinity");
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebalance_is_planned_for_volumes_that_are_served_and_its_moves_are_tasks() {
+    let c = Nodes::start(3).await;
+    let first = c.create("first", 3).await;
+    c.attach_to(0, &first, "n1").await.unwrap();
+    let total = provisioned(&c).await[0].total_bytes;
+    let on = |node: &str| VolumeSpec {
+        size: total / 4,
+        replica_set: Some(ReplicaSet {
+            nodes: vec![node.into()],
+            ..Default::default()
+        }),
+        ..spec(1)
+    };
+    for name in ["a", "b", "away"] {
+        c.nodes[0].try_create(name, on("n1")).await.unwrap();
+    }
+    c.attach_to(0, "a", "n1").await.unwrap();
+    c.attach_to(0, "b", "n1").await.unwrap();
+    let request = PlanRebalanceRequest::default();
+    let plan = c.nodes[2]
+        .admin()
+        .plan_rebalance(request)
+        .await
+        .unwrap()
+        .into_inner();
+    assert_eq!(plan.unbalanced_before, 1, "{plan:?}");
+    let names: Vec<_> = plan.moves.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names.len(), 2, "{plan:?}");
+    for one in &plan.moves {
+        assert!(
+            ["a", "b"].contains(&one.name.as_str()) && one.from_node == "n1",
+            "{plan:?}"
+        );
+    }
+    assert_ne!(plan.moves[0].to_node, plan.moves[1].to_node, "{plan:?}");
+    assert_eq!(plan.left.len(), 1, "{plan:?}");
+    assert!(plan.left[0].name == "away" && plan.left[0].why.contains("attached nowhere"));
+    let one = &plan.moves[0];
+    let request = UpdateReplicasRequest {
+        volume: one.volume_id.clone(),
+        node: one.to_node.clone(),
+        change: Some(update_replicas_request::Change::MoveFrom(
+            one.from_node.clone(),
+        )),
+    };
+    let begun = c.nodes[1].admin().update_replicas(request).await.unwrap();
+    let task = begun.into_inner().task.unwrap();
+    assert_eq!(
+        (task.kind.as_str(), task.new_node.as_str()),
+        ("move", one.to_node.as_str())
+    );
+    let moved = async {
+        loop {
+            let found = c.locate(0, &one.name).await;
+            if found.task.is_some_and(|t| t.state == "done") {
+                return found.replicas;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let replicas = tokio::time::timeout(PATIENCE, moved)
+        .await
+        .expect("it is moved");
+    assert_eq!((replicas.len(), &replicas[0].node_id), (1, &one.to_node));
     c.stop().await;
 }

@@ -2,6 +2,7 @@
 mod drive;
 mod kvdb;
 mod pool;
+mod rebalance;
 mod scan;
 
 use crate::client::Client;
@@ -10,7 +11,7 @@ use crate::render::Answer;
 use clap::Subcommand;
 use keelblock_api::admin::PoolStatus;
 
-pub use pool::{pool_json, pool_table};
+pub use pool::{called, pool_json, pool_table};
 
 #[derive(Debug, Subcommand)]
 pub enum Command {

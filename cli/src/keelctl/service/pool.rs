@@ -1,5 +1,5 @@
 //! `keelctl service pool …`.
-use super::pools;
+use super::{pools, rebalance};
 use crate::client::Client;
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
@@ -22,6 +22,8 @@ pub enum Command {
     },
     /// Make a pool larger, by larger files or by another one. Of block devices, what has grown is used.
     Expand(Expand),
+    /// Move replicas so that pools of all nodes have alike parts of what was promised.
+    Rebalance(rebalance::Rebalance),
 }
 
 #[derive(Debug, Args)]
@@ -68,6 +70,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
             Ok(Answer::new(data, text.join("\n")))
         }
         Command::Expand(args) => expand(client, args).await,
+        Command::Rebalance(args) => rebalance::rebalance(client, args).await,
     }
 }
 

@@ -1,0 +1,234 @@
+//! What is wrong in a cluster, each with what to do about it: from what the node that answers says of itself, of all nodes, of volumes, and of alerts.
+use super::view::{NodeView, VolumeView};
+use keelblock_api::admin::NodeStatusReply;
+use keelblock_api::openstorage as sdk;
+use serde::Serialize;
+
+/// Parts of a pool that are free when it is said to be nearly full.
+const LOW: u64 = 10;
+
+/// Something that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    /// `alarm`: data or service are in danger or gone. `warning`: it may come to that.
+    pub severity: &'static str,
+    /// What, of which thing.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+fn finding(severity: &'static str, what: String, remedy: impl Into<String>) -> Finding {
+    Finding {
+        severity,
+        what,
+        remedy: remedy.into(),
+    }
+}
+
+/// Everything that is wrong, alarms first.
+pub fn findings(
+    node: &NodeStatusReply,
+    nodes: &[NodeView],
+    volumes: &[VolumeView],
+    alerts: &[sdk::Alert],
+) -> Vec<Finding> {
+    let mut all = Vec::new();
+    if !node.datapath_up {
+        all.push(finding(
+            "alarm",
+            format!("the data path of node {} does not answer", node.node_id),
+            "see that keelblock-datapath runs there, and what its log says",
+        ));
+    }
+    for other in nodes.iter().filter(|n| n.id != node.node_id) {
+        if let Some(what) = node_trouble(other) {
+            all.push(what);
+        }
+    }
+    all.extend(pools(node));
+    all.extend(volumes.iter().filter_map(volume_trouble));
+    all.extend(alerts.iter().filter_map(alert));
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn node_trouble(node: &NodeView) -> Option<Finding> {
+    let what = format!("node {} is {}", node.id, node.status);
+    match node.status.as_str() {
+        "ok" => None,
+        "maintenance" => Some(finding("warning", what, "end it when the work is done")),
+        "decommission" => Some(finding("warning", what, "nothing: it is being emptied")),
+        _ => Some(finding(
+            "alarm",
+            what,
+            "see that the machine, keelblock-control and keelblock-datapath run there, and that it is reached",
+        )),
+    }
+}
+
+fn pools(node: &NodeStatusReply) -> Vec<Finding> {
+    let mut all = Vec::new();
+    for pool in &node.pools {
+        let name = super::service::called(pool);
+        for drive in pool.drives.iter().filter(|d| !d.online) {
+            all.push(finding(
+                "alarm",
+                format!(
+                    "drive {} of pool {name} has failed: {}",
+                    drive.path, drive.error
+                ),
+                format!("`keelctl service drive replace {}`", drive.drive_id),
+            ));
+        }
+        if pool.free_bytes < pool.total_bytes / LOW {
+            let severity = if pool.free_bytes == 0 {
+                "alarm"
+            } else {
+                "warning"
+            };
+            all.push(finding(
+                severity,
+                format!(
+                    "pool {name} of node {} has {} free of {}",
+                    node.node_id,
+                    crate::size::show_size(pool.free_bytes),
+                    crate::size::show_size(pool.total_bytes)
+                ),
+                "`keelctl service pool expand`, delete what is not needed, or move replicas (`keelctl service pool rebalance`)",
+            ));
+        }
+    }
+    all
+}
+
+fn volume_trouble(volume: &VolumeView) -> Option<Finding> {
+    let name = &volume.name;
+    if !volume.error.is_empty() {
+        return Some(finding(
+            "alarm",
+            format!("volume {name} is in error: {}", volume.error),
+            format!(
+                "`keelctl volume locate {name}`; restore it from a snapshot, or bring its drives back"
+            ),
+        ));
+    }
+    match volume.status.as_str() {
+        "down" => Some(finding(
+            "alarm",
+            format!("volume {name} takes no I/O"),
+            format!("`keelctl volume locate {name}` says what is in the way"),
+        )),
+        "degraded" => Some(finding(
+            "warning",
+            format!(
+                "volume {name} has {} copies in sync",
+                volume.replicas_shown()
+            ),
+            format!(
+                "wait if a copy is being made (`keelctl volume replicas {name}`); of a node that does not come back, `keelctl volume ha-update --move NODE {name}`"
+            ),
+        )),
+        _ => None,
+    }
+}
+
+/// Alerts that nobody has seen to. What they say of volumes and drives is mostly found above, too, with what to do.
+fn alert(alert: &sdk::Alert) -> Option<Finding> {
+    let severity = match alert.severity() {
+        sdk::SeverityType::Alarm => "alarm",
+        sdk::SeverityType::Warning => "warning",
+        _ => return None,
+    };
+    (!alert.cleared).then(|| {
+        finding(
+            severity,
+            format!("alert: {}", alert.message),
+            "`keelctl alerts show`; `keelctl alerts delete` when it is seen to",
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use keelblock_api::admin::{DriveStatus, PoolStatus};
+
+    fn node() -> NodeStatusReply {
+        NodeStatusReply {
+            node_id: "n1".into(),
+            datapath_up: true,
+            pools: vec![PoolStatus {
+                name: "default".into(),
+                total_bytes: 1000,
+                free_bytes: 500,
+                drives: vec![DriveStatus {
+                    path: "/dev/a".into(),
+                    online: true,
+                    ..Default::default()
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        }
+    }
+
+    fn other(status: &str) -> NodeView {
+        let mut node = NodeView::new(&sdk::StorageNode::default());
+        node.id = "n2".into();
+        node.status = status.into();
+        node
+    }
+
+    fn volume(status: &str, error: &str) -> VolumeView {
+        let mut volume = VolumeView::new(&crate::client::Volume::default());
+        volume.name = "db".into();
+        volume.status = status.into();
+        volume.error = error.into();
+        volume
+    }
+
+    #[test]
+    fn nothing_is_wrong_where_nothing_is() {
+        assert_eq!(
+            findings(&node(), &[other("ok")], &[volume("up", "")], &[]),
+            []
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_a_way_out_alarms_first() {
+        let mut node = node();
+        node.pools[0].free_bytes = 50;
+        node.pools[0].drives[0].online = false;
+        let alert = |severity: sdk::SeverityType, cleared| sdk::Alert {
+            severity: severity.into(),
+            message: "hot".into(),
+            cleared,
+            ..Default::default()
+        };
+        let found = findings(
+            &node,
+            &[other("offline")],
+            &[
+                volume("down", ""),
+                volume("degraded", ""),
+                volume("up", "lost"),
+            ],
+            &[
+                alert(sdk::SeverityType::Warning, false),
+                alert(sdk::SeverityType::Alarm, true),
+                alert(sdk::SeverityType::Notify, false),
+            ],
+        );
+        let alarms = found.iter().filter(|f| f.severity == "alarm").count();
+        assert_eq!((alarms, found.len()), (4, 7), "{found:#?}");
+        assert!(found[..4].iter().all(|f| f.severity == "alarm"));
+        assert!(found.iter().all(|f| !f.remedy.is_empty()));
+        node.datapath_up = false;
+        let found = findings(&node, &[], &[], &[]);
+        let away = |f: &Finding| f.what.contains("data path of node n1");
+        assert!(found.iter().any(away), "{found:#?}");
+    }
+}
