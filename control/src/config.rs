@@ -108,6 +108,9 @@ pub struct Config {
     /// The same from what a command prints (run by `sh -c` whenever the key is needed).
     #[arg(long, value_name = "COMMAND", group = "cluster_key")]
     pub cluster_key_command: Option<String>,
+    /// A file whose end is a part of what `keelctl service diags` collects, like the log of the data path (repeatable).
+    #[arg(long = "diags-file", value_name = "PATH")]
+    pub diags_files: Vec<PathBuf>,
     /// Log lines as JSON.
     #[arg(long)]
     pub log_json: bool,
@@ -124,6 +127,13 @@ impl Config {
             identity,
             login,
         }
+    }
+
+    /// All of it for people, without what may be a secret: a command line may have one in it.
+    pub fn shown(&self) -> String {
+        let mut shown = self.clone();
+        shown.cluster_key_command = self.cluster_key_command.as_ref().map(|_| "left out".into());
+        format!("{shown:#?}\n")
     }
 
     /// Where the cluster key comes from.

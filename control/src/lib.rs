@@ -11,6 +11,7 @@ pub mod datadir;
 pub mod datapath;
 pub mod error;
 pub mod kvdb;
+pub mod logs;
 pub mod names;
 pub mod node;
 pub mod placement;

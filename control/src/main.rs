@@ -1,6 +1,7 @@
 //! Entry point of the control process: arguments, log, signals, exit code.
 use clap::{CommandFactory, Parser};
 use keelblock_control::config::{Args, Other};
+use keelblock_control::logs::Kept;
 use keelblock_control::run::{Control, RunError, serve_kvdb};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,7 +17,7 @@ fn main() -> ExitCode {
         EnvFilter::try_from_env("KEELBLOCK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(Kept::default);
     if log_json {
         log.json().init()
     } else {

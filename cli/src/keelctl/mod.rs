@@ -236,6 +236,7 @@ mod tests {
             "cluster options --overcommit 200 --reserve 10",
             "cluster options",
             "cluster provision-status -j",
+            "service diags /a/file.tar.gz --max 8M --here",
             "service pool rebalance --dry-run -j",
             "service pool rebalance --over 10 --under 3 --moves 100 --at-once 4 --max-minutes 5",
             "volume trashcan list -j",

@@ -171,6 +171,7 @@ fn control_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
         &spec.drive,
     ]));
     list.extend(words(["--sdk", &sdk, "--rest", &rest, uses, &kvdb]));
+    list.extend(words(["--diags-file", "datapath.log"]));
     if let Some(file) = &args.cluster_key_file {
         // The process has a working directory of its own.
         let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());

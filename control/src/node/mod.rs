@@ -46,6 +46,7 @@ use crate::system;
 use keelblock_api::datapath::HelloReply;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
@@ -134,6 +135,8 @@ pub struct Node {
     /// Replicated volumes.
     pub(crate) coordination: Coordination,
     key_source: Source,
+    configuration: String,
+    diags_files: Vec<PathBuf>,
     serves_kvdb: bool,
     changing: Mutex<()>,
     /// Replicas are placed one after the other.
@@ -165,6 +168,8 @@ impl Node {
             link,
             coordination,
             key_source: config.key_source(),
+            configuration: config.shown(),
+            diags_files: config.diags_files.clone(),
             serves_kvdb: config.etcd.is_none(),
             changing: Mutex::new(()),
             placing: Mutex::new(()),
@@ -180,6 +185,16 @@ impl Node {
     /// Id of this node.
     pub fn node_id(&self) -> &str {
         &self.node_id
+    }
+
+    /// What this process was started with, without secrets.
+    pub(crate) fn configuration(&self) -> &str {
+        &self.configuration
+    }
+
+    /// Files whose ends whoever looks into a failure wants to have.
+    pub(crate) fn diags_files(&self) -> &[PathBuf] {
+        &self.diags_files
     }
 
     /// Where this node has the cluster key from.

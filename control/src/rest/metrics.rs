@@ -19,6 +19,15 @@ const LATENCY_BOUNDS_US: [u64; 16] = [
 
 /// The page.
 pub async fn page(services: &Services) -> Response {
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text(services).await,
+    )
+        .into_response()
+}
+
+/// What is on it.
+pub async fn text(services: &Services) -> String {
     let status = services.status_of_node().await;
     let names = services.volume_names().await;
     let mut text = Text::new(&status.node_id);
@@ -29,11 +38,7 @@ pub async fn page(services: &Services) -> Response {
         volume_counters(&mut text, &volumes, &names);
     }
     pools(&mut text, &status.pools);
-    (
-        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        text.out,
-    )
-        .into_response()
+    text.out
 }
 
 /// The format: a header for each metric, then its samples.

@@ -7,6 +7,8 @@ mod gateway;
 mod metrics;
 mod routes;
 
+pub(crate) use metrics::text as metrics_text;
+
 use crate::datapath::LinkState;
 use crate::sdk::Services;
 use axum::Router;

@@ -392,6 +392,16 @@ impl Admin for Services {
         Ok(Response::new(tokio_stream::iter(parts)))
     }
 
+    type CollectDiagsStream = tokio_stream::Iter<std::vec::IntoIter<Result<DiagsPart, Status>>>;
+
+    async fn collect_diags(
+        &self,
+        request: Request<CollectDiagsRequest>,
+    ) -> Result<Response<Self::CollectDiagsStream>, Status> {
+        let parts = Services::collect_diags(self, request.into_inner()).await?;
+        Ok(Response::new(tokio_stream::iter(parts)))
+    }
+
     async fn restore_kvdb(
         &self,
         request: Request<tonic::Streaming<KvdbPart>>,

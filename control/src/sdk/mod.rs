@@ -3,6 +3,7 @@
 
 mod admin;
 mod alerts;
+mod diags;
 mod identity;
 mod kvdb;
 mod mount_attach;

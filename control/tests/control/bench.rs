@@ -339,6 +339,7 @@ fn config(dir: &TempDir, drive: Drive) -> Config {
         cluster_key_file: None,
         cluster_key_env: None,
         cluster_key_command: None,
+        diags_files: Vec::new(),
         log_json: false,
     }
 }

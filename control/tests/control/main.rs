@@ -4,6 +4,7 @@
 mod alerts;
 mod bench;
 mod changes;
+mod diags;
 mod drives;
 mod exports;
 mod fake;

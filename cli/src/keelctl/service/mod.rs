@@ -1,4 +1,5 @@
 //! `keelctl service …`: pools and drives of the node that answers, scans of them, and the cluster's KVDB.
+mod diags;
 mod drive;
 mod kvdb;
 mod pool;
@@ -27,6 +28,8 @@ pub enum Command {
     /// The key-value database: status, members, backup, restore.
     #[command(subcommand)]
     Kvdb(kvdb::Command),
+    /// Everything that is wanted to look into a failure, of all nodes, in one file (tar.gz): versions, configuration, logs, status, metrics, records. No keys.
+    Diags(diags::Diags),
 }
 
 pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
@@ -35,6 +38,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Drive(command) => drive::run(client, command).await,
         Command::Scan(command) => scan::run(client, command).await,
         Command::Kvdb(command) => kvdb::run(client, command).await,
+        Command::Diags(args) => diags::collect(client, args).await,
     }
 }
 
