@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, global = true, default_value = "15", value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
     /// Ask again and again, and show each answer in the place of the one before, until interrupted; with JSON one document after the other. Only for what changes nothing.
-    #[arg(short, long, global = true, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(short, long, global = true, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=3600))]
     watch: Option<u64>,
     #[command(subcommand)]
     command: Command,
@@ -311,9 +311,9 @@ mod tests {
     fn only_what_shows_is_watched() {
         for (line, command) in [
             ("status --watch", "status"),
-            ("--watch 5 volume list", "list"),
+            ("--watch=5 volume list", "list"),
             ("volume delete db -w", "delete"),
-            ("service pool expand --percent 1 --watch 1", "expand"),
+            ("service pool expand --percent 1 -w=1", "expand"),
         ] {
             let words = std::iter::once("keelctl").chain(line.split(' '));
             let given = Args::command().try_get_matches_from(words);

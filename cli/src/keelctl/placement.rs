@@ -219,14 +219,17 @@ pub async fn options(client: &mut Client, args: Options) -> Result<Answer> {
     Ok(Answer::new(data, text))
 }
 
+/// Pools of all nodes that live.
+pub async fn provisioned(client: &mut Client) -> Result<Vec<ProvisionedPool>> {
+    let request = admin::ProvisionStatusRequest {};
+    let reply = client.admin.provision_status(request).await;
+    let reply = reply.map_err(|s| Failure::from_status("provision status", &s))?;
+    Ok(reply.into_inner().pools)
+}
+
 /// Pools of all nodes: what is in them, and what was promised.
 pub async fn provision_status(client: &mut Client) -> Result<Answer> {
-    let reply = client
-        .admin
-        .provision_status(admin::ProvisionStatusRequest {})
-        .await;
-    let reply = reply.map_err(|s| Failure::from_status("provision status", &s))?;
-    let pools = reply.into_inner().pools;
+    let pools = provisioned(client).await?;
     let data: Vec<_> = pools.iter().map(provisioned_json).collect();
     let percent = |part: u64, of: u64| match of {
         0 => String::new(),

@@ -7,13 +7,14 @@ use crate::client::Client;
 use crate::failure::Result;
 use crate::render::{Answer, facts, table};
 use crate::size::show_size;
-use keelblock_api::admin::{NodeStatusReply, ReactorStatus};
+use keelblock_api::admin::{NodeStatusReply, ProvisionedPool, ReactorStatus};
 use serde_json::json;
 
 pub async fn status(client: &mut Client) -> Result<Answer> {
     let node = client.node_status().await?;
     let nodes = all_nodes(client).await?;
     let alerts = super::alerts::open(client).await?;
+    let room = super::placement::provisioned(client).await?;
     let volumes: Vec<_> = client.list().await?.iter().map(VolumeView::new).collect();
     let wrong = findings(&node, &nodes, &volumes, &alerts);
     let data = json!({
@@ -43,7 +44,7 @@ pub async fn status(client: &mut Client) -> Result<Answer> {
         "{}\n{}\n{}\n{}\n{}\n{volumes}",
         health(&wrong),
         head(&node),
-        node_table(&nodes),
+        node_table(&nodes, &room),
         reactor_table(&node.reactors),
         pool_table(&node.pools)
     );
@@ -70,19 +71,21 @@ fn health(wrong: &[Finding]) -> String {
     text
 }
 
-fn node_table(nodes: &[NodeView]) -> String {
+/// Of nodes that are away nothing is known of their pools.
+fn node_table(nodes: &[NodeView], room: &[ProvisionedPool]) -> String {
     let rows = nodes.iter().map(|n| {
-        let total = n.pools.iter().map(|p| p.total_bytes).sum();
-        let used = n.pools.iter().map(|p| p.used_bytes).sum();
+        let of_it = || room.iter().filter(|p| p.node_id == n.id);
+        let total: u64 = of_it().map(|p| p.total_bytes).sum();
+        let free: u64 = of_it().map(|p| p.free_bytes).sum();
         vec![
             n.id.clone(),
             n.status.clone(),
             n.data_ip.clone(),
-            show_size(used),
+            show_size(free),
             show_size(total),
         ]
     });
-    table(&["NODE", "STATUS", "ADDRESS", "USED>", "CAPACITY>"], rows)
+    table(&["NODE", "STATUS", "ADDRESS", "FREE>", "CAPACITY>"], rows)
 }
 
 fn head(node: &NodeStatusReply) -> String {

@@ -19,12 +19,16 @@ use gateway::Gateway;
 use keelblock_api::json::Codec;
 use keelblock_api::openapi;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the KVDB may take to answer whoever asks whether this node is ready.
+const READY_LIMIT: Duration = Duration::from_secs(2);
 
 /// The gateway of a node's services.
 pub fn router(services: Services, codec: Codec) -> Result<Router, String> {
     let gateway = Arc::new(Gateway::new(services.routes(), codec)?);
     let swagger = Arc::new(description(&gateway)?);
-    let (metrics_of, health_of) = (services.clone(), services);
+    let (metrics_of, ready_of, health_of) = (services.clone(), services.clone(), services);
     let described = Router::new()
         .route(
             "/swagger.json",
@@ -38,6 +42,11 @@ pub fn router(services: Services, codec: Codec) -> Result<Router, String> {
         .route(
             "/metrics",
             get(move || async move { metrics::page(&metrics_of).await }),
+        )
+        .route("/livez", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || async move { ready(&ready_of).await }),
         )
         .route("/healthz", get(move || async move { health(&health_of) }));
     Ok(gateway::add_routes(described, &gateway))
@@ -78,6 +87,23 @@ fn health(services: &Services) -> Response {
         )
             .into_response(),
     }
+}
+
+/// 200 when changes can be made: the data path can be used, and the KVDB answers; 503 and why when not.
+async fn ready(services: &Services) -> Response {
+    let registry = &services.node().registry;
+    let key = registry.keys().cluster();
+    let asked = tokio::time::timeout(READY_LIMIT, registry.kv().get(&key));
+    let why = match asked.await {
+        Ok(Ok(_)) => return health(services),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer in {} s", READY_LIMIT.as_secs()),
+    };
+    (
+        axum::http::StatusCode::SERVICE_UNAVAILABLE,
+        format!("the key-value database cannot be used: {why}\n"),
+    )
+        .into_response()
 }
 
 #[cfg(test)]

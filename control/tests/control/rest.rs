@@ -223,7 +223,9 @@ async fn the_rest_of_the_port_is_served() {
     let id = b.create("v", 1 << 20).await;
     b.attach("v").await;
     b.fake.count_io(&id);
-    assert_eq!(rest(&b, "GET", "/healthz", Value::Null).await.0, 200);
+    for path in ["/healthz", "/readyz", "/livez"] {
+        assert_eq!(rest(&b, "GET", path, Value::Null).await.0, 200, "{path}");
+    }
     let (_, version) = rest(&b, "GET", "/v1/identities/version", Value::Null).await;
     assert_eq!(version["sdk_version"]["minor"], 186);
     let (_, cluster) = rest(&b, "GET", "/v1/clusters/inspectcurrent", Value::Null).await;
@@ -251,7 +253,9 @@ async fn the_rest_of_the_port_is_served() {
     );
     b.fake.kill();
     b.down().await;
-    assert_eq!(rest(&b, "GET", "/healthz", Value::Null).await.0, 503);
+    for (path, code) in [("/healthz", 503), ("/readyz", 503), ("/livez", 200)] {
+        assert_eq!(rest(&b, "GET", path, Value::Null).await.0, code, "{path}");
+    }
     let (status, error) = rest(
         &b,
         "POST",
