@@ -1,5 +1,6 @@
 //! What the control process is told on its command line.
 use crate::kvdb::client::Options;
+use crate::membership::TokenSource;
 use crate::names;
 use crate::secrets::Source;
 use clap::{Parser, Subcommand};
@@ -93,6 +94,15 @@ pub struct Config {
     /// A file whose first line is that user's password; it is read again whenever this process logs in.
     #[arg(long, value_name = "FILE", requires = "etcd_user")]
     pub etcd_password_file: Option<PathBuf>,
+    /// A file whose first line is the cluster's token: a node without it does not join. The first node that has one sets it.
+    #[arg(long, value_name = "FILE", group = "cluster_token")]
+    pub cluster_token_file: Option<PathBuf>,
+    /// The same from a variable of this process' environment.
+    #[arg(long, value_name = "NAME", group = "cluster_token")]
+    pub cluster_token_env: Option<String>,
+    /// A label of this node (repeatable), like zone=a: set at each start. `region`, `zone` and `rack` say where it is.
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label)]
+    pub labels: Vec<(String, String)>,
     /// A drive of this node's pool (repeatable): PATH, PATH,SIZE for a file to be made, or memory:SIZE (lost at the end).
     #[arg(long = "drive", value_name = "SPEC")]
     pub drives: Vec<DriveSpec>,
@@ -136,12 +146,26 @@ impl Config {
         format!("{shown:#?}\n")
     }
 
+    /// Where the cluster's token comes from.
+    pub fn token_source(&self) -> TokenSource {
+        let file = self.cluster_token_file.clone().map(TokenSource::File);
+        let variable = self.cluster_token_env.clone().map(TokenSource::Variable);
+        file.or(variable).unwrap_or_default()
+    }
+
     /// Where the cluster key comes from.
     pub fn key_source(&self) -> Source {
         let file = self.cluster_key_file.clone().map(Source::File);
         let variable = self.cluster_key_env.clone().map(Source::Variable);
         let command = self.cluster_key_command.clone().map(Source::Command);
         file.or(variable).or(command).unwrap_or_default()
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write KEY=VALUE, like zone=a".into()),
     }
 }
 

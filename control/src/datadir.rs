@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use uuid::Uuid;
 
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,14 +60,18 @@ struct Identity {
     format: u32,
     cluster_id: String,
     node_id: String,
+    /// Random: tells this directory from another one of the same node id. Format 1 had none.
+    #[serde(default)]
+    identity: Uuid,
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A data directory that is ours while this lives.
 #[derive(Debug)]
 pub struct DataDir {
     dir: PathBuf,
+    identity: Uuid,
     _lock: File,
 }
 
@@ -99,29 +104,26 @@ impl DataDir {
             }
             Err(TryLockError::Error(error)) => return Err(io("lock", &lock_path)(error)),
         }
-        let data = Self {
+        let mut data = Self {
             dir: dir.to_owned(),
+            identity: Uuid::nil(),
             _lock: lock,
         };
-        data.identify(cluster_id, node_id)?;
+        data.identity = data.identify(cluster_id, node_id)?;
         Ok(data)
     }
 
-    fn identify(&self, cluster_id: &str, node_id: &str) -> Result<(), DataDirError> {
+    /// What tells this directory from another one of the same node id (`docs/membership.md`).
+    pub fn identity(&self) -> Uuid {
+        self.identity
+    }
+
+    fn identify(&self, cluster_id: &str, node_id: &str) -> Result<Uuid, DataDirError> {
         let path = self.dir.join("identity.json");
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                let identity = Identity {
-                    format: FORMAT,
-                    cluster_id: cluster_id.into(),
-                    node_id: node_id.into(),
-                };
-                return write_whole(&path, &identity).map_err(|error| DataDirError::Io {
-                    doing: "write",
-                    path,
-                    error,
-                });
+                return draw(&path, cluster_id, node_id);
             }
             Err(error) => {
                 return Err(DataDirError::Io {
@@ -136,11 +138,16 @@ impl DataDir {
             why,
         };
         let found: Identity = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
-        if found.format != FORMAT {
+        if !(1..=FORMAT).contains(&found.format) {
             return Err(damaged(format!(
-                "it has format {}, this version knows {FORMAT}",
+                "it has format {}, this version knows 1 to {FORMAT}",
                 found.format
             )));
+        }
+        if (found.format == FORMAT) == found.identity.is_nil() {
+            return Err(damaged(
+                "its format and identity do not fit together".into(),
+            ));
         }
         if found.cluster_id != cluster_id || found.node_id != node_id {
             return Err(DataDirError::Foreign {
@@ -151,13 +158,33 @@ impl DataDir {
                 node: node_id.into(),
             });
         }
-        Ok(())
+        match found.format {
+            FORMAT => Ok(found.identity),
+            _ => draw(&path, cluster_id, node_id),
+        }
     }
 
     /// The embedded KVDB's file.
     pub fn kvdb_file(&self) -> PathBuf {
         self.dir.join("kvdb.redb")
     }
+}
+
+/// Draws an identity, and writes whose the directory is.
+fn draw(path: &Path, cluster_id: &str, node_id: &str) -> Result<Uuid, DataDirError> {
+    let identity = Identity {
+        format: FORMAT,
+        cluster_id: cluster_id.into(),
+        node_id: node_id.into(),
+        identity: Uuid::new_v4(),
+    };
+    let written = write_whole(path, &identity);
+    written.map_err(|error| DataDirError::Io {
+        doing: "write",
+        path: path.to_owned(),
+        error,
+    })?;
+    Ok(identity.identity)
 }
 
 /// Writes a file so that a crash leaves it whole or absent.
@@ -183,6 +210,8 @@ mod tests {
             DataDir::open(&dir, "c1", "n1"),
             Err(DataDirError::InUse { .. })
         ));
+        let identity = data.identity();
+        assert!(!identity.is_nil());
         drop(data);
         for (cluster, node) in [("c2", "n1"), ("c1", "n2")] {
             let error = DataDir::open(&dir, cluster, node).unwrap_err();
@@ -191,7 +220,15 @@ mod tests {
                 "{error}"
             );
         }
-        drop(DataDir::open(&dir, "c1", "n1").unwrap());
+        let again = DataDir::open(&dir, "c1", "n1").unwrap();
+        assert_eq!(again.identity(), identity);
+        drop(again);
+        // Made by a version that had no identities: it gets one, for good.
+        let old = r#"{"format":1,"cluster_id":"c1","node_id":"n1"}"#;
+        fs::write(dir.join("identity.json"), old).unwrap();
+        let drawn = DataDir::open(&dir, "c1", "n1").unwrap().identity();
+        assert!(!drawn.is_nil() && drawn != identity);
+        assert_eq!(DataDir::open(&dir, "c1", "n1").unwrap().identity(), drawn);
     }
 
     #[test]
@@ -203,7 +240,12 @@ mod tests {
         ));
         let dir = parent.path().join("c");
         drop(DataDir::open(&dir, "c", "n").unwrap());
-        for text in ["", "{}", r#"{"format":2,"cluster_id":"c","node_id":"n"}"#] {
+        for text in [
+            "",
+            "{}",
+            r#"{"format":2,"cluster_id":"c","node_id":"n"}"#,
+            r#"{"format":3,"cluster_id":"c","node_id":"n"}"#,
+        ] {
             fs::write(dir.join("identity.json"), text).unwrap();
             assert!(
                 matches!(

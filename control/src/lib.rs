@@ -1,6 +1,6 @@
 //! The control process of a node: everything that is not I/O.
 //!
-//! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database, `records` what is kept in it and `backup` what becomes of it; `replication`
+//! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database, `records` what is kept in it and `backup` what becomes of it; `membership` says which nodes there are and what is wanted of them; `replication`
 //! is who coordinates a volume, and `coordination` this node's part in it; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
 //! serves them; `sdk`, `admin` and `rest` are the doors.
 
@@ -12,6 +12,7 @@ pub mod datapath;
 pub mod error;
 pub mod kvdb;
 pub mod logs;
+pub mod membership;
 pub mod names;
 pub mod node;
 pub mod placement;

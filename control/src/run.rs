@@ -7,6 +7,7 @@ use crate::datapath::{Link, supervise};
 use crate::error::OpError;
 use crate::kvdb::store::OpenError;
 use crate::kvdb::{Client, KvError, Server};
+use crate::membership::lead_membership;
 use crate::node::Node;
 use crate::records::{Keys, PoolRecord, Registry, unix_ms};
 use crate::rest;
@@ -144,7 +145,7 @@ impl Control {
             Keys::new(&config.cluster_id),
         );
         let (link, link_state) = Link::new(&config.datapath_socket);
-        let (node, pokes) = Node::new(config, sdk, rest, registry, link)?;
+        let (node, pokes) = Node::new(config, data.identity(), sdk, rest, registry, link)?;
         let node = Arc::new(node);
         node.join().await?;
         // A drive that the pool has may be missing: the others serve, and the pool says so.
@@ -174,6 +175,7 @@ impl Control {
         tasks.spawn(scan(node.clone(), stopped.clone()));
         tasks.spawn(keep_schedules(node.clone(), stopped.clone()));
         tasks.spawn(coordinate(node.clone(), pokes, stopped.clone()));
+        tasks.spawn(lead_membership(node.clone(), stopped.clone()));
         tasks.spawn(stay_alive(node.clone(), stopped));
         tracing::info!(%sdk, %rest, %kvdb, cluster = config.cluster_id, node = config.node_id, "control process ready");
         Ok(Self {

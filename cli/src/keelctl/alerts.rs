@@ -57,6 +57,8 @@ enum Resource {
     Drive,
     /// Pools.
     Pool,
+    /// Nodes.
+    Node,
 }
 
 /// How bad.
@@ -87,10 +89,12 @@ impl Filter {
                 ResourceType::Volume,
                 ResourceType::Drive,
                 ResourceType::Pool,
+                ResourceType::Node,
             ],
             Some(Resource::Volume) => vec![ResourceType::Volume],
             Some(Resource::Drive) => vec![ResourceType::Drive],
             Some(Resource::Pool) => vec![ResourceType::Pool],
+            Some(Resource::Node) => vec![ResourceType::Node],
         };
         let query = |of: ResourceType| match &self.id {
             Some(id) => Query::ResourceIdQuery(sdk::SdkAlertsResourceIdQuery {

@@ -6,6 +6,7 @@ mod ha;
 mod health;
 mod host;
 mod hosts;
+mod member;
 mod node;
 mod placement;
 mod progress;
@@ -88,7 +89,7 @@ enum Command {
     /// The cluster as a whole.
     #[command(subcommand)]
     Cluster(cluster::Command),
-    /// Nodes.
+    /// Nodes: list, inspect, label, maintenance, drain, cordon, uncordon, decommission, remove.
     #[command(subcommand)]
     Node(node::Command),
     /// Pools, drives, scans, the key-value database.
@@ -252,6 +253,16 @@ mod tests {
             "cluster inspect --output json",
             "node list",
             "node inspect",
+            "node label n1 zone=a rack=7 old-",
+            "node maintenance n1 --enter --force",
+            "node maintenance n1 --exit",
+            "node drain n1 --wait",
+            "node drain n1 --cancel",
+            "node cordon n1",
+            "node uncordon n1",
+            "node decommission n1 --yes --wait",
+            "node decommission n1 --cancel",
+            "node remove n1 --yes",
             "service pool show",
             "service drive show",
             "volume snapshot create db --name s --label k=v",
@@ -377,6 +388,12 @@ mod tests {
             "volume snap-schedule db",
             "volume snap-schedule db --none --policy p",
             "volume decide-replicas db",
+            "node label n1",
+            "node label n1 novalue",
+            "node maintenance n1",
+            "node maintenance n1 --enter --exit",
+            "node maintenance n1 --exit --force",
+            "node decommission n1 --cancel --wait",
         ] {
             let words = std::iter::once("keelctl").chain(line.split(' ').filter(|w| !w.is_empty()));
             assert!(Args::try_parse_from(words).is_err(), "keelctl {line}");

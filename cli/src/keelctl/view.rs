@@ -127,6 +127,9 @@ pub struct NodeView {
     pub cpu_cores: i64,
     pub memory_bytes: u64,
     pub pools: Vec<PoolView>,
+    /// What is wanted of it; absent where that was not asked.
+    #[serde(flatten)]
+    pub member: Option<super::member::MemberView>,
 }
 
 /// A pool.
@@ -153,6 +156,7 @@ impl NodeView {
             cpu_cores: node.cpu_cores,
             memory_bytes: node.mem_total,
             pools: node.pools.iter().map(pool).collect(),
+            member: None,
         }
     }
 }

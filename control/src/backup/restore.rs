@@ -84,14 +84,20 @@ fn plan(
             _ => value.clone(),
         };
         let found = now.get(key);
-        let keep = matches!(part(key), "nodes" | "secrets" | "reservations");
+        let keep = matches!(
+            part(key),
+            "nodes" | "members" | "token" | "secrets" | "reservations"
+        );
         let same = found.is_some_and(|kv| keep || kv.lease != 0 || kv.value == value);
         if !same {
             plan.put.push((key.clone(), value));
         }
     }
     for (key, kv) in now {
-        let kept = matches!(part(key), "cluster" | "restore" | "nodes" | "secrets");
+        let kept = matches!(
+            part(key),
+            "cluster" | "restore" | "nodes" | "members" | "token" | "secrets"
+        );
         let stays = kept || kv.lease != 0 || (then.contains_key(key) && part(key) != "attachments");
         if !stays {
             plan.delete.push(key.clone());
@@ -343,6 +349,7 @@ mod tests {
             ("alive/n", "lives", 5),
             ("attachments/v", "here", 0),
             ("cluster", "c", 0),
+            ("members/n", "decommissioned", 0),
             ("nodes/n", "at 2", 0),
             ("reservations/gone", "r", 0),
             ("reservations/v", "r2", 0),
@@ -356,6 +363,7 @@ mod tests {
         let then = then(&[
             ("attachments/v", "there"),
             ("cluster", "old"),
+            ("members/n", "active"),
             ("nodes/m", "at 1"),
             ("nodes/n", "at 1"),
             ("reservations/v", "r1"),

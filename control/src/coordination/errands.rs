@@ -1,4 +1,4 @@
-//! Errands: a volume that is attached nowhere is coordinated for a while, for its snapshots only (`docs/replication.md` §12). Hosts see nothing of it: it is exported
+//! Errands: a volume that is attached nowhere is coordinated for a while, for its snapshots or a change of its replicas only (`docs/replication.md` §12). Hosts see nothing of it: it is exported
 //! nowhere, and is shown as detached.
 
 use std::time::Duration;
@@ -23,10 +23,14 @@ impl Now {
         self.attachment.as_ref().is_some_and(|a| a.record.errand)
     }
 
-    /// Snapshots wait for whoever coordinates it.
+    /// Snapshots, or a change of its replicas, wait for whoever coordinates it.
     fn has_work(&self) -> bool {
+        let changes = self
+            .task
+            .as_ref()
+            .is_some_and(|t| !t.record.state.is_over());
         let mut all = self.snapshots.iter().map(|s| &s.record);
-        all.any(|s| s.phase != Phase::Ready || s.for_clone.is_some())
+        changes || all.any(|s| s.phase != Phase::Ready || s.for_clone.is_some())
     }
 }
 

@@ -51,6 +51,8 @@ pub struct View<'a> {
     pub now: &'a Now,
     /// Nodes that live.
     pub alive: &'a BTreeMap<String, Life>,
+    /// A node that is to get nothing new: it comes last, rather than nowhere.
+    pub last: &'a dyn Fn(&str) -> bool,
     /// Since when the volume's node does not, if so.
     pub gone: Option<Instant>,
     /// How long ago this node's replica heard the coordinator; `None`: not known.
@@ -97,6 +99,8 @@ impl View<'_> {
             .filter(|r| r.state == ReplicaState::Member);
         let mut nodes: Vec<&str> = members.map(|r| r.node_id.as_str()).collect();
         nodes.retain(|n| *n != holder && usable(n));
+        // Stable: otherwise in the order of the record.
+        nodes.sort_by_key(|n| (self.last)(n));
         let at = nodes.iter().position(|n| *n == self.me)?;
         u32::try_from(at).ok()
     }
@@ -181,6 +185,8 @@ mod tests {
         start: Instant,
         gone: Option<Instant>,
         heard: Option<Duration>,
+        /// It is cordoned.
+        last: Option<&'static str>,
     }
 
     impl World {
@@ -202,6 +208,7 @@ mod tests {
                 start,
                 gone: None,
                 heard: None,
+                last: None,
             }
         }
 
@@ -238,6 +245,7 @@ mod tests {
             View {
                 now: &now,
                 alive: &self.alive,
+                last: &|node| self.last == Some(node),
                 gone: self.gone,
                 heard: self.heard,
                 me,
@@ -270,6 +278,12 @@ mod tests {
         assert!(takes(w.verdict("n3", 10_000)));
         assert_eq!(w.verdict("n1", 99_000), Verdict::Fine, "it is its own");
         assert_eq!(w.verdict("n4", 99_000), Verdict::Fine, "it has no member");
+        // One that is to get nothing new comes last, but comes.
+        w.last = Some("n2");
+        assert!(takes(w.verdict("n3", 9_000)));
+        assert_eq!(w.verdict("n2", 9_000), Verdict::Look(STAGGER));
+        assert!(takes(w.verdict("n2", 10_000)));
+        w.last = None;
         // The first one is dead, too, or has no data path.
         w.alive.get_mut("n2").unwrap().says.incarnation.clear();
         assert!(takes(w.verdict("n3", 9_000)));

@@ -56,6 +56,8 @@ pub struct Coordination {
     pokes: mpsc::UnboundedSender<Uuid>,
     /// The data path is to be told who the nodes are.
     nodes: Notify,
+    /// Something is wanted of a member.
+    members: Notify,
     /// Replicas are looked at, made and deleted one at a time.
     looking: tokio::sync::Mutex<()>,
 }
@@ -72,6 +74,7 @@ impl Coordination {
             changed: watch::Sender::new(0),
             pokes,
             nodes: Notify::new(),
+            members: Notify::new(),
             looking: tokio::sync::Mutex::default(),
         };
         (new, Pokes(poked))
@@ -121,6 +124,16 @@ impl Coordination {
 
     async fn until_nodes_changed(&self) {
         self.nodes.notified().await;
+    }
+
+    /// Something is wanted of a member.
+    pub(crate) fn members_changed(&self) {
+        self.members.notify_one();
+    }
+
+    /// Waits until something is wanted of a member.
+    pub(crate) async fn until_members_changed(&self) {
+        self.members.notified().await;
     }
 
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {

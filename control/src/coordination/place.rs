@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::Seen;
 use super::seen::Life;
 use crate::error::OpError;
+use crate::membership::unfit;
 use crate::placement::{Cluster, Neighbour, NoPlace, Node, Outcome, Pool, Request, Verdict};
 use crate::records::{AliveRecord, NodeRecord, VolumeRecord};
 
@@ -23,11 +24,12 @@ impl Seen {
         let node = |node: &NodeRecord| {
             let life = self.alive().get(&node.node_id);
             let says = life.map(|Life { says, .. }| says);
+            let member = self.member(&node.node_id);
             let pools = says.map(|s| pools(s, &node.node_id, &provisioned));
             Node {
                 node_id: node.node_id.clone(),
-                labels: Default::default(),
-                refused: unable(node, says).map(str::to_owned),
+                labels: member.map(|m| m.labels.clone()).unwrap_or_default(),
+                refused: unable(node, says).or(member.and_then(unfit)).map(str::to_owned),
                 load_percent: 0,
                 pools: pools.unwrap_or_default(),
             }

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::membership::MemberRecord;
 use crate::records::{
     AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord, TaskRecord,
     Versioned, VolumeRecord,
@@ -45,6 +46,7 @@ pub struct Seen {
     /// Of replicated volumes.
     snapshots: HashMap<Uuid, Versioned<SnapshotRecord>>,
     nodes: BTreeMap<String, NodeRecord>,
+    members: BTreeMap<String, MemberRecord>,
     alive: BTreeMap<String, Life>,
     /// Since when a node does not say so, as far as was seen.
     gone: BTreeMap<String, Instant>,
@@ -172,6 +174,13 @@ impl Seen {
                     None => drop(self.nodes.remove(rest)),
                 }
                 touched.nodes = true;
+                return touched;
+            }
+            "members" => {
+                match value.and_then(decode::<MemberRecord>) {
+                    Some(member) => drop(self.members.insert(rest.into(), member.record)),
+                    None => drop(self.members.remove(rest)),
+                }
                 return touched;
             }
             "alive" => {
@@ -341,6 +350,16 @@ impl Seen {
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
         self.nodes.values()
+    }
+
+    /// What is wanted of nodes.
+    pub fn members(&self) -> impl Iterator<Item = &MemberRecord> {
+        self.members.values()
+    }
+
+    /// What is wanted of a node.
+    pub fn member(&self, node: &str) -> Option<&MemberRecord> {
+        self.members.get(node)
     }
 
     /// Since when a node does not say that it lives.

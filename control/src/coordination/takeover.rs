@@ -8,6 +8,7 @@ use super::Now;
 use super::failover::{Verdict, View};
 use crate::error::OpError;
 use crate::kvdb::client::Committed;
+use crate::membership::unfit;
 use crate::node::Node;
 use crate::records::{AttachmentRecord, encode, unix_ms};
 
@@ -50,6 +51,7 @@ impl Node {
         View {
             now,
             alive: seen.alive(),
+            last: &|node| seen.member(node).and_then(unfit).is_some(),
             gone: attached.and_then(|node| seen.gone_since(node)),
             heard,
             me: self.node_id(),

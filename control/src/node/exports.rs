@@ -63,6 +63,7 @@ impl Node {
             return Ok(found.record);
         }
         self.link.up()?;
+        self.standing().await?.must_be_fit(self.node_id())?;
         let record = AttachmentRecord {
             volume_id: volume.record.volume_id,
             node_id: self.node_id().into(),

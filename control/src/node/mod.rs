@@ -39,12 +39,13 @@ use crate::config::{Config, DriveSpec};
 use crate::coordination::{Coordination, Pokes};
 use crate::datapath::Link;
 use crate::error::OpError;
+use crate::membership::TokenSource;
 use crate::names;
 use crate::records::{ClusterRecord, DriveRecord, NodeRecord, PoolRecord, Registry, unix_ms};
 use crate::secrets::Source;
 use crate::system;
 use keelblock_api::datapath::HelloReply;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -137,6 +138,9 @@ pub struct Node {
     key_source: Source,
     configuration: String,
     diags_files: Vec<PathBuf>,
+    identity: Uuid,
+    labels: BTreeMap<String, String>,
+    token_source: TokenSource,
     serves_kvdb: bool,
     changing: Mutex<()>,
     /// Replicas are placed one after the other.
@@ -144,9 +148,10 @@ pub struct Node {
 }
 
 impl Node {
-    /// From the command line; `sdk` and `rest` are where those really listen. The other half is for `coordinate`.
+    /// From the command line, and the identity that its data directory has; `sdk` and `rest` are where those really listen. The other half is for `coordinate`.
     pub fn new(
         config: &Config,
+        identity: Uuid,
         sdk: SocketAddr,
         rest: SocketAddr,
         registry: Registry,
@@ -170,6 +175,9 @@ impl Node {
             key_source: config.key_source(),
             configuration: config.shown(),
             diags_files: config.diags_files.clone(),
+            identity,
+            labels: config.labels.iter().cloned().collect(),
+            token_source: config.token_source(),
             serves_kvdb: config.etcd.is_none(),
             changing: Mutex::new(()),
             placing: Mutex::new(()),
@@ -202,6 +210,21 @@ impl Node {
         &self.key_source
     }
 
+    /// What tells this node from another of the same id.
+    pub(crate) fn identity(&self) -> Uuid {
+        self.identity
+    }
+
+    /// The labels that it was started with.
+    pub(crate) fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+
+    /// Where it has the cluster's token from.
+    pub(crate) fn token_source(&self) -> &TokenSource {
+        &self.token_source
+    }
+
     /// Whether this process serves the KVDB itself.
     pub(crate) fn serves_kvdb(&self) -> bool {
         self.serves_kvdb
@@ -223,8 +246,9 @@ impl Node {
             .is_some_and(|p| p.record.pool_id == pool_id && p.record.memory)
     }
 
-    /// Makes the cluster's record if there is none, and checks that the KVDB is that cluster's.
+    /// Brings the cluster's token, makes the cluster's record if there is none, and writes who and where this node is (`docs/membership.md`).
     pub async fn join(&self) -> Result<(), OpError> {
+        self.bring_token().await?;
         let key = self.registry.keys().cluster();
         let record = ClusterRecord {
             cluster_id: self.cluster_id.clone(),
@@ -239,17 +263,11 @@ impl Node {
             tracing::info!(cluster = self.cluster_id, "a new cluster");
         }
         // The data path may have gone on without this process: hosts and nodes still connect where it said.
-        let key = self.registry.keys().node(&self.node_id);
-        let known = self.registry.get::<NodeRecord>(&key).await?;
-        let record = match known {
-            Some(known) => self.record(
-                known.record.nvme_address,
-                known.record.replication_address,
-                known.record.public_key,
-            ),
+        let describe = |known: Option<NodeRecord>| match known {
+            Some(k) => self.record(k.nvme_address, k.replication_address, k.public_key),
             None => self.record(String::new(), String::new(), String::new()),
         };
-        self.registry.put(&key, &record).await
+        self.write_node(describe).await
     }
 
     /// Publishes where hosts and other nodes connect.
@@ -260,9 +278,8 @@ impl Node {
             .map(|b| format!("{b:02x}"))
             .collect();
         let (nvme, replication) = (&hello.nvme_address, &hello.replication_address);
-        let record = self.record(nvme.clone(), replication.clone(), key);
-        let at = self.registry.keys().node(&self.node_id);
-        self.registry.put(&at, &record).await
+        let describe = |_| self.record(nvme.clone(), replication.clone(), key.clone());
+        self.write_node(describe).await
     }
 
     fn record(

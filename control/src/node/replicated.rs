@@ -341,6 +341,7 @@ impl Node {
         let (id, name) = (volume.record.volume_id, &volume.record.name);
         let target = to.unwrap_or(self.node_id());
         self.can_coordinate(target).await?;
+        let standing = self.standing().await?;
         if target == self.node_id() {
             // Before anything is written: nobody is to wait for what cannot be.
             self.data_keys(&volume.record).await?;
@@ -372,6 +373,7 @@ impl Node {
                 )));
             }
             found => {
+                standing.must_be_fit(target)?;
                 let revision = found.as_ref().map_or(0, |f| f.revision);
                 let from = found.map(|f| f.record.node_id);
                 record.moved_from = from.filter(|node| node != target);
@@ -379,10 +381,11 @@ impl Node {
                     // It is coordinated here already.
                     after = None;
                 }
-                let guards = vec![
+                let mut guards = standing.guards(keys, [target]);
+                guards.extend([
                     Guard::at(keys.attachment(id), revision),
                     Guard::at(keys.volume(id), volume.revision),
-                ];
+                ]);
                 let write = Write::put(keys.attachment(id), encode(&record));
                 self.commit(name, guards, vec![write]).await?;
             }

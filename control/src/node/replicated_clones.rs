@@ -83,8 +83,8 @@ impl Node {
         let parent = parent
             .ok_or_else(|| OpError::no_volume(&of.volume_name))?
             .record;
-        let set = self.set_to_clone(parent.volume_id).await?;
-        let set = self.replicas_of_clone(&parent, &set.record)?;
+        let source_set = self.set_to_clone(parent.volume_id).await?;
+        let set = self.replicas_of_clone(&parent, &source_set.record)?;
         let cluster = self.registry.get::<ClusterRecord>(&keys.cluster()).await?;
         let cluster = cluster
             .ok_or_else(|| OpError::Internal("the KVDB has no record of the cluster".into()))?;
@@ -103,6 +103,8 @@ impl Node {
             Guard::at(keys.cluster(), cluster.revision),
             // It is not being deleted.
             Guard::at(keys.snapshot(of.snapshot_id), snapshot.revision),
+            // It is where the clone's replicas will be.
+            Guard::at(keys.replication(parent.volume_id), source_set.revision),
         ];
         let mut writes = vec![
             Write::put(name_key, id.to_string()),

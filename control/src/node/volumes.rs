@@ -161,6 +161,7 @@ impl Node {
             return self.adopt(found.record, size_bytes, wish.block_bytes).await;
         }
         self.link.up()?;
+        self.standing().await?.must_be_fit(self.node_id())?;
         let record = self.new_record(wish, size_bytes)?;
         self.make_volume(&record).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, bytes = record.size_bytes, "volume created");
@@ -190,11 +191,12 @@ impl Node {
                 record.volume_id.to_string().into_bytes(),
             ),
         ];
-        if !self.registry.make(made).await? {
-            return Err(OpError::Contended {
-                what: format!("volume {}", record.name),
-            });
-        }
+        // A clone of what is here may be made whatever is wanted of this node, but not when it is no member any more.
+        let mut guards = self.standing().await?.guards(keys, [self.node_id()]);
+        guards.extend(made.iter().map(|(key, _)| Guard::absent(key)));
+        let writes = made.into_iter().map(|(key, value)| Write::put(key, value));
+        self.commit(&format!("volume {}", record.name), guards, writes.collect())
+            .await?;
         self.finish_create(record).await
     }
 

@@ -39,6 +39,8 @@ pub enum Resource {
     Drive,
     /// A pool.
     Pool,
+    /// A node.
+    Node,
 }
 
 impl Resource {
@@ -48,6 +50,7 @@ impl Resource {
             Self::Volume => ResourceType::Volume,
             Self::Drive => ResourceType::Drive,
             Self::Pool => ResourceType::Pool,
+            Self::Node => ResourceType::Node,
         }
     }
 }
@@ -74,6 +77,8 @@ pub enum AlertKind {
     ReplicasChanged = 8,
     /// A snapshot that was due was not taken.
     SnapshotFailed = 9,
+    /// A node is no member any more.
+    NodeLeft = 10,
 }
 
 impl AlertKind {
@@ -84,6 +89,7 @@ impl AlertKind {
                 Resource::Drive
             }
             Self::PoolSpaceLow | Self::ScanDone => Resource::Pool,
+            Self::NodeLeft => Resource::Node,
             Self::VolumeError | Self::ReplicasChanged | Self::SnapshotFailed => Resource::Volume,
         }
     }
@@ -100,6 +106,7 @@ impl AlertKind {
             Self::ReadError => "read-error",
             Self::ReplicasChanged => "replicas-changed",
             Self::SnapshotFailed => "snapshot-failed",
+            Self::NodeLeft => "node-decommissioned",
         }
     }
 }

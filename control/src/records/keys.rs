@@ -80,6 +80,26 @@ impl Keys {
         format!("{}placements", self.root)
     }
 
+    /// What is wanted of all nodes.
+    pub fn members(&self) -> String {
+        format!("{}members/", self.root)
+    }
+
+    /// What is wanted of a node.
+    pub fn member(&self, node_id: &str) -> String {
+        format!("{}{node_id}", self.members())
+    }
+
+    /// The check of the cluster's token.
+    pub fn token(&self) -> String {
+        format!("{}token", self.root)
+    }
+
+    /// Who does what is wanted of nodes.
+    pub fn member_leader(&self) -> String {
+        format!("{}leaders/membership", self.root)
+    }
+
     /// All nodes that live.
     pub fn alive_all(&self) -> String {
         format!("{}alive/", self.root)

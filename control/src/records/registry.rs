@@ -6,6 +6,7 @@ use super::{
 use crate::error::OpError;
 use crate::kvdb::Client;
 use crate::kvdb::client::{Committed, Guard, Revision, Watcher, Write};
+use crate::membership::{MemberRecord, MemberState};
 use keelblock_api::etcd::mvccpb::KeyValue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -294,7 +295,7 @@ impl Registry {
             .collect())
     }
 
-    /// All nodes, and whether each lives.
+    /// All nodes that are members, and whether each lives.
     pub async fn nodes(&self) -> Result<Vec<(NodeRecord, bool)>, OpError> {
         let prefix = self.keys.alive_all();
         let alive = self.kv.list(&prefix).await?;
@@ -303,7 +304,14 @@ impl Registry {
             .iter()
             .filter_map(|kv| kv.key.strip_prefix(prefix.as_bytes()))
             .collect();
-        let nodes = self.list::<NodeRecord>(&self.keys.nodes()).await?;
+        let mut nodes = self.list::<NodeRecord>(&self.keys.nodes()).await?;
+        // A restore of the KVDB may bring the record of one back that was decommissioned since.
+        let left = |m: Versioned<MemberRecord>| {
+            (m.record.state == MemberState::Decommissioned).then_some(m.record.node_id)
+        };
+        let members = self.list::<MemberRecord>(&self.keys.members()).await?;
+        let left: HashSet<String> = members.into_iter().filter_map(left).collect();
+        nodes.retain(|n| !left.contains(&n.record.node_id));
         let with_life = |node: NodeRecord| {
             let lives = alive.contains(node.node_id.as_bytes());
             (node, lives)

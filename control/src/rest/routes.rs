@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 72] = [
+pub const ROUTES: [Route; 74] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -169,6 +169,13 @@ pub const ROUTES: [Route; 72] = [
     route(Post, "/v1/alerts", "Alerts", "Delete"),
     // Of `keelblock.admin.v1.Admin`: what the SDK has no words for.
     route(Get, "/v1/keelblock/node", "Admin", "NodeStatus"),
+    route(Get, "/v1/keelblock/members", "Admin", "ListMembers"),
+    route(
+        Put,
+        "/v1/keelblock/members/{node_id}",
+        "Admin",
+        "UpdateMember",
+    ),
     route(
         Get,
         "/v1/keelblock/volumes/{volume}/status",

@@ -290,6 +290,20 @@ impl Admin for Services {
         )
     }
 
+    async fn list_members(
+        &self,
+        _: Request<ListMembersRequest>,
+    ) -> Result<Response<ListMembersReply>, Status> {
+        answer(self.members().await)
+    }
+
+    async fn update_member(
+        &self,
+        request: Request<UpdateMemberRequest>,
+    ) -> Result<Response<Member>, Status> {
+        answer(self.update_member(request.into_inner()).await)
+    }
+
     async fn locate_volume(
         &self,
         request: Request<LocateVolumeRequest>,

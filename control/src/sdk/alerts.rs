@@ -16,8 +16,9 @@ fn resource(number: i32) -> Result<Resource, Option<OpError>> {
         Ok(ResourceType::Volume) => Ok(Resource::Volume),
         Ok(ResourceType::Drive) => Ok(Resource::Drive),
         Ok(ResourceType::Pool) => Ok(Resource::Pool),
+        Ok(ResourceType::Node) => Ok(Resource::Node),
         // There are none of these yet.
-        Ok(ResourceType::Node | ResourceType::Cluster) => Err(None),
+        Ok(ResourceType::Cluster) => Err(None),
         Ok(ResourceType::None) => Err(Some(OpError::Missing {
             field: "resource_type",
             hint: "what kind of thing the alerts are of",

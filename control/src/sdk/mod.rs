@@ -6,6 +6,7 @@ mod alerts;
 mod diags;
 mod identity;
 mod kvdb;
+mod members;
 mod mount_attach;
 mod nodes;
 mod placement;

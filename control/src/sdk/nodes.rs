@@ -2,6 +2,7 @@
 use super::{Services, answer, not_yet};
 use crate::datapath::LinkState;
 use crate::error::OpError;
+use crate::membership::{MemberState, MemberWish, Standing};
 use crate::records::{NodeRecord, PoolRecord, ResizeRecord};
 use keelblock_api::datapath::{Drive, Health, ListPoolsRequest, Pool};
 use keelblock_api::openstorage::open_storage_node_server::OpenStorageNode;
@@ -26,7 +27,12 @@ impl Services {
         listed.await.map(|reply| reply.pools).unwrap_or_default()
     }
 
-    async fn storage_node(&self, record: NodeRecord, alive: bool) -> Result<StorageNode, OpError> {
+    async fn storage_node(
+        &self,
+        record: NodeRecord,
+        alive: bool,
+        standing: &Standing,
+    ) -> Result<StorageNode, OpError> {
         let host = |address: &str| {
             address
                 .rsplit_once(':')
@@ -44,6 +50,14 @@ impl Services {
             self.describe_this(&mut node).await?;
         } else if !alive {
             node.set_status(Status::Offline);
+        }
+        if let Some(member) = standing.member(&record.node_id) {
+            node.node_labels = member.labels.clone().into_iter().collect();
+            match member.state {
+                MemberState::Decommissioning => node.set_status(Status::Decommission),
+                MemberState::Maintenance if alive => node.set_status(Status::Maintenance),
+                _ => {}
+            }
         }
         Ok(node)
     }
@@ -93,7 +107,8 @@ impl Services {
             kind: "node",
             name: node_id.into(),
         })?;
-        self.storage_node(record, alive).await
+        let standing = self.node().standing().await?;
+        self.storage_node(record, alive, &standing).await
     }
 }
 
@@ -172,8 +187,9 @@ impl OpenStorageNode for Services {
         _: Request<SdkNodeEnumerateWithFiltersRequest>,
     ) -> Result<Response<SdkNodeEnumerateWithFiltersResponse>, Refusal> {
         let mut nodes = Vec::new();
+        let standing = self.node().standing().await?;
         for (record, alive) in self.node().registry.nodes().await? {
-            nodes.push(self.storage_node(record, alive).await?);
+            nodes.push(self.storage_node(record, alive, &standing).await?);
         }
         Ok(Response::new(SdkNodeEnumerateWithFiltersResponse { nodes }))
     }
@@ -194,23 +210,28 @@ impl OpenStorageNode for Services {
 
     async fn drain_attachments(
         &self,
-        _: Request<SdkNodeDrainAttachmentsRequest>,
+        request: Request<SdkNodeDrainAttachmentsRequest>,
     ) -> Result<Response<SdkJobResponse>, Refusal> {
-        not_yet("OpenStorageNode.DrainAttachments")
+        let job = self.drain(request.into_inner()).await;
+        answer(job.map(|job| SdkJobResponse { job: Some(job) }))
     }
 
     async fn cordon_attachments(
         &self,
-        _: Request<SdkNodeCordonAttachmentsRequest>,
+        request: Request<SdkNodeCordonAttachmentsRequest>,
     ) -> Result<Response<SdkNodeCordonAttachmentsResponse>, Refusal> {
-        not_yet("OpenStorageNode.CordonAttachments")
+        let node = request.into_inner().node_id;
+        let cordoned = self.wish(node, MemberWish::Cordon(true)).await;
+        answer(cordoned.map(|_| SdkNodeCordonAttachmentsResponse {}))
     }
 
     async fn uncordon_attachments(
         &self,
-        _: Request<SdkNodeUncordonAttachmentsRequest>,
+        request: Request<SdkNodeUncordonAttachmentsRequest>,
     ) -> Result<Response<SdkNodeUncordonAttachmentsResponse>, Refusal> {
-        not_yet("OpenStorageNode.UncordonAttachments")
+        let node = request.into_inner().node_id;
+        let cordoned = self.wish(node, MemberWish::Cordon(false)).await;
+        answer(cordoned.map(|_| SdkNodeUncordonAttachmentsResponse {}))
     }
 
     async fn volume_bytes_used_by_node(

@@ -11,6 +11,7 @@ mod wrap;
 pub use rotate::Rotated;
 pub use source::{ClusterKeys, Source};
 pub use wrap::{SecretRecord, WrapError};
+pub(crate) use wrap::{hex, unhex};
 
 use crate::error::OpError;
 use crate::node::Node;

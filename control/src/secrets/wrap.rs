@@ -210,12 +210,12 @@ impl WrappedKey {
 }
 
 /// As hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// From hexadecimal digits; `None` if they are not just so many.
-pub(super) fn unhex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+pub(crate) fn unhex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
     let (pairs, rest) = digits.as_chunks::<2>();
     if pairs.len() != N || !rest.is_empty() {
         return None;

@@ -72,6 +72,14 @@ impl Bench {
 
     /// A further node of the cluster whose KVDB is there, with a drive.
     pub async fn join(node_id: &str, kvdb: &str) -> Self {
+        let mut bench = Self::prepare(node_id, kvdb).await;
+        bench.start_control().await.unwrap();
+        bench.ready().await;
+        bench
+    }
+
+    /// The same, whose control process was not started yet.
+    pub async fn prepare(node_id: &str, kvdb: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let fake = Fake::start(&dir.path().join("dp.sock"));
         fake.memory().replicating = true;
@@ -80,16 +88,14 @@ impl Bench {
             etcd: Some(kvdb.into()),
             ..config(&dir, Drive::File)
         };
-        let control = Control::start(&config).await.unwrap();
-        let mut bench = Self {
+        let nowhere = Endpoint::from_static("http://127.0.0.1:1");
+        Self {
             fake,
-            channel: channel(&control),
-            control: Some(control),
+            channel: nowhere.connect_lazy(),
+            control: None,
             config,
             _dir: dir,
-        };
-        bench.ready().await;
-        bench
+        }
     }
 
     /// Whether its control process does.
@@ -334,6 +340,9 @@ fn config(dir: &TempDir, drive: Drive) -> Config {
         etcd_key: None,
         etcd_user: None,
         etcd_password_file: None,
+        cluster_token_file: None,
+        cluster_token_env: None,
+        labels: Vec::new(),
         drives: vec![drive.parse().unwrap()],
         pool: "default".into(),
         cluster_key_file: None,

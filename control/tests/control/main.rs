@@ -10,6 +10,7 @@ mod exports;
 mod fake;
 mod fake_replication;
 mod kvdb_backup;
+mod membership;
 mod placement;
 mod program;
 mod recovery;

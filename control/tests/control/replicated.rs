@@ -44,6 +44,11 @@ impl Nodes {
         new
     }
 
+    /// Where the KVDB is.
+    pub fn kvdb(&self) -> String {
+        self.server.address().to_string()
+    }
+
     pub async fn until(&self, what: &str, is_so: impl Fn(&Self) -> bool) {
         let wait = async {
             while !is_so(self) {

@@ -1,0 +1,105 @@
+//! What a node does when it starts: it brings the token, and writes who and where it is (M1, M2).
+
+use super::record::{MemberRecord, MemberState};
+use super::token::{TokenError, TokenRecord};
+use super::transition::{self, Refused};
+use crate::error::OpError;
+use crate::kvdb::client::{Committed, Guard, Write};
+use crate::node::Node;
+use crate::records::{NodeRecord, Versioned, encode, unix_ms};
+
+/// Attempts at a change that others keep getting ahead of.
+const ATTEMPTS: usize = 8;
+
+impl From<TokenError> for OpError {
+    fn from(error: TokenError) -> Self {
+        Self::State(error.to_string())
+    }
+}
+
+impl From<Refused> for OpError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Label(key, why) => Self::invalid(format!("label {key:?}"), why),
+            other => Self::State(other.to_string()),
+        }
+    }
+}
+
+impl Node {
+    /// Compares this node's token with the check in the KVDB. The first node that brings one sets it.
+    ///
+    /// # Errors
+    /// [`OpError::State`], in words: it has none, or another one.
+    pub(crate) async fn bring_token(&self) -> Result<(), OpError> {
+        let token = self.token_source().read()?;
+        let key = self.registry.keys().token();
+        let wrong = || TokenError::Wrong(self.token_source().name(), self.cluster_id().into());
+        for _ in 0..ATTEMPTS {
+            let known = self.registry.get::<TokenRecord>(&key).await?;
+            match (known, &token) {
+                (None, None) => return Ok(()),
+                (Some(_), None) => {
+                    return Err(TokenError::Missing(self.cluster_id().into()).into());
+                }
+                (Some(known), Some(token)) => {
+                    return match known.record.is_of(token)? {
+                        true => Ok(()),
+                        false => Err(wrong().into()),
+                    };
+                }
+                (None, Some(token)) => {
+                    let record = TokenRecord::new(token, unix_ms())?;
+                    if self
+                        .registry
+                        .make(vec![(key.clone(), encode(&record))])
+                        .await?
+                    {
+                        tracing::info!(
+                            cluster = self.cluster_id(),
+                            "the cluster has this token from now on"
+                        );
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Err(OpError::Contended { what: key })
+    }
+
+    /// Writes who and where this node is, if it may be that. `describe` makes the record from the one that is there.
+    ///
+    /// # Errors
+    /// [`OpError::State`]: the id is another machine's, or was decommissioned.
+    pub(crate) async fn write_node(
+        &self,
+        describe: impl Fn(Option<NodeRecord>) -> NodeRecord,
+    ) -> Result<(), OpError> {
+        let keys = self.registry.keys();
+        let (member_key, node_key) = (keys.member(self.node_id()), keys.node(self.node_id()));
+        for _ in 0..ATTEMPTS {
+            let known: Option<Versioned<MemberRecord>> = self.registry.get(&member_key).await?;
+            let node = self.registry.get::<NodeRecord>(&node_key).await?;
+            let before = known.as_ref().map(|k| &k.record);
+            let now = unix_ms();
+            let mut member =
+                transition::join(before, self.node_id(), self.identity(), self.labels(), now)?;
+            let new = before.is_none_or(|b| b.state == MemberState::Decommissioned);
+            let revision = known.as_ref().map_or(0, |k| k.revision);
+            let guards = vec![Guard::at(&member_key, revision)];
+            let text = encode(&describe(node.map(|n| n.record)));
+            let mut writes = vec![Write::put(&node_key, text)];
+            if before != Some(&member) {
+                member.changed_unix_ms = now;
+                writes.push(Write::put(&member_key, encode(&member)));
+            }
+            if self.registry.kv().commit(guards, writes).await? != Committed::No {
+                if new {
+                    tracing::info!(node = self.node_id(), "joined the cluster");
+                }
+                return Ok(());
+            }
+        }
+        Err(OpError::Contended { what: member_key })
+    }
+}
