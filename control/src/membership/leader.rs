@@ -35,8 +35,15 @@ pub async fn lead_membership(node: Arc<Node>, mut stop: watch::Receiver<bool>) -
             if node.members_want_something(&looked) {
                 match node.lead_members().await {
                     Ok(Some(mut lease)) => {
+                        let id = lease.id();
                         tokio::select! {
-                            () = run(&node, &mut looked) => {}
+                            () = run(&node, &mut looked) => {
+                                // Else the next one waits until it has run out.
+                                drop(lease);
+                                if let Err(error) = node.registry.kv().lease_revoke(id).await {
+                                    tracing::debug!(%error, "the lease of who looks after members runs out by itself");
+                                }
+                            }
                             () = lease.lost() => {
                                 tracing::warn!("another node may look after members now: the lease is gone");
                             }

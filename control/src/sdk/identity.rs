@@ -63,15 +63,13 @@ impl OpenStorageCluster for Services {
         _: Request<SdkClusterInspectCurrentRequest>,
     ) -> Result<Response<SdkClusterInspectCurrentResponse>, Refusal> {
         // That the KVDB answers is what makes it a cluster.
-        let key = self.node().registry.keys().cluster();
-        let found = self
-            .node()
-            .registry
-            .get::<crate::records::ClusterRecord>(&key)
-            .await;
-        answer(found.map(|_| SdkClusterInspectCurrentResponse {
+        let quorum = self.quorum().await;
+        answer(quorum.map(|has_quorum| SdkClusterInspectCurrentResponse {
             cluster: Some(StorageCluster {
-                status: Status::Ok.into(),
+                status: match has_quorum {
+                    true => Status::Ok.into(),
+                    false => Status::NotInQuorum.into(),
+                },
                 id: self.node().cluster_id().into(),
                 name: self.node().cluster_id().into(),
             }),

@@ -151,6 +151,18 @@ impl Services {
         })
     }
 
+    /// More than half of the storage nodes live; without any, there is nothing to miss.
+    pub(super) async fn quorum(&self) -> Result<bool, OpError> {
+        let registry = &self.node().registry;
+        let pools = registry.pools().await?;
+        let nodes = registry.nodes().await?;
+        let is_storage = |id: &str| pools.iter().any(|p| p.node_id == id);
+        let storage = nodes.iter().filter(|(n, _)| is_storage(&n.node_id));
+        let lives = storage.clone().filter(|(_, lives)| *lives).count();
+        let all = storage.count();
+        Ok(all == 0 || 2 * lives > all)
+    }
+
     pub(super) async fn update_member(
         &self,
         request: api::UpdateMemberRequest,

@@ -9,8 +9,9 @@ use tonic::{Code, Status};
 
 impl Nodes {
     async fn member(&self, at: usize, node: &str) -> Member {
-        let listed = self.nodes[at].admin().list_members(ListMembersRequest {});
-        let listed = listed.await.unwrap().into_inner().members;
+        let mut admin = self.nodes[at].admin();
+        let listed = admin.list_members(ListMembersRequest {}).await;
+        let listed = listed.unwrap().into_inner().members;
         listed.into_iter().find(|m| m.node_id == node).unwrap()
     }
 
@@ -153,6 +154,9 @@ async fn attachments_leave_a_node_that_is_drained_or_in_maintenance_and_nothing_
     refused(here, Code::FailedPrecondition, "it is cordoned");
     // The others are needed.
     c.wish(1, "n1", "enter-maintenance").await.unwrap();
+    for node in ["n2", "n3"] {
+        c.until_member(1, node, |m| m.datapath_up).await;
+    }
     refused(
         c.wish(1, &to, "enter-maintenance").await,
         Code::FailedPrecondition,
