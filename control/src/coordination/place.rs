@@ -29,7 +29,9 @@ impl Seen {
             Node {
                 node_id: node.node_id.clone(),
                 labels: member.map(|m| m.labels.clone()).unwrap_or_default(),
-                refused: unable(node, says).or(member.and_then(unfit)).map(str::to_owned),
+                refused: unable(node, says)
+                    .or(member.and_then(unfit))
+                    .map(str::to_owned),
                 load_percent: 0,
                 pools: pools.unwrap_or_default(),
             }

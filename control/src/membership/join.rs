@@ -7,6 +7,7 @@ use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
 use crate::records::{NodeRecord, Versioned, encode, unix_ms};
+use uuid::Uuid;
 
 /// Attempts at a change that others keep getting ahead of.
 const ATTEMPTS: usize = 8;
@@ -92,6 +93,9 @@ impl Node {
             if before != Some(&member) {
                 member.changed_unix_ms = now;
                 writes.push(Write::put(&member_key, encode(&member)));
+                // Labels say where replicas go.
+                let placement = Uuid::new_v4().to_string();
+                writes.push(Write::put(keys.placements(), placement));
             }
             if self.registry.kv().commit(guards, writes).await? != Committed::No {
                 if new {

@@ -8,6 +8,7 @@ use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
 use crate::records::{AlertKind, Severity, Versioned, encode, unix_ms};
+use uuid::Uuid;
 
 /// Attempts at a change that others keep getting ahead of.
 const ATTEMPTS: usize = 8;
@@ -89,7 +90,7 @@ impl Node {
                 return Ok(record);
             }
             record.changed_unix_ms = unix_ms();
-            if self.swap_member(&found, &record).await? {
+            if self.want_of_member(&found, &record).await? {
                 tracing::info!(node, wish = ?wish, state = record.state.name(), "member changed");
                 self.coordination.members_changed();
                 return Ok(record);
@@ -110,6 +111,22 @@ impl Node {
         let kv = self.registry.kv();
         let swapped = kv.compare_and_swap(&key, found.revision, encode(record));
         Ok(swapped.await? != Committed::No)
+    }
+
+    /// The same where something else is wanted of the node: no replica is placed by what was seen before (`docs/placement.md` §5).
+    async fn want_of_member(
+        &self,
+        found: &Versioned<MemberRecord>,
+        record: &MemberRecord,
+    ) -> Result<bool, OpError> {
+        let keys = self.registry.keys();
+        let key = keys.member(&record.node_id);
+        let guards = vec![Guard::at(&key, found.revision)];
+        let writes = vec![
+            Write::put(&key, encode(record)),
+            Write::put(keys.placements(), Uuid::new_v4().to_string()),
+        ];
+        Ok(self.registry.kv().commit(guards, writes).await? != Committed::No)
     }
 
     /// M9: of a node that is away and has nothing.
@@ -147,7 +164,7 @@ impl Node {
         let node = &found.record.node_id;
         let mut closed = found.record.clone();
         transition::decommission(&mut closed)?;
-        if closed != found.record && !self.swap_member(found, &closed).await? {
+        if closed != found.record && !self.want_of_member(found, &closed).await? {
             return Ok(None);
         }
         let world = World::look(&self.registry).await?;
@@ -166,7 +183,7 @@ impl Node {
 
     /// M8 and M9: the node is no member any more, and nothing of it is left in the KVDB but that. `None`: somebody changed something meanwhile.
     ///
-    /// Nothing can have come to it since `world` was read: whoever gives a node something compares its record, and in the state that led here it gets nothing.
+    /// Nothing can have come to it since `world` was read: it is being decommissioned, so nothing is placed there, and whoever attaches to it or makes a volume there compares its record.
     pub(super) async fn forget_node(
         &self,
         world: &World,

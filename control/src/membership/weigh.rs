@@ -81,6 +81,13 @@ pub fn against_decommission(world: &World, node: &str) -> Vec<String> {
             ));
             continue;
         }
+        if let Some(trashed) = volume.and_then(|v| v.in_trash()) {
+            all.push(format!(
+                "deleted volume {} is in the trashcan, with a replica there: take it back, or delete it for good",
+                trashed.name
+            ));
+            continue;
+        }
         let good = world.good_elsewhere(id, set, node).count();
         let minimum = usize::from(set.minimum);
         if phase == Phase::Ready && !lives && good == 0 {

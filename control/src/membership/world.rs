@@ -284,6 +284,8 @@ pub(super) mod tests {
             error: String::new(),
             source: None,
             restoring: None,
+            placement: None,
+            trashed: None,
         }
     }
 
