@@ -201,3 +201,39 @@ fn a_change_goes_on_when_whoever_did_it_has_died() {
     });
     verify_region(&at(&cluster, other), &written).unwrap();
 }
+
+/// A node is taken out of the cluster: not while it is needed, and then with everything that was acknowledged still there.
+#[test]
+fn a_node_is_decommissioned_when_its_replica_and_its_volume_are_elsewhere() {
+    let cluster = two_of_three();
+    let new = without(&cluster);
+    // Not the one that is asked.
+    let gone = (1..3).find(|n| *n != new).expect("two of three have one");
+    let gone_id = id(&cluster, gone);
+    let run = |words: &[&str]| {
+        let said = cluster.keelctl(words);
+        assert!(said.status.success(), "{said:?}\n{}", cluster.logs());
+    };
+    run(&["volume", "attach", "r", "--node", &gone_id]);
+    let written = write_region(&at(&cluster, gone), seed()).unwrap();
+    let new_id = id(&cluster, new);
+    run(&["node", "cordon", &new_id]);
+    let words = ["node", "decommission", &gone_id, "--yes", "--wait"];
+    let said = cluster.keelctl(&words);
+    let why = String::from_utf8_lossy(&said.stderr);
+    assert!(!said.status.success(), "{said:?}");
+    assert!(
+        why.contains("volume r") && why.contains("it is cordoned"),
+        "{why}"
+    );
+    run(&["node", "uncordon", &new_id]);
+    run(&words);
+    let stays = 3 - gone - new;
+    let found = until(&cluster, stays, "both replicas are elsewhere", |f| {
+        f["state"] == "serving" && f["replicas"].as_array().map(Vec::len) == Some(2)
+    });
+    assert!(!members(&cluster, &found).contains(&gone), "{found}");
+    let serves = place(&cluster, found["coordinator"].as_str().expect("a node"));
+    assert_ne!(serves, gone);
+    verify_region(&at(&cluster, serves), &written).unwrap();
+}
