@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
@@ -826,11 +827,13 @@ impl Datapath for Service {
         let mut memory = self.begin("answer_set_change").await?;
         let said = memory.replication.answer(request.into_inner());
         if let (Some((reports, asks)), Some(events)) = (said, &memory.events) {
-            let what = event::What::Coordinator(reports);
-            events.try_send(Ok(happened(what))).unwrap();
-            if let Some(asks) = asks {
-                let what = event::What::SetChange(asks);
-                events.try_send(Ok(happened(what))).unwrap();
+            let asks = asks.map(event::What::SetChange);
+            for what in std::iter::once(event::What::Coordinator(reports)).chain(asks) {
+                // A control process that stops hears nothing more.
+                match events.try_send(Ok(happened(what))) {
+                    Ok(()) | Err(TrySendError::Closed(_)) => {}
+                    Err(TrySendError::Full(_)) => panic!("control does not listen"),
+                }
             }
         }
         Ok(Response::new(AnswerSetChangeReply {}))
