@@ -1,7 +1,7 @@
 //! The control process of a node: everything that is not I/O.
 //!
 //! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database, `records` what is kept in it and `backup` what becomes of it; `membership` says which nodes there are and what is wanted of them; `replication`
-//! is who coordinates a volume, and `coordination` this node's part in it; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
+//! is who coordinates a volume, and `coordination` this node's part in it, `mending` what is done about lost replicas without being asked; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
 //! serves them; `sdk`, `admin` and `rest` are the doors.
 
 pub mod backup;
@@ -11,8 +11,10 @@ pub mod datadir;
 pub mod datapath;
 pub mod error;
 pub mod kvdb;
+mod leader;
 pub mod logs;
 pub mod membership;
+pub mod mending;
 pub mod names;
 pub mod node;
 pub mod placement;

@@ -8,6 +8,7 @@ use crate::error::OpError;
 use crate::kvdb::store::OpenError;
 use crate::kvdb::{Client, KvError, Server};
 use crate::membership::lead_membership;
+use crate::mending::keep_mending;
 use crate::node::Node;
 use crate::records::{Keys, PoolRecord, Registry, unix_ms};
 use crate::rest;
@@ -174,6 +175,7 @@ impl Control {
         });
         tasks.spawn(scan(node.clone(), stopped.clone()));
         tasks.spawn(keep_schedules(node.clone(), stopped.clone()));
+        tasks.spawn(keep_mending(node.clone(), stopped.clone()));
         tasks.spawn(coordinate(node.clone(), pokes, stopped.clone()));
         tasks.spawn(lead_membership(node.clone(), stopped.clone()));
         tasks.spawn(stay_alive(node.clone(), stopped));

@@ -138,7 +138,7 @@ fn what_is_in_the_way_is_said_and_a_change_can_be_taken_back() {
     let first = coordinator(&cluster);
     let new = without(&cluster);
     let written = write_region(&at(&cluster, first), seed()).unwrap();
-    assert!(refused(&cluster, &["--repl", "4"]).contains("3 first"));
+    assert!(refused(&cluster, &["--repl", "4"]).contains("has one"));
     let first_id = id(&cluster, first);
     let says = refused(&cluster, &["--repl", "3", "--node", &first_id]);
     assert!(says.contains("has a replica"), "{says}");
@@ -236,4 +236,67 @@ fn a_node_is_decommissioned_when_its_replica_and_its_volume_are_elsewhere() {
     let serves = place(&cluster, found["coordinator"].as_str().expect("a node"));
     assert_ne!(serves, gone);
     verify_region(&at(&cluster, serves), &written).unwrap();
+}
+
+#[test]
+fn without_a_host_a_stale_replica_comes_back_and_a_lost_one_is_made_again() {
+    let cluster = two_of_three();
+    let first = coordinator(&cluster);
+    let new = without(&cluster);
+    let other = (0..3)
+        .find(|n| *n != first && *n != new)
+        .expect("three nodes");
+    let die = |node: usize| {
+        let node = cluster.ready().nodes[node].clone();
+        kill(node.control_pid.expect("it runs"), Signal::KILL);
+        kill(node.datapath_pid.expect("it runs"), Signal::KILL);
+    };
+    let hosts = at(&cluster, new);
+    let held = Held::new(cluster.up_pid());
+    die(other);
+    let written = write_region(&at(&cluster, first), seed()).unwrap();
+    until(&cluster, first, "it is excluded", |f| {
+        members(&cluster, f) == [first]
+    });
+    let detached = cluster.keelctl_at(first, &["host", "detach", "r"]);
+    assert!(detached.status.success(), "{detached:?}");
+    drop(held);
+    until(&cluster, first, "its node is back", |f| {
+        let all = f["replicas"].as_array().expect("replicas");
+        all.iter().all(|r| r["node_alive"] == true)
+    });
+    let said = cluster.keelctl_at(first, &["volume", "resync", "r", "--wait"]);
+    assert!(said.status.success(), "{said:?}\n{}", cluster.logs());
+    let mut two = [first, other];
+    two.sort_unstable();
+    let found = until(&cluster, first, "it is in sync", |f| {
+        members(&cluster, f) == two
+    });
+    assert_eq!(found["state"], "detached");
+    // The drive of the one that had everything all the time is gone: what is left of its pool is another one.
+    let more = cluster.path("more.img");
+    let more = more.to_str().expect("a name");
+    let words = ["service", "drive", "add", more, "--size", "256M"];
+    let added = cluster.keelctl_at(first, &words);
+    assert!(added.status.success(), "{added:?}");
+    let held = Held::new(cluster.up_pid());
+    die(first);
+    let drive = cluster.path("data").join(id(&cluster, first));
+    std::fs::write(drive.join("drive.img"), vec![0; 64 << 20]).expect("it is there");
+    drop(held);
+    let mut two = [new, other];
+    two.sort_unstable();
+    let found = until(&cluster, other, "another is made", |f| {
+        members(&cluster, f) == two && f["task"]["state"] == "done"
+    });
+    assert_eq!(found["task"]["automatic"], true);
+    let node = id(&cluster, new);
+    let words = ["volume", "attach", "r", "--node", &node];
+    let attached = cluster.keelctl_at(new, &words);
+    assert!(
+        attached.status.success(),
+        "{attached:?}\n{}",
+        cluster.logs()
+    );
+    verify_region(&hosts, &written).unwrap();
 }

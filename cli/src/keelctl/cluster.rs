@@ -15,7 +15,7 @@ pub enum Command {
     List,
     /// The cluster's id, name and state.
     Inspect,
-    /// What pools may be asked for; shows it, changed as is said.
+    /// What pools may be asked for, and when replicas are replaced; shows it, changed as is said.
     Options(placement::Options),
     /// Pools of all nodes that live: what is in them, and what was promised to volumes.
     ProvisionStatus,

@@ -6,7 +6,8 @@ use crate::render::Answer;
 use clap::{ArgGroup, Args};
 use keelblock_api::admin::update_replicas_request::Change;
 use keelblock_api::admin::{
-    CancelUpdateReplicasRequest, LocateVolumeReply, ReplicaTask, UpdateReplicasRequest,
+    CancelUpdateReplicasRequest, LocateVolumeReply, ReplicaStatus, ReplicaTask,
+    UpdateReplicasRequest,
 };
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 pub struct Update {
     /// Name or id.
     volume: String,
-    /// Number of replicas: one more or one less than now.
+    /// Number of replicas: more than now, or one less.
     #[arg(long, group = "what", value_parser = clap::value_parser!(u32).range(1..=5))]
     repl: Option<u32>,
     /// Take the replica away from this node (or the one of this id), as soon as there is another one elsewhere.
@@ -39,9 +40,10 @@ pub struct Update {
 pub struct Resync {
     /// Name or id.
     volume: String,
-    /// The replica's node, or its id. It is out of the set of those that count until it is done.
+    /// The replica's node, or its id: all of it is compared with another one, and it is out of the set of those that count until that is done [default: those
+    /// that are behind are brought back, also of a volume that is attached nowhere].
     #[arg(long)]
-    node: String,
+    node: Option<String>,
     /// Stay until it is done.
     #[arg(long)]
     wait: bool,
@@ -88,10 +90,47 @@ pub async fn resync(client: &mut Client, args: Resync) -> Result<Answer> {
     let what = format!("resync volume {}", volume.name);
     let request = UpdateReplicasRequest {
         volume: volume.id.clone(),
-        change: Some(Change::Resync(args.node)),
+        change: Some(Change::Resync(args.node.clone().unwrap_or_default())),
         node: String::new(),
     };
-    begin(client, &volume.name, request, (what, args.wait)).await
+    if args.node.is_some() {
+        return begin(client, &volume.name, request, (what, args.wait)).await;
+    }
+    let begun = client.admin.update_replicas(request).await;
+    begun.map_err(|s| Failure::from_status(what.clone(), &s))?;
+    let mut progress = Progress::new();
+    loop {
+        let found = client.locate(&volume.id).await?;
+        let behind: Vec<_> = found.replicas.iter().filter(|r| is_behind(r)).collect();
+        if behind.is_empty() {
+            progress.end();
+            let mut all = found.replicas.iter();
+            let says = match all.all(|r| r.state == "member") {
+                true => "All of its replicas are in sync.",
+                false => "Those of its replicas that can be reached are in sync.",
+            };
+            return Ok(answer(&found, says));
+        }
+        if !args.wait {
+            let name = &volume.name;
+            let says = format!("Begun; `keelctl volume replicas {name}` says how far it is.");
+            return Ok(answer(&found, &says));
+        }
+        let sums = behind.iter().fold((0, 0), |(done, total), r| {
+            (done + r.resync_done_bytes, total + r.resync_total_bytes)
+        });
+        let nodes: Vec<&str> = behind.iter().map(|r| r.node_id.as_str()).collect();
+        let says = format!("resync of the replica on node {}", nodes.join(", "));
+        progress.show(&says, (sums.1 > 0).then_some(sums));
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// It can be brought back, and is not yet.
+fn is_behind(replica: &ReplicaStatus) -> bool {
+    matches!(replica.state.as_str(), "behind" | "empty")
+        && replica.node_alive
+        && replica.error.is_empty()
 }
 
 /// Begins with a change, and waits for its end if that is wanted.
@@ -177,6 +216,9 @@ fn amount(task: &ReplicaTask) -> Option<Amount> {
 }
 
 fn state(task: &ReplicaTask) -> String {
+    let mut new = vec![task.new_node.as_str()];
+    new.extend(task.more_nodes.iter().map(String::as_str));
+    let new = new.join(", ");
     let what = match task.kind.as_str() {
         "move" => format!("move {} -> {}", task.old_node, task.new_node),
         "resync" => format!("resync of the replica on node {}", task.new_node),
@@ -186,7 +228,7 @@ fn state(task: &ReplicaTask) -> String {
         ),
         _ => format!(
             "{} -> {} replicas, with node {}",
-            task.replicas_before, task.replicas, task.new_node
+            task.replicas_before, task.replicas, new
         ),
     };
     let mut text = match (task.state.as_str(), task.step.as_str()) {
@@ -194,6 +236,9 @@ fn state(task: &ReplicaTask) -> String {
         ("running", step) => format!("{what}: {step}"),
         (state, _) => format!("{what}: {state}"),
     };
+    if task.automatic {
+        text += ", by itself";
+    }
     if !task.error.is_empty() {
         text += &format!(" ({})", task.error);
     }
@@ -217,6 +262,8 @@ pub fn json_of(task: &ReplicaTask) -> Value {
         "error": task.error,
         "created_unix_ms": task.created_unix_ms,
         "updated_unix_ms": task.updated_unix_ms,
+        "automatic": task.automatic,
+        "more_nodes": task.more_nodes,
     })
 }
 

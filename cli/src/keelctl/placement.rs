@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
 use crate::size::show_size;
+use crate::time::parse_interval;
 use clap::Args;
 use keelblock_api::admin::{self, NodeVerdict, ProvisionedPool};
 use keelblock_api::json::Codec;
@@ -190,6 +191,16 @@ pub struct Options {
     /// Part of each pool that new replicas leave free, in percent.
     #[arg(long, value_name = "PERCENT")]
     reserve: Option<u32>,
+    /// Replace the replicas of a node that is away for so long, like 15m, and lost ones at once, by themselves; or `never`.
+    #[arg(long, value_name = "TIME|never", value_parser = parse_replace_after)]
+    replace_after: Option<u64>,
+}
+
+fn parse_replace_after(text: &str) -> std::result::Result<u64, String> {
+    match text {
+        "never" => Ok(0),
+        time => parse_interval(time),
+    }
 }
 
 /// Shows them, changed as is said.
@@ -202,6 +213,17 @@ pub async fn options(client: &mut Client, args: Options) -> Result<Answer> {
     let reply = reply
         .map_err(|s| Failure::from_status("options of the cluster", &s))?
         .into_inner();
+    let request = admin::SetClusterOptionsRequest {
+        replace_after_s: args.replace_after,
+    };
+    let said = client.admin.set_cluster_options(request).await;
+    let said = said
+        .map_err(|s| Failure::from_status("options of the cluster", &s))?
+        .into_inner();
+    let after = match said.replace_after_s {
+        0 => "never".to_owned(),
+        seconds => format!("{seconds} s"),
+    };
     let overcommit = match reply.overcommit_percent {
         0 => "no limit".to_owned(),
         percent => format!("{percent} % of a pool less its reserve"),
@@ -212,9 +234,11 @@ pub async fn options(client: &mut Client, args: Options) -> Result<Answer> {
             "Reserved",
             format!("{} % of each pool", reply.reserve_percent),
         ),
+        ("Replace replicas after", after),
     ]);
     let data = json!({
         "overcommit_percent": reply.overcommit_percent, "reserve_percent": reply.reserve_percent,
+        "replace_after_s": said.replace_after_s,
     });
     Ok(Answer::new(data, text))
 }

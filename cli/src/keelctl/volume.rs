@@ -115,7 +115,7 @@ pub enum Command {
     },
     /// Change the number of replicas of a volume, one at a time, or move one to another node, while the volume is used.
     HaUpdate(ha::Update),
-    /// Compare a replica with the others, all of it, and copy what differs, while the volume is used.
+    /// Bring replicas that are behind back, or compare one with the others, all of it, and copy what differs; whether the volume is used or attached nowhere.
     Resync(ha::Resync),
     /// How a host connects to a volume.
     ConnectInfo {

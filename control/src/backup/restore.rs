@@ -74,7 +74,7 @@ fn plan(
     let mut plan = Plan::default();
     for (key, value) in then {
         let value = match part(key) {
-            "cluster" | "restore" | "alive" | "attachments" => continue,
+            "cluster" | "restore" | "alive" | "away" | "attachments" => continue,
             // Nobody of then holds an epoch: a coordinator of then that still runs ends at its next change of the set.
             "replication" => {
                 let record: ReplicationRecord =

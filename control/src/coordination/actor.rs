@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Now;
+use super::errands::Advance;
 use crate::error::OpError;
 use crate::node::Node;
 use crate::records::Phase;
@@ -37,6 +38,8 @@ const LONG: Duration = Duration::from_secs(30);
 pub(super) struct Attempts {
     count: u32,
     last: Option<Instant>,
+    /// Of an errand.
+    pub(super) advance: Advance,
 }
 
 impl Attempts {

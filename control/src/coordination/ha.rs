@@ -125,14 +125,15 @@ impl Node {
         if record.state == TaskState::Running {
             record.error = why.to_owned();
         }
-        let id = task
+        let ids: Vec<String> = task
             .record
-            .new
-            .as_ref()
-            .map(|new| new.replica_id.to_string());
+            .coming()
+            .map(|new| new.replica_id.to_string())
+            .collect();
+        // They are copied to one after the other.
         let mut peers = coordinator.peers.iter();
-        let peer = peers.find(|p| Some(&p.replica_id) == id.as_ref());
-        if let Some(peer) = peer.filter(|p| p.resync_total_bytes > 0) {
+        let peer = peers.find(|p| ids.contains(&p.replica_id) && p.resync_total_bytes > 0);
+        if let Some(peer) = peer {
             record.done_bytes = peer.resync_done_bytes;
             record.total_bytes = peer.resync_total_bytes;
             record.copied_bytes = peer.resync_copied_bytes;
@@ -199,9 +200,12 @@ impl Node {
             TaskState::Failed => Severity::Warning,
             TaskState::Done | TaskState::Cancelled => Severity::Notify,
         };
-        let on = |what: &str, r: &Option<TaskReplica>| {
-            let node = r.as_ref().map(|r| format!(" {what} node {}", r.node_id));
-            node.unwrap_or_default()
+        let on = |what: &str, all: Vec<&TaskReplica>| {
+            let nodes: Vec<&str> = all.iter().map(|r| r.node_id.as_str()).collect();
+            match nodes.is_empty() {
+                true => String::new(),
+                false => format!(" {what} node {}", nodes.join(", ")),
+            }
         };
         let why = match task.error.is_empty() {
             true => String::new(),
@@ -213,8 +217,8 @@ impl Node {
             task.kind.name(),
             task.wanted_before,
             task.wanted,
-            on("from", &task.old),
-            on("to", &task.new),
+            on("from", task.old.iter().collect()),
+            on("to", task.coming().collect()),
             task.state.name()
         );
         let id = task.volume_id.to_string();

@@ -3,7 +3,7 @@
 //! `seen` is what the KVDB says, kept current by one watch; `told` is what the data path was told and reports. For each volume one *actor* (`actor`)
 //! compares the two and does what is missing: replicas of this node (`replicas`), the path that hosts have here, and, if the volume is attached to
 //! this node, K1 and serving (`serve`). When the node of a volume is dead another takes it (`failover`, `takeover`). `changes` answers what coordinators ask for
-//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `clones` those that are for one, `restores` sets it back to one, `kept` keeps them when it is deleted, `errands` has it coordinated for that while it is attached nowhere, `connect` begins with a data path, `place` chooses nodes, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
+//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `groups` those of several volumes at one moment, `clones` those that are for one, `restores` sets it back to one, `kept` keeps them when it is deleted, `errands` has it coordinated for that while it is attached nowhere, `connect` begins with a data path, `place` chooses nodes, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
 
 mod actor;
 mod alive;
@@ -12,6 +12,7 @@ mod clones;
 mod connect;
 mod errands;
 mod failover;
+mod groups;
 mod ha;
 mod kept;
 mod manager;
@@ -37,6 +38,7 @@ use crate::replication::record::Token;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// State of a coordinator on its data path that a change is being made for: volume, epoch, version.
@@ -58,6 +60,8 @@ pub struct Coordination {
     nodes: Notify,
     /// Something is wanted of a member.
     members: Notify,
+    /// Snapshots of several volumes at one moment: since when they are known.
+    groups: Mutex<HashMap<Uuid, Instant>>,
     /// Replicas are looked at, made and deleted one at a time.
     looking: tokio::sync::Mutex<()>,
 }
@@ -75,6 +79,7 @@ impl Coordination {
             pokes,
             nodes: Notify::new(),
             members: Notify::new(),
+            groups: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
         };
         (new, Pokes(poked))
@@ -93,6 +98,10 @@ impl Coordination {
 
     fn asked(&self) -> MutexGuard<'_, HashSet<Asked>> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn groups(&self) -> MutexGuard<'_, HashMap<Uuid, Instant>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn troubles(&self) -> MutexGuard<'_, HashMap<Uuid, String>> {

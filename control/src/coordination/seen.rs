@@ -249,6 +249,12 @@ impl Seen {
                 let before = self.snapshots.remove(&id);
                 let of = record.as_ref().or(before.as_ref());
                 touched.volumes.extend(of.map(|s| s.record.volume_id));
+                // Whoever serves another volume of the group waits for it.
+                let joint = of.filter(|s| s.record.joint.is_some());
+                if let Some(group) = joint.map(|s| s.record.group) {
+                    let all = self.group(group).into_iter();
+                    touched.volumes.extend(all.map(|s| s.record.volume_id));
+                }
                 set(&mut self.snapshots, id, record);
                 return touched;
             }
@@ -294,11 +300,26 @@ impl Seen {
         })
     }
 
+    /// What is known of all replicated volumes that have a record, by id.
+    pub fn all(&self) -> Vec<Now> {
+        let mut ids: Vec<Uuid> = self.volumes.keys().copied().collect();
+        ids.sort();
+        ids.into_iter().filter_map(|id| self.volume(id)).collect()
+    }
+
     fn snapshots_of(&self, id: Uuid) -> Vec<Versioned<SnapshotRecord>> {
         let all = self.snapshots.values();
         let mut of_it: Vec<_> = all.filter(|s| s.record.volume_id == id).cloned().collect();
         of_it.sort_by_key(|s| (s.record.created_unix_ms, s.record.snapshot_id));
         of_it
+    }
+
+    /// Those that are taken at one moment, as long as they are being taken or given up.
+    pub fn group(&self, group: Uuid) -> Vec<Versioned<SnapshotRecord>> {
+        let all = self.snapshots.values();
+        let of =
+            |s: &&Versioned<SnapshotRecord>| s.record.joint.is_some() && s.record.group == group;
+        all.filter(of).cloned().collect()
     }
 
     /// A snapshot of a replicated volume.

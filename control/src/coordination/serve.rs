@@ -63,7 +63,9 @@ impl Node {
         let coordinator = self.coordination.told().coordinator(now.id).cloned();
         // The KVDB's watch may be behind the epoch that was given a moment ago.
         let mine = coordinator.filter(|c| runs(c) && c.epoch >= set.record.epoch.number());
-        let errand = self.end_errand(now, mine.as_ref()).await?;
+        let errand = self
+            .end_errand(now, mine.as_ref(), &mut attempts.advance)
+            .await?;
         let state = match mine.as_ref() {
             Some(c) if serves(c) => PathState::Optimized,
             _ => PathState::Inaccessible,
@@ -81,7 +83,7 @@ impl Node {
                     let followed = self.follow_snapshots(now, &coordinator).await;
                     // A clone may wait for a replica that this brings.
                     let wait = self.change_replicas(now, &coordinator).await?;
-                    followed.map(|()| wait.or(errand))
+                    followed.map(|again| again.or(wait).or(errand))
                 }
                 None => Ok(errand),
             };

@@ -39,6 +39,8 @@ impl Node {
         let named = of_it.iter().filter_map(|s| {
             let ready = match s.phase {
                 Phase::Ready => true,
+                // One of several volumes' is void when its epoch is over.
+                Phase::Creating if s.joint.is_some() => return None,
                 Phase::Creating if s.epoch.is_some_and(|of| of < epoch) => false,
                 Phase::Creating | Phase::Deleting | Phase::Kept => return None,
             };
@@ -55,10 +57,15 @@ impl Node {
         &self,
         now: &Now,
         coordinator: &Coordinator,
-    ) -> Result<(), OpError> {
+    ) -> Result<Option<Duration>, OpError> {
+        let mut again = None;
         for snapshot in &now.snapshots {
             match snapshot.record.phase {
                 Phase::Ready => self.follow_clone(snapshot).await?,
+                Phase::Creating if snapshot.record.joint.is_some() => {
+                    let wait = self.follow_joint(snapshot, coordinator.epoch).await?;
+                    again = again.or(wait);
+                }
                 Phase::Creating if self.clone_is_over(&snapshot.record) => {
                     self.drop_replicated(snapshot, coordinator.epoch).await?;
                 }
@@ -67,7 +74,7 @@ impl Node {
                 Phase::Deleting => self.drop_replicated(snapshot, coordinator.epoch).await?,
             }
         }
-        Ok(())
+        Ok(again)
     }
 
     async fn take_snapshot(

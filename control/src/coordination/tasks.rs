@@ -10,6 +10,8 @@
 //! | running, the new one is a member, or none is to come; the old one stays | the old one is to leave (K5) |
 //! | running, the old one leaves | its node deletes it; one that is away does when it is back, and is not waited for |
 //! | running, all of that is done | done |
+//! | running by itself (§21), the old one is a member that lives and is well, the new one is none | taken back |
+//! | undoing by itself, the new one is a member, and the old one is none that lives and is well | it goes on |
 //! | undoing, the new one is in the record | it is to leave (K5), and is waited for |
 //! | undoing, it is not | as many are wanted as before (K8): cancelled, or failed |
 //! | a replica is to be compared anew, and was not excluded yet | it is (K3), which [`super::changes`] writes down |
@@ -114,20 +116,35 @@ impl View<'_> {
         if task.kind == TaskKind::Resync {
             return self.compare(task);
         }
+        if task.automatic && self.returned(task) {
+            return Next::State(TaskState::Undoing, String::new());
+        }
         let first = task.old_first;
-        let steps = [
-            task.old
-                .as_ref()
-                .filter(|_| first)
-                .map(|old| self.take(old, true)),
-            task.new.as_ref().map(|new| self.bring(new)),
-            task.old
-                .as_ref()
-                .filter(|_| !first)
-                .map(|old| self.take(old, false)),
-        ];
-        let next = steps.into_iter().flatten().flatten().next();
+        let old = task.old.as_ref();
+        let before = old.filter(|_| first).and_then(|old| self.take(old, true));
+        let bring = || self.bring_all(task);
+        let after = || old.filter(|_| !first).and_then(|old| self.take(old, false));
+        let next = before.or_else(bring).or_else(after);
         next.unwrap_or(Next::State(TaskState::Done, String::new()))
+    }
+
+    /// A replica is a member, on a node that lives and says nothing bad of it.
+    fn is_well(&self, replica: &TaskReplica) -> bool {
+        let made = self.replicas.get(&replica.replica_id).map(|r| &r.record);
+        self.state(replica.replica_id) == Some(ReplicaState::Member)
+            && made.is_none_or(|r| !r.lost && r.error.is_empty())
+            && (self.lives)(&replica.node_id)
+    }
+
+    fn is_member(&self, replica: &Option<TaskReplica>) -> bool {
+        let id = replica.as_ref().map(|r| r.replica_id);
+        id.is_some_and(|id| self.state(id) == Some(ReplicaState::Member))
+    }
+
+    /// The replica that is replaced is back in sync, before the new one was.
+    fn returned(&self, task: &TaskRecord) -> bool {
+        let old = task.old.as_ref();
+        !self.is_member(&task.new) && old.is_some_and(|old| self.is_well(old))
     }
 
     /// What a replica that is to be compared anew needs.
@@ -155,6 +172,17 @@ impl View<'_> {
                 Next::Wait(TaskStep::Resync, why)
             }
         }
+    }
+
+    /// What the replicas that come need; `None`: all are members. All are added before any is waited for.
+    fn bring_all(&self, task: &TaskRecord) -> Option<Next> {
+        let mut next = task.coming().filter_map(|new| self.bring(new));
+        let first = next.next()?;
+        if !matches!(first, Next::Wait(..)) {
+            return Some(first);
+        }
+        let other = next.find(|n| !matches!(n, Next::Wait(..)));
+        Some(other.unwrap_or(first))
     }
 
     /// What the new replica needs; `None`: it is a member.
@@ -208,338 +236,20 @@ impl View<'_> {
             // It comes back by itself.
             return Next::State(TaskState::Cancelled, String::new());
         }
+        let old = task.old.as_ref();
+        if task.automatic && self.is_member(&task.new) && !old.is_some_and(|old| self.is_well(old))
+        {
+            // The new one is the copy that counts.
+            return Next::State(TaskState::Running, String::new());
+        }
         let over = match task.error.is_empty() {
             true => TaskState::Cancelled,
             false => TaskState::Failed,
         };
-        let left = task.new.as_ref().and_then(|new| self.take(new, false));
+        let left = task.coming().find_map(|new| self.take(new, false));
         left.unwrap_or(Next::Back(over))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::replication::record::{Fields, Holder, Replica, Token};
-    use crate::replication::transition::{self, Coordinator};
-
-    fn id(n: u8) -> Uuid {
-        Uuid::from_u128(n.into())
-    }
-
-    fn replica(n: u8) -> TaskReplica {
-        TaskReplica {
-            replica_id: id(n),
-            node_id: format!("n{n}"),
-            pool_id: id(100),
-        }
-    }
-
-    fn by() -> Coordinator {
-        Coordinator {
-            epoch: crate::replication::record::Epoch::new(0, 1).unwrap(),
-            incarnation: Token([1; 16]),
-            attempt: Token([2; 16]),
-        }
-    }
-
-    /// Replicas 1 to `n`, served.
-    fn served(n: u8) -> ReplicationRecord {
-        let all = (1..=n).map(|n| (id(n), format!("n{n}"), id(100)));
-        let new = ReplicationRecord::new(0, all, minimum_of(n), n).unwrap();
-        let holder = Holder {
-            node_id: "n1".into(),
-            incarnation: Token([1; 16]),
-            attempt: Token([2; 16]),
-        };
-        let taken = transition::take(&new, 0, holder).unwrap();
-        transition::serve(&taken, by(), &taken.members.clone(), &[]).unwrap()
-    }
-
-    struct World {
-        set: ReplicationRecord,
-        replicas: BTreeMap<Uuid, Versioned<ReplicaRecord>>,
-        task: TaskRecord,
-        away: Vec<String>,
-        minimum: Option<u8>,
-        asked: Vec<Wish>,
-    }
-
-    impl World {
-        fn new(n: u8, kind: TaskKind, new: Option<u8>, old: Option<u8>) -> Self {
-            let set = served(n);
-            let wanted = match kind {
-                TaskKind::Increase => n + 1,
-                TaskKind::Decrease => n - 1,
-                TaskKind::Move | TaskKind::Resync => n,
-            };
-            let task = TaskRecord {
-                task_id: id(200),
-                volume_id: id(201),
-                kind,
-                state: TaskState::Running,
-                step: TaskStep::Add,
-                wanted_before: n,
-                wanted,
-                new: new.map(replica),
-                old: old.map(replica),
-                old_first: false,
-                done_bytes: 0,
-                total_bytes: 0,
-                copied_bytes: 0,
-                error: String::new(),
-                created_unix_ms: 0,
-                updated_unix_ms: 0,
-            };
-            let mut world = Self {
-                set: transition::want(&set, wanted).unwrap_or(set),
-                replicas: BTreeMap::new(),
-                task,
-                away: Vec::new(),
-                minimum: None,
-                asked: Vec::new(),
-            };
-            (1..=n).for_each(|n| world.make(id(n), ""));
-            world
-        }
-
-        fn make(&mut self, id: Uuid, error: &str) {
-            let record = ReplicaRecord {
-                node_id: String::new(),
-                made: error.is_empty(),
-                error: error.into(),
-                lost: false,
-            };
-            let revision = 1;
-            self.replicas.insert(id, Versioned { record, revision });
-        }
-
-        fn next(&self) -> Next {
-            View {
-                set: &self.set,
-                replicas: &self.replicas,
-                task: Some(&self.task),
-                minimum: self.minimum,
-                lives: &|node| !self.away.iter().any(|n| n == node),
-            }
-            .next()
-        }
-
-        /// Does what is next, as a coordinator and the KVDB would; `false`: there is nothing but to wait.
-        fn step(&mut self) -> bool {
-            match self.next() {
-                Next::Nothing | Next::Wait(..) => return false,
-                Next::Ask(wish, _) => {
-                    let next = match &wish {
-                        Wish::Add(new) => {
-                            let (node, pool) = (&new.node_id, new.pool_id);
-                            transition::add(&self.set, by(), new.replica_id, node, pool)
-                        }
-                        Wish::Leave(one) => transition::leave(&self.set, by(), *one),
-                        Wish::Remove(one) => transition::remove(&self.set, by(), *one),
-                        Wish::Minimum(m) => transition::set_minimum(&self.set, by(), *m),
-                        Wish::Exclude(one) => {
-                            self.task.step = TaskStep::Resync;
-                            transition::exclude(&self.set, by(), &[*one])
-                        }
-                    };
-                    self.set = next.unwrap_or_else(|why| panic!("{wish:?}: {why}"));
-                    self.asked.push(wish);
-                }
-                Next::State(state, error) => (self.task.state, self.task.error) = (state, error),
-                Next::Back(state) => {
-                    let before = self.task.wanted_before;
-                    self.set = transition::want(&self.set, before).unwrap_or(self.set.clone());
-                    self.task.state = state;
-                }
-            }
-            true
-        }
-
-        fn go(&mut self) {
-            for _ in 0..20 {
-                if !self.step() {
-                    return;
-                }
-            }
-            panic!("it does not come to rest: {:?}", self.asked);
-        }
-
-        fn join(&mut self, n: u8) {
-            self.set = transition::admit(&self.set, by(), id(n)).unwrap();
-        }
-
-        fn state(&self, n: u8) -> Option<ReplicaState> {
-            self.set.replica(id(n)).map(|r| r.state)
-        }
-    }
-
-    #[test]
-    fn one_more_is_added_made_copied_and_then_the_minimum_rises() {
-        let mut world = World::new(2, TaskKind::Increase, Some(3), None);
-        world.go();
-        assert_eq!(world.state(3), Some(ReplicaState::Empty));
-        assert_eq!(world.next(), Next::Wait(TaskStep::Make, String::new()));
-        world.make(id(3), "");
-        assert_eq!(world.next(), Next::Wait(TaskStep::Resync, String::new()));
-        world.away = vec!["n3".into()];
-        let away = "node n3 is away".to_owned();
-        assert_eq!(world.next(), Next::Wait(TaskStep::Resync, away));
-        world.away.clear();
-        assert_eq!(world.set.minimum, 1, "not before it is there");
-        world.join(3);
-        world.go();
-        assert_eq!((world.task.state, world.set.minimum), (TaskState::Done, 2));
-        let new = replica(3);
-        assert_eq!(world.asked, [Wish::Add(new), Wish::Minimum(2)]);
-    }
-
-    #[test]
-    fn one_that_cannot_be_made_is_taken_back() {
-        let mut world = World::new(2, TaskKind::Increase, Some(3), None);
-        world.go();
-        world.make(id(3), "the pool is full");
-        world.go();
-        assert_eq!(world.state(3), Some(ReplicaState::Leaving));
-        assert_eq!(world.next(), Next::Wait(TaskStep::Delete, String::new()));
-        world.replicas.remove(&id(3));
-        world.go();
-        assert_eq!(world.state(3), None);
-        assert_eq!(world.task.state, TaskState::Failed);
-        assert_eq!(world.task.error, "node n3: the pool is full");
-        assert_eq!((world.set.wanted, world.set.minimum), (2, 1));
-    }
-
-    #[test]
-    fn one_less_has_the_minimum_lowered_first_and_the_node_delete_it() {
-        let mut world = World::new(3, TaskKind::Decrease, None, Some(2));
-        world.go();
-        assert_eq!(world.asked, [Wish::Minimum(1), Wish::Leave(id(2))]);
-        assert_eq!(world.set.members, [id(1), id(3)]);
-        assert_eq!(world.task.state, TaskState::Running);
-        world.replicas.remove(&id(2));
-        world.go();
-        assert_eq!(world.state(2), None);
-        assert_eq!(world.task.state, TaskState::Done);
-    }
-
-    #[test]
-    fn a_node_that_is_away_deletes_when_it_is_back_and_nobody_waits() {
-        let mut world = World::new(3, TaskKind::Decrease, None, Some(2));
-        world.away = vec!["n2".into()];
-        world.go();
-        assert_eq!(world.task.state, TaskState::Done);
-        assert_eq!(world.state(2), Some(ReplicaState::Leaving));
-        world.replicas.remove(&id(2));
-        world.go();
-        assert_eq!(world.state(2), None, "it came back, and deleted it");
-    }
-
-    #[test]
-    fn a_move_brings_the_new_one_before_the_old_one_goes() {
-        let mut world = World::new(2, TaskKind::Move, Some(3), Some(2));
-        world.go();
-        world.make(id(3), "");
-        assert_eq!(world.state(2), Some(ReplicaState::Member));
-        world.join(3);
-        world.go();
-        assert_eq!(world.state(2), Some(ReplicaState::Leaving));
-        world.replicas.remove(&id(2));
-        world.go();
-        assert_eq!(world.task.state, TaskState::Done);
-        assert_eq!(world.set.members, [id(1), id(3)]);
-        assert_eq!(world.set.minimum, 1);
-    }
-
-    #[test]
-    fn a_lost_one_goes_first_if_the_new_one_comes_to_its_node() {
-        let mut world = World::new(3, TaskKind::Move, Some(4), Some(3));
-        world.task.new.as_mut().unwrap().node_id = "n3".into();
-        world.task.old_first = true;
-        world.go();
-        assert_eq!(world.state(3), Some(ReplicaState::Leaving));
-        assert_eq!(world.state(4), None);
-        world.away = vec!["n3".into()];
-        assert!(matches!(world.next(), Next::Wait(TaskStep::Delete, why) if why.contains("away")));
-        world.away.clear();
-        world.replicas.remove(&id(3));
-        world.go();
-        assert_eq!(
-            (world.state(3), world.state(4)),
-            (None, Some(ReplicaState::Empty))
-        );
-    }
-
-    #[test]
-    fn one_that_is_compared_anew_is_out_of_the_set_until_it_was() {
-        let mut world = World::new(3, TaskKind::Resync, Some(2), None);
-        world.task.step = TaskStep::Leave;
-        world.go();
-        assert_eq!(world.asked, [Wish::Exclude(id(2))]);
-        assert_eq!(world.state(2), Some(ReplicaState::Behind));
-        assert_eq!(world.next(), Next::Wait(TaskStep::Resync, String::new()));
-        let mut cancelled = world.task.clone();
-        cancelled.state = TaskState::Undoing;
-        std::mem::swap(&mut world.task, &mut cancelled);
-        world.go();
-        assert_eq!(world.task.state, TaskState::Cancelled);
-        assert_eq!(world.asked.len(), 1, "it comes back by itself");
-        std::mem::swap(&mut world.task, &mut cancelled);
-        world.join(2);
-        world.go();
-        assert_eq!(world.task.state, TaskState::Done);
-        assert_eq!((world.asked.len(), world.set.members.len()), (1, 3));
-        // One that was taken away meanwhile.
-        let mut world = World::new(3, TaskKind::Resync, Some(7), None);
-        world.go();
-        assert_eq!(world.task.state, TaskState::Failed);
-        assert!(world.task.error.contains("n7"), "{}", world.task.error);
-    }
-
-    #[test]
-    fn what_is_cancelled_leaves_nothing() {
-        let mut world = World::new(2, TaskKind::Increase, Some(3), None);
-        world.go();
-        world.make(id(3), "");
-        world.task.state = TaskState::Undoing;
-        world.go();
-        assert_eq!(world.state(3), Some(ReplicaState::Leaving));
-        world.replicas.remove(&id(3));
-        world.go();
-        assert_eq!(world.task.state, TaskState::Cancelled);
-        assert_eq!((world.set.wanted, world.set.replicas.len()), (2, 2));
-        // Of one that did not begin too.
-        let mut world = World::new(2, TaskKind::Increase, Some(3), None);
-        world.task.state = TaskState::Undoing;
-        world.go();
-        assert_eq!(world.task.state, TaskState::Cancelled);
-        assert!(world.asked.is_empty());
-    }
-
-    #[test]
-    fn the_minimum_is_what_somebody_said_as_far_as_there_are_replicas() {
-        let mut world = World::new(3, TaskKind::Decrease, None, Some(2));
-        world.task.state = TaskState::Done;
-        world.set = transition::want(&world.set, 3).unwrap();
-        world.minimum = Some(3);
-        world.go();
-        assert_eq!(world.set.minimum, 3);
-        world.minimum = Some(9);
-        assert_eq!(world.next(), Next::Nothing);
-        world.minimum = Some(1);
-        world.go();
-        assert_eq!(world.set.minimum, 1);
-        // Not while one is missing.
-        world.minimum = None;
-        let mut fields = Fields::from(world.set.clone());
-        fields.members.retain(|m| *m != id(3));
-        let behind = |r: &mut Replica| r.state = ReplicaState::Behind;
-        fields
-            .replicas
-            .iter_mut()
-            .filter(|r| r.replica_id == id(3))
-            .for_each(behind);
-        world.set = ReplicationRecord::try_from(fields).unwrap();
-        assert_eq!(world.next(), Next::Nothing);
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ use keelblock_api::datapath::{
     ChecksumError, CommitReservationRequest, Event, PoolSpaceLow, ReadError, ReservationChanged,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::Streaming;
 
 impl Node {
@@ -67,6 +68,9 @@ impl Node {
                 if let Err(error) = self.report(&what).await {
                     tracing::error!(?what, %error, "what the data path reported could not be kept");
                 }
+                if matches!(what, What::DriveFailed(_)) {
+                    self.clone().look_at_failed();
+                }
             }
             Some(What::SetChange(change)) => self.set_change(change),
             Some(What::Coordinator(coordinator)) => self.coordinator_reports(coordinator),
@@ -74,6 +78,17 @@ impl Node {
                 tracing::debug!("the data path reported something that this version does not know")
             }
         }
+    }
+
+    /// Has replicas looked at, which are on a drive that failed. Beside the events, which are not to wait for the data path.
+    fn look_at_failed(self: Arc<Self>) {
+        tokio::spawn(async move {
+            match self.look_at_replicas(Duration::ZERO).await {
+                Ok(()) => self.coordination.poke_all(),
+                // They are listed when it is connected again.
+                Err(error) => tracing::debug!(%error, "replicas cannot be looked at"),
+            }
+        });
     }
 
     /// Writes down what operators must hear of.

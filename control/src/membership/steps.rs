@@ -196,7 +196,7 @@ fn replicas(world: &World, node: &str, now_unix_ms: u64, plan: &mut Plan) -> usi
             plan.steps.push(Step::Move(id, replica.replica_id));
         }
     }
-    let new = |t: &&TaskRecord| t.new.as_ref().is_some_and(|r| r.node_id == node);
+    let new = |t: &&TaskRecord| t.coming().any(|r| r.node_id == node);
     let coming = world.tasks.values().filter(|t| runs(t)).filter(new).count();
     let own = world
         .volumes
@@ -289,6 +289,8 @@ mod tests {
             new: Some(replica(new)),
             old: Some(replica(old)),
             old_first: false,
+            automatic: false,
+            more: Vec::new(),
             done_bytes: 1,
             total_bytes: 4,
             copied_bytes: 0,

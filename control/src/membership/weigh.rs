@@ -137,10 +137,10 @@ pub fn nowhere(world: &World, id: Uuid, set: &ReplicationRecord, node: &str) -> 
     let mut why = Vec::new();
     for other in world.nodes.values().filter(|n| n.node_id != node) {
         let has = set.replicas.iter().any(|r| r.node_id == other.node_id);
-        let coming = world.tasks.get(&id).and_then(|t| t.new.as_ref());
+        let coming = || world.tasks.get(&id).into_iter().flat_map(|t| t.coming());
         match world.cannot_have(other) {
             None if !has => return None,
-            None if coming.is_some_and(|r| r.node_id == other.node_id) => return None,
+            None if coming().any(|r| r.node_id == other.node_id) => return None,
             None => why.push(format!("{}: it has one", other.node_id)),
             Some(reason) => why.push(format!("{}: {reason}", other.node_id)),
         }

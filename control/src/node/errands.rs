@@ -1,16 +1,48 @@
 //! Has a volume that is attached nowhere coordinated by this node for a while, for its snapshots (`coordination/errands`).
 use super::Node;
 use crate::error::OpError;
-use crate::kvdb::client::{Guard, Write};
+use crate::kvdb::client::{Committed, Guard, Write};
 use crate::records::{
     AttachmentRecord, PathState, Phase, SnapshotRecord, Versioned, VolumeRecord, encode, unix_ms,
 };
 use std::time::Duration;
+use uuid::Uuid;
 
 /// How long it may take until it is coordinated, as an attach.
 const SERVE_LIMIT: Duration = Duration::from_secs(12);
 
+/// That a volume is coordinated by a node, and attached nowhere for hosts.
+fn errand(volume_id: Uuid, node_id: &str) -> AttachmentRecord {
+    AttachmentRecord {
+        volume_id,
+        node_id: node_id.into(),
+        subsystem_of: volume_id,
+        nsid: 1,
+        path_state: PathState::Inaccessible,
+        attached_unix_ms: unix_ms(),
+        moved_from: None,
+        errand: true,
+    }
+}
+
 impl Node {
+    /// Has a volume that is attached nowhere coordinated by a node for its replicas (`docs/replication.md` §21); `false`: it is attached, or was changed, meanwhile.
+    pub(crate) async fn begin_errand(
+        &self,
+        volume: &Versioned<VolumeRecord>,
+        node_id: &str,
+    ) -> Result<bool, OpError> {
+        let (keys, id) = (self.registry.keys(), volume.record.volume_id);
+        let key = keys.attachment(id);
+        let guards = vec![
+            Guard::absent(&key),
+            Guard::at(keys.volume(id), volume.revision),
+        ];
+        let write = Write::put(&key, encode(&errand(id, node_id)));
+        let written = self.registry.kv().commit(guards, vec![write]).await?;
+        Ok(written != Committed::No)
+    }
+
     /// The attachment of a volume for whoever wants its snapshots: the one that there is, or one that is made for that.
     pub(super) async fn coordinated(
         &self,
@@ -23,16 +55,7 @@ impl Node {
         self.can_coordinate(self.node_id()).await?;
         self.data_keys(&volume.record).await?;
         let before = self.replication(id).await?.map_or(0, |s| s.record.version);
-        let record = AttachmentRecord {
-            volume_id: id,
-            node_id: self.node_id().into(),
-            subsystem_of: id,
-            nsid: 1,
-            path_state: PathState::Inaccessible,
-            attached_unix_ms: unix_ms(),
-            moved_from: None,
-            errand: true,
-        };
+        let record = errand(id, self.node_id());
         let key = self.registry.keys().attachment(id);
         let guards = vec![
             Guard::absent(&key),
@@ -49,7 +72,7 @@ impl Node {
             let why = self.coordination.trouble(id);
             let why = why.unwrap_or_else(|| "too few of its replicas are reached".into());
             return Err(OpError::Unavailable(format!(
-                "volume {name} is attached nowhere, and cannot be coordinated for a snapshot now: {why}"
+                "volume {name} is attached nowhere, and cannot be coordinated for its snapshots or replicas now: {why}"
             )));
         }
         let found = self.registry.any_attachment(id).await?;

@@ -25,12 +25,12 @@ pub enum HaWish {
     Move(String, Option<String>),
     /// Served by no fewer than so many; `None`: as follows from their number.
     Minimum(Option<u8>),
-    /// The one of that id, or on that node, is compared anew with the others.
+    /// The one of that id, or on that node, is compared anew with the others; empty: those that are behind are brought back.
     Resync(String),
 }
 
 /// A volume, with what a task is made from.
-struct Found {
+pub(super) struct Found {
     volume: Versioned<VolumeRecord>,
     set: Versioned<ReplicationRecord>,
     task: Option<Versioned<TaskRecord>>,
@@ -47,11 +47,11 @@ impl Found {
         all.filter(|r| r.state != ReplicaState::Leaving)
     }
 
-    fn running(&self) -> Option<&Versioned<TaskRecord>> {
+    pub(super) fn running(&self) -> Option<&Versioned<TaskRecord>> {
         self.task.as_ref().filter(|t| !t.record.state.is_over())
     }
 
-    fn busy(&self, task: &TaskRecord) -> OpError {
+    pub(super) fn busy(&self, task: &TaskRecord) -> OpError {
         OpError::State(format!(
             "the replicas of volume {name} are being changed already ({}, {}): wait for it, or take it back with `keelctl volume \
              ha-update --cancel {name}`",
@@ -62,7 +62,7 @@ impl Found {
     }
 
     /// The replica of that id, or on that node.
-    fn replica(&self, named: &str) -> Result<&Replica, OpError> {
+    pub(super) fn replica(&self, named: &str) -> Result<&Replica, OpError> {
         let mut all = self.staying();
         let found = all.find(|r| r.node_id == named || r.replica_id.to_string() == named);
         found.ok_or_else(|| {
@@ -84,14 +84,21 @@ fn task_replica(replica: &Replica) -> TaskReplica {
     }
 }
 
-fn new_replica(placed: &Placed<'_>) -> Result<TaskReplica, OpError> {
-    let place = placed.places.first().cloned();
-    let (node_id, pool_id) = place.ok_or_else(|| OpError::Internal("a place is none".into()))?;
-    Ok(TaskReplica {
+/// Replicas with these places.
+pub(super) fn new_replicas<'a>(
+    placed: &'a Placed<'_>,
+) -> impl Iterator<Item = TaskReplica> + use<'a> {
+    let new = |(node_id, pool_id): &(String, Uuid)| TaskReplica {
         replica_id: Uuid::new_v4(),
-        node_id,
-        pool_id,
-    })
+        node_id: node_id.clone(),
+        pool_id: *pool_id,
+    };
+    placed.places.iter().map(new)
+}
+
+pub(super) fn first(mut new: impl Iterator<Item = TaskReplica>) -> Result<TaskReplica, OpError> {
+    let first = new.next();
+    first.ok_or_else(|| OpError::Internal("a place is none".into()))
 }
 
 impl Node {
@@ -119,12 +126,34 @@ impl Node {
         wish: HaWish,
     ) -> Result<Option<TaskRecord>, OpError> {
         let found = self.ha_of(name).await?;
-        match wish {
+        let volume = found.volume.clone();
+        let begun = match wish {
             HaWish::Replicas(wanted, node) => self.change_level(found, wanted, node).await,
             HaWish::Move(from, to) => self.move_replica(found, &from, to).await.map(Some),
             HaWish::Minimum(minimum) => self.set_minimum(&found, minimum).await.map(|()| None),
+            HaWish::Resync(named) if named.is_empty() => {
+                self.bring_back(&found).await.map(|()| None)
+            }
             HaWish::Resync(named) => self.compare_anew(found, &named).await.map(Some),
+        }?;
+        let id = volume.record.volume_id;
+        if begun.is_some()
+            && self.registry.any_attachment(id).await?.is_none()
+            && self.can_coordinate(self.node_id()).await.is_ok()
+        {
+            // Else it is begun by whoever looks for such (`mending`).
+            self.begin_errand(&volume, self.node_id()).await?;
         }
+        Ok(begun)
+    }
+
+    /// Has a volume that is attached nowhere, and of which a replica is behind, coordinated at once. One that is served needs nothing.
+    async fn bring_back(&self, found: &Found) -> Result<(), OpError> {
+        let behind = |r: &Replica| r.state != ReplicaState::Member;
+        if found.staying().any(behind) {
+            self.coordinated(&found.volume).await?;
+        }
+        Ok(())
     }
 
     async fn compare_anew(&self, found: Found, named: &str) -> Result<TaskRecord, OpError> {
@@ -163,7 +192,7 @@ impl Node {
         self.begin_task(found, task, None).await
     }
 
-    async fn ha_of(&self, name: &str) -> Result<Found, OpError> {
+    pub(super) async fn ha_of(&self, name: &str) -> Result<Found, OpError> {
         let volume = self.registry.volume(name).await?;
         let id = volume.record.volume_id;
         if volume.record.replicated.is_none() {
@@ -195,8 +224,8 @@ impl Node {
     ) -> Result<Option<TaskRecord>, OpError> {
         let now = found.set.record.wanted;
         if let Some(task) = found.running() {
-            let places = task.record.new.iter().chain(&task.record.old);
-            let same = |n: &String| places.clone().any(|r| r.node_id == *n);
+            let places = || task.record.coming().chain(&task.record.old);
+            let same = |n: &String| places().any(|r| r.node_id == *n);
             // The same again.
             return match task.record.wanted == wanted && node.as_ref().is_none_or(same) {
                 true => Ok(Some(task.record.clone())),
@@ -213,23 +242,31 @@ impl Node {
                 ))),
             };
         }
-        if wanted.abs_diff(now) > 1 {
-            let next = if wanted > now { now + 1 } else { now - 1 };
+        if wanted > now {
+            let more = usize::from(wanted - now);
+            if let Some(node) = node.as_ref().filter(|_| more > 1) {
+                return Err(OpError::State(format!(
+                    "{more} replicas come at once, and node {node} can have one of them: ask for one more there first, or leave their nodes open"
+                )));
+            }
+            let placed = self.place_more(&found, more, node.as_deref(), None).await?;
+            let mut new = new_replicas(&placed);
+            let coming = first(&mut new)?;
+            let mut task = self.new_task(&found, TaskKind::Increase, wanted, Some(coming), None);
+            task.more = new.collect();
+            return self.begin_task(found, task, Some(placed)).await.map(Some);
+        }
+        if now - wanted > 1 {
+            // Each copy that is given up is somebody's word, and the next one is looked at as things are then.
             return Err(OpError::State(format!(
-                "volume {} has {now} replicas: one more or less at a time, so {next} first",
-                found.name()
+                "volume {} has {now} replicas: one less at a time, so {} first",
+                found.name(),
+                now - 1
             )));
         }
-        let (kind, new, old, placed) = if wanted > now {
-            let placed = self.place_another(&found, node.as_deref(), None).await?;
-            let new = new_replica(&placed)?;
-            (TaskKind::Increase, Some(new), None, Some(placed))
-        } else {
-            let old = self.choose_leaving(&found, node.as_deref()).await?;
-            (TaskKind::Decrease, None, Some(old), None)
-        };
-        let task = self.new_task(&found, kind, wanted, new, old);
-        self.begin_task(found, task, placed).await.map(Some)
+        let old = self.choose_leaving(&found, node.as_deref()).await?;
+        let task = self.new_task(&found, TaskKind::Decrease, wanted, None, Some(old));
+        self.begin_task(found, task, None).await.map(Some)
     }
 
     async fn move_replica(
@@ -270,20 +307,28 @@ impl Node {
             )));
         }
         let leaves = Some((&old, !member));
-        let placed = self.place_another(&found, to.as_deref(), leaves).await?;
-        let wanted = found.set.record.wanted;
-        let (new, old) = (Some(new_replica(&placed)?), Some(task_replica(&old)));
-        let mut task = self.new_task(&found, TaskKind::Move, wanted, new, old);
-        let same_node = |(new, old): (&TaskReplica, &TaskReplica)| new.node_id == old.node_id;
-        let nodes = task.new.as_ref().zip(task.old.as_ref());
-        task.old_first = nodes.is_some_and(same_node) || stay >= MEMBERS_MAX;
+        let placed = self.place_more(&found, 1, to.as_deref(), leaves).await?;
+        let new = first(new_replicas(&placed))?;
+        let task = self.move_task(&found, new, &old);
         self.begin_task(found, task, Some(placed)).await
     }
 
-    /// A node for one more replica: that one, or the best. `leaves`: one that is to go; if it is lost, its node may have another in its place.
-    async fn place_another(
+    pub(super) fn move_task(&self, found: &Found, new: TaskReplica, old: &Replica) -> TaskRecord {
+        let wanted = found.set.record.wanted;
+        let first = new.node_id == old.node_id || found.staying().count() >= MEMBERS_MAX;
+        let (new, old) = (Some(new), Some(task_replica(old)));
+        let task = self.new_task(found, TaskKind::Move, wanted, new, old);
+        TaskRecord {
+            old_first: first,
+            ..task
+        }
+    }
+
+    /// Nodes for so many more replicas: that one, or the best. `leaves`: one that is to go; if it is lost, its node may have another in its place.
+    pub(super) async fn place_more(
         &self,
         found: &Found,
+        count: usize,
         node: Option<&str>,
         leaves: Option<(&Replica, bool)>,
     ) -> Result<Placed<'_>, OpError> {
@@ -317,7 +362,7 @@ impl Node {
             size_bytes: record.served_bytes(),
             labels: record.labels.clone(),
             rules: record.placement.as_ref(),
-            replicas: 1,
+            replicas: count,
             held: held.iter().map(String::as_str).collect(),
             shut: shut.iter().map(String::as_str).collect(),
             nodes: node.into_iter().collect(),
@@ -435,8 +480,10 @@ impl Node {
             wanted_before: found.set.record.wanted,
             wanted,
             new,
+            more: Vec::new(),
             old,
             old_first: false,
+            automatic: false,
             done_bytes: 0,
             total_bytes: 0,
             copied_bytes: 0,
@@ -447,7 +494,7 @@ impl Node {
     }
 
     /// Writes a task, and K8 with it.
-    async fn begin_task(
+    pub(super) async fn begin_task(
         &self,
         found: Found,
         task: TaskRecord,
@@ -472,10 +519,14 @@ impl Node {
         }
         self.commit(&format!("volume {}", found.name()), guards, writes)
             .await?;
-        let place = |r: &Option<TaskReplica>| r.as_ref().map(|r| r.node_id.clone());
+        let new: Vec<&str> = task.coming().map(|r| r.node_id.as_str()).collect();
+        let old = task.old.as_ref().map(|r| r.node_id.as_str());
         tracing::info!(
-            volume = found.name(), kind = task.kind.name(), wanted,
-            new = ?place(&task.new), old = ?place(&task.old),
+            volume = found.name(),
+            kind = task.kind.name(),
+            wanted,
+            ?new,
+            old,
             "replicas are to change"
         );
         Ok(task)

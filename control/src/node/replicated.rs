@@ -29,7 +29,7 @@ const DETACH_LIMIT: Duration = Duration::from_secs(5);
 const LANES_FROM: u64 = 1 << 30;
 
 /// A node, and what it says if it lives.
-pub(super) type Place = (NodeRecord, Option<AliveRecord>);
+pub(crate) type Place = (NodeRecord, Option<AliveRecord>);
 
 /// Most replicas of a volume.
 pub const REPLICAS_MAX: u8 = MEMBERS_MAX as u8;
@@ -257,7 +257,7 @@ impl Node {
     }
 
     /// Nodes, and what those that live say.
-    pub(super) async fn places(&self) -> Result<Vec<Place>, OpError> {
+    pub(crate) async fn places(&self) -> Result<Vec<Place>, OpError> {
         let keys = self.registry.keys();
         let prefix = keys.alive_all();
         let alive = self.registry.kv().list(&prefix).await?;

@@ -168,6 +168,7 @@ impl Node {
             error: String::new(),
             epoch: Some(set.record.epoch.number()),
             for_clone: Some(id),
+            joint: None,
         };
         let keys = self.registry.keys();
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));

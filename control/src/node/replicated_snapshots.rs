@@ -91,13 +91,7 @@ impl Node {
         let attachment = self.coordinated(volume).await?;
         let (keys, id) = (self.registry.keys(), volume.record.volume_id);
         let volume = &volume.record;
-        let all = self.registry.snapshots().await?;
-        if all.iter().filter(|s| s.volume_id == id).count() >= SNAPSHOTS_MAX {
-            return Err(OpError::State(format!(
-                "volume {} has {SNAPSHOTS_MAX} snapshots: delete some first",
-                volume.name
-            )));
-        }
+        self.room_for_snapshot(volume).await?;
         let set = self.replication(id).await?;
         let set = set
             .ok_or_else(|| OpError::Internal("a volume without a record of its replicas".into()))?;
@@ -121,6 +115,7 @@ impl Node {
             error: String::new(),
             epoch: Some(set.record.epoch.number()),
             for_clone: None,
+            joint: None,
         };
         let (key, name) = (keys.snapshot(snapshot_id), keys.volume_name(&wish.name));
         let mut guards = vec![
@@ -139,6 +134,19 @@ impl Node {
         self.commit(&format!("snapshot {}", wish.name), guards, writes)
             .await?;
         Ok(snapshot_id)
+    }
+
+    /// Whether a volume may have one more.
+    pub(super) async fn room_for_snapshot(&self, volume: &VolumeRecord) -> Result<(), OpError> {
+        let all = self.registry.snapshots().await?;
+        let of_it = all.iter().filter(|s| s.volume_id == volume.volume_id);
+        match of_it.count() >= SNAPSHOTS_MAX {
+            false => Ok(()),
+            true => Err(OpError::State(format!(
+                "volume {} has {SNAPSHOTS_MAX} snapshots: delete some first",
+                volume.name
+            ))),
+        }
     }
 
     /// Deletes a snapshot of a replicated volume.

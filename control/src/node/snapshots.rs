@@ -6,7 +6,7 @@ use super::Node;
 use super::volumes::{check_labels, check_name, merge_labels};
 use crate::error::OpError;
 use crate::kvdb::client::Write;
-use crate::records::{Found, Phase, SnapshotRecord, VolumeRecord, encode, unix_ms};
+use crate::records::{Found, Phase, SnapshotRecord, Versioned, VolumeRecord, encode, unix_ms};
 use keelblock_api::datapath::{CreateSnapshotsRequest, DeleteSnapshotRequest, NewSnapshot};
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
@@ -46,15 +46,35 @@ fn check_wishes(wishes: &[SnapshotWish]) -> Result<(), OpError> {
     Ok(())
 }
 
+fn given_twice(volume: &VolumeRecord) -> OpError {
+    OpError::invalid("volume", format!("{} is given twice", volume.name))
+}
+
 impl Node {
     /// Takes snapshots of volumes at one barrier; their ids. The same wish again gives the same ids.
     pub async fn create_snapshots(&self, wishes: Vec<SnapshotWish>) -> Result<Vec<Uuid>, OpError> {
         check_wishes(&wishes)?;
-        if let [wish] = &wishes[..] {
+        let mut several: Vec<Versioned<VolumeRecord>> = Vec::with_capacity(wishes.len());
+        for wish in &wishes {
             let volume = self.registry.volume(&wish.volume).await?;
-            if volume.record.replicated.is_some() {
-                let id = self.snapshot_replicated(wish, volume).await?;
+            let same = |v: &Versioned<VolumeRecord>| v.record.volume_id == volume.record.volume_id;
+            if several.iter().any(same) {
+                return Err(given_twice(&volume.record));
+            }
+            several.push(volume);
+        }
+        let replicated = |v: &&Versioned<VolumeRecord>| v.record.replicated.is_some();
+        match (several.iter().filter(replicated).count(), &several[..]) {
+            (0, _) => {}
+            (1, [volume]) => {
+                let id = self.snapshot_replicated(&wishes[0], volume.clone()).await?;
                 return Ok(vec![id]);
+            }
+            (n, all) if n == all.len() => return self.snapshot_group(&wishes, all).await,
+            _ => {
+                return Err(OpError::State(
+                    "volumes with several replicas and volumes of one node's pool have no barrier in common: take their snapshots apart".into(),
+                ));
             }
         }
         let _changing = self.exclusive().await?;
@@ -62,12 +82,6 @@ impl Node {
         for wish in &wishes {
             let volume = self.registry.volume(&wish.volume).await?.record;
             self.own(&volume)?;
-            if volumes.iter().any(|v| v.volume_id == volume.volume_id) {
-                return Err(OpError::invalid(
-                    "volume",
-                    format!("{} is given twice", volume.name),
-                ));
-            }
             volumes.push(volume);
         }
         if let Some(ids) = self.adopt_snapshots(&wishes, &volumes).await? {
@@ -95,6 +109,7 @@ impl Node {
             error: String::new(),
             epoch: None,
             for_clone: None,
+            joint: None,
         };
         let records: Vec<_> = wishes.into_iter().zip(volumes).map(record).collect();
         let keys = self.registry.keys();

@@ -79,6 +79,8 @@ pub enum AlertKind {
     SnapshotFailed = 9,
     /// A node is no member any more.
     NodeLeft = 10,
+    /// A replica is lost, or its node is away for long: another is made, or cannot be.
+    ReplicaLost = 11,
 }
 
 impl AlertKind {
@@ -90,7 +92,10 @@ impl AlertKind {
             }
             Self::PoolSpaceLow | Self::ScanDone => Resource::Pool,
             Self::NodeLeft => Resource::Node,
-            Self::VolumeError | Self::ReplicasChanged | Self::SnapshotFailed => Resource::Volume,
+            Self::VolumeError
+            | Self::ReplicasChanged
+            | Self::SnapshotFailed
+            | Self::ReplicaLost => Resource::Volume,
         }
     }
 
@@ -107,6 +112,7 @@ impl AlertKind {
             Self::ReplicasChanged => "replicas-changed",
             Self::SnapshotFailed => "snapshot-failed",
             Self::NodeLeft => "node-decommissioned",
+            Self::ReplicaLost => "replica-lost",
         }
     }
 }

@@ -35,6 +35,26 @@ impl Keys {
         format!("{}leaders/schedules", self.root)
     }
 
+    /// Who has lost replicas made again.
+    pub fn replica_leader(&self) -> String {
+        format!("{}leaders/replicas", self.root)
+    }
+
+    /// What was said for the whole cluster.
+    pub fn options(&self) -> String {
+        format!("{}options", self.root)
+    }
+
+    /// How long nodes are away.
+    pub fn away_all(&self) -> String {
+        format!("{}away/", self.root)
+    }
+
+    /// How long a node is away.
+    pub fn away(&self, node_id: &str) -> String {
+        format!("{}{node_id}", self.away_all())
+    }
+
     /// All schedule policies.
     pub fn policies(&self) -> String {
         format!("{}sched-policies/", self.root)

@@ -2,6 +2,7 @@
 
 mod alerts;
 mod keys;
+mod options;
 mod registry;
 mod scans;
 mod snapshots;
@@ -10,8 +11,9 @@ mod types;
 
 pub use alerts::{AlertKind, AlertRecord, Resource, Severity};
 pub use keys::Keys;
+pub use options::{AwayRecord, OptionsRecord, REPLACE_AFTER_S_MIN};
 pub use registry::{Found, Registry, Versioned, encode};
 pub use scans::{ScanRecord, ScanResult, ScanState, Schedule};
-pub use snapshots::{SnapshotRecord, SourceRecord};
+pub use snapshots::{JointRecord, JointStep, SnapshotRecord, SourceRecord};
 pub use tasks::{TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep};
 pub use types::*;

@@ -40,6 +40,31 @@ pub struct SnapshotRecord {
     /// It was only taken for this clone: it has no name, is not shown, and goes when the clone is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub for_clone: Option<Uuid>,
+    /// It is being taken at one moment with those of other volumes with replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joint: Option<JointRecord>,
+}
+
+/// How far a snapshot is that is being taken with others (`docs/replication.md` §22).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JointRecord {
+    /// How many they are.
+    pub count: u8,
+    /// How far this one is.
+    pub step: JointStep,
+}
+
+/// See [`JointRecord`]. In this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JointStep {
+    /// It is to be put in.
+    Wanted,
+    /// It was, and what came behind it is held.
+    Held,
+    /// It was held until all were, and exists.
+    Taken,
 }
 
 /// What a clone was made from.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskKind {
-    /// One replica more.
+    /// One replica more, or several.
     Increase,
     /// One less.
     Decrease,
@@ -125,12 +125,18 @@ pub struct TaskRecord {
     /// The replica that comes; that is compared anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub new: Option<TaskReplica>,
+    /// Further ones that come, if it is several at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more: Vec<TaskReplica>,
     /// The replica that goes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub old: Option<TaskReplica>,
     /// The old one goes first, as the new one comes to its node, or there would be too many; so it is none that counts.
     #[serde(default)]
     pub old_first: bool,
+    /// Nobody asked for it: the old one is lost, or its node is away (`docs/replication.md` §21).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub automatic: bool,
     /// Of the volume: bytes that were compared, and copied where they differed; of how many; and bytes of data that were copied.
     #[serde(default)]
     pub done_bytes: u64,
@@ -147,6 +153,13 @@ pub struct TaskRecord {
     pub created_unix_ms: u64,
     /// When this was written.
     pub updated_unix_ms: u64,
+}
+
+impl TaskRecord {
+    /// All replicas that come.
+    pub fn coming(&self) -> impl Iterator<Item = &TaskReplica> {
+        self.new.iter().chain(&self.more)
+    }
 }
 
 #[cfg(test)]

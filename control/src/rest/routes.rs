@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 74] = [
+pub const ROUTES: [Route; 76] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -272,6 +272,18 @@ pub const ROUTES: [Route; 74] = [
         "/v1/keelblock/trashcan-options",
         "Admin",
         "TrashOptions",
+    ),
+    route(
+        Get,
+        "/v1/keelblock/cluster/options",
+        "Admin",
+        "ClusterOptions",
+    ),
+    route(
+        Put,
+        "/v1/keelblock/cluster/options",
+        "Admin",
+        "SetClusterOptions",
     ),
     route(Get, "/v1/keelblock/kvdb", "Admin", "KvdbStatus"),
     route(Post, "/v1/keelblock/snapshots", "Admin", "CreateSnapshots"),

@@ -3,7 +3,7 @@ use super::calendar::stamp;
 use super::policy::PolicyRecord;
 use super::record::{Due, ScheduleRecord};
 use crate::error::OpError;
-use crate::kvdb::client::{Committed, Guard, LeaseGuard, Write};
+use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::{Node, SnapshotWish};
 use crate::records::{
     AlertKind, NodeRecord, Phase, Severity, SnapshotRecord, Versioned, VolumeRecord, encode,
@@ -22,30 +22,13 @@ pub const SCHEDULE_LABEL: &str = "keelblock.schedule";
 
 /// How often it is looked at what is due.
 const LOOK: Duration = Duration::from_secs(5);
-/// Life of the lease of who does it.
-const LEADER_TTL_S: i64 = 10;
 /// How long another node may take for a snapshot or its deletion: as long as a caller waits there.
 const ASK_LIMIT: Duration = Duration::from_secs(15);
 
 /// Does what is due while this node is the one that does it, until told to stop.
 pub async fn keep_schedules(node: Arc<Node>, mut stop: watch::Receiver<bool>) -> Option<OpError> {
-    let work = async {
-        loop {
-            match node.lead_schedules().await {
-                Ok(Some(mut lease)) => {
-                    tokio::select! {
-                        () = run(&node) => {}
-                        () = lease.lost() => {
-                            tracing::warn!("another node may take scheduled snapshots now: the lease is gone");
-                        }
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "cannot see who takes scheduled snapshots"),
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    };
+    let key = node.registry.keys().schedule_leader();
+    let work = node.while_leading(&key, "scheduled snapshots", || run(&node));
     tokio::select! {
         () = work => None,
         // An error means that the process is ending, which is the same.
@@ -66,21 +49,6 @@ async fn run(node: &Node) {
 }
 
 impl Node {
-    /// Becomes the one, unless another is.
-    async fn lead_schedules(&self) -> Result<Option<LeaseGuard>, OpError> {
-        let (kv, key) = (self.registry.kv(), self.registry.keys().schedule_leader());
-        if kv.get(&key).await?.is_some() {
-            return Ok(None);
-        }
-        let lease = kv.hold_lease(LEADER_TTL_S).await?;
-        let value = self.node_id().as_bytes().to_vec();
-        let write = Write::Put(key.clone().into_bytes(), value, lease.id());
-        match kv.commit(vec![Guard::absent(&key)], vec![write]).await? {
-            Committed::Yes(_) => Ok(Some(lease)),
-            Committed::No => Ok(None),
-        }
-    }
-
     /// Does what is due at this moment, given in ms since the Unix epoch. What cannot be done is said in the schedule's record and as an alert, and
     /// tried again each time until something later is due.
     ///

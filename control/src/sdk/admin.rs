@@ -389,6 +389,28 @@ impl Admin for Services {
         Services::provision_status(self).await
     }
 
+    async fn cluster_options(
+        &self,
+        _: Request<ClusterOptionsRequest>,
+    ) -> Result<Response<ClusterOptionsReply>, Status> {
+        answer(self.node().options().await.map(|o| ClusterOptionsReply {
+            replace_after_s: o.replace_after_s,
+        }))
+    }
+
+    async fn set_cluster_options(
+        &self,
+        request: Request<SetClusterOptionsRequest>,
+    ) -> Result<Response<ClusterOptionsReply>, Status> {
+        let said = match request.into_inner().replace_after_s {
+            Some(seconds) => self.node().set_replace_after(seconds).await,
+            None => self.node().options().await,
+        };
+        answer(said.map(|o| ClusterOptionsReply {
+            replace_after_s: o.replace_after_s,
+        }))
+    }
+
     async fn kvdb_status(
         &self,
         _: Request<KvdbStatusRequest>,

@@ -77,6 +77,8 @@ pub fn task(task: &TaskRecord) -> ReplicaTask {
         error: task.error.clone(),
         created_unix_ms: task.created_unix_ms,
         updated_unix_ms: task.updated_unix_ms,
+        automatic: task.automatic,
+        more_nodes: task.more.iter().map(|r| r.node_id.clone()).collect(),
     }
 }
 
@@ -102,7 +104,7 @@ pub fn runtime_state(set: &ReplicationRecord, task: Option<&TaskRecord>) -> Runt
         let stay = set.replicas.iter().filter(stays);
         let mut nodes: Vec<&str> = stay.map(|r| r.node_id.as_str()).collect();
         let new = task.filter(|t| t.state == TaskState::Running);
-        let new = new.and_then(|t| t.new.as_ref());
+        let new = new.into_iter().flat_map(TaskRecord::coming);
         nodes.extend(
             new.filter(|new| set.replica(new.replica_id).is_none())
                 .map(|new| new.node_id.as_str()),
@@ -133,11 +135,10 @@ pub fn runtime_state(set: &ReplicationRecord, task: Option<&TaskRecord>) -> Runt
 
 /// Whether a replica is gone when a task is over.
 fn ends(task: &TaskRecord, id: Uuid) -> bool {
-    let goes = match task.state {
-        TaskState::Undoing => &task.new,
-        _ => &task.old,
-    };
-    goes.as_ref().is_some_and(|r| r.replica_id == id)
+    match task.state {
+        TaskState::Undoing => task.coming().any(|r| r.replica_id == id),
+        _ => task.old.as_ref().is_some_and(|r| r.replica_id == id),
+    }
 }
 
 /// UP takes I/O; DEGRADED does with fewer copies than it should have, DOWN does not: nobody serves it, or, detached, nobody could.
@@ -202,8 +203,12 @@ impl Services {
         let node = self.node();
         let record = node.registry.volume(&request.volume).await?.record;
         let id = record.volume_id;
-        let attachment = node.registry.attachment(id).await?.map(|a| a.record);
-        let attached = attachment.map(|a| a.node_id).unwrap_or_default();
+        // Of a volume that is attached nowhere somebody may coordinate it for a while.
+        let attachment = node.registry.any_attachment(id).await?.map(|a| a.record);
+        let by = attachment.as_ref().map(|a| a.node_id.clone());
+        let by = by.unwrap_or_default();
+        let attached = attachment.filter(|a| !a.errand).map(|a| a.node_id);
+        let attached = attached.unwrap_or_default();
         let mut reply = LocateVolumeReply {
             volume_id: id.to_string(),
             name: record.name.clone(),
@@ -224,10 +229,10 @@ impl Services {
             return Ok(reply);
         };
         // Only the coordinator's own node knows how far its replicas are.
-        let elsewhere = !attached.is_empty() && attached != node.node_id();
+        let elsewhere = !by.is_empty() && by != node.node_id();
         if elsewhere
             && !request.here
-            && let Some(there) = self.ask(&attached, &request.volume).await
+            && let Some(there) = self.ask(&by, &request.volume).await
         {
             return Ok(there);
         }
@@ -244,10 +249,12 @@ impl Services {
         let last = last.map(|t| t.record);
         reply.task = last.as_ref().map(task);
         if let (Some(task), Some(last)) = (&mut reply.task, &last)
-            && attached.is_empty()
+            && by.is_empty()
             && !last.state.is_over()
         {
-            task.error = "the volume is attached nowhere: it goes on when it is".into();
+            task.error =
+                "the volume is attached nowhere: a node coordinates it for this as soon as one can"
+                    .into();
         }
         let coordinator = node.coordination.told().coordinator(id).cloned();
         let coordinator = coordinator.filter(|c| c.epoch == set.epoch.number());

@@ -111,7 +111,7 @@ impl Rules {
         if node.is_some() && replicas.is_none() {
             return Err(OpError::Missing {
                 field: "spec.ha_level",
-                hint: "one more or less than now: spec.replica_set names the node of that replica",
+                hint: "more than now, or one less: spec.replica_set names the node of the replica that comes first, or goes",
             });
         }
         Ok(VolumeChange {

@@ -5,6 +5,43 @@ use keelblock_api::admin::*;
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
+async fn several_more_at_once_then_one_less_at_a_time() {
+    let c = Nodes::start(4).await;
+    c.create("v", 2).await;
+    c.attach_to(0, "v", "n1").await.unwrap();
+    let update = async |replicas: u32| {
+        let request = UpdateReplicasRequest {
+            volume: "v".into(),
+            change: Some(update_replicas_request::Change::Replicas(replicas)),
+            node: String::new(),
+        };
+        let reply = c.nodes[0].admin().update_replicas(request).await;
+        reply.map(|r| r.into_inner().task.unwrap())
+    };
+    let task = update(4).await.unwrap();
+    assert_eq!((task.more_nodes.len(), task.replicas), (1, 4));
+    assert_eq!(update(4).await.unwrap().task_id, task.task_id, "the same");
+    let done = async {
+        loop {
+            let found = c.locate(0, "v").await;
+            let over = found.task.as_ref().is_some_and(|t| t.state == "done");
+            if over && (found.ha_level, found.replicas.len(), found.minimum) == (4, 4, 3) {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, done).await.expect("four");
+    c.until("each has one", |c| {
+        let has = |n: &crate::bench::Bench| !n.fake.memory().replication.replicas.is_empty();
+        c.nodes.iter().all(has)
+    })
+    .await;
+    refused(update(2).await, Code::FailedPrecondition, "3 first");
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_more_replica_then_one_that_cannot_be_made_then_one_less() {
     let c = Nodes::start(3).await;
     let id = c.create("v", 2).await;
@@ -70,7 +107,7 @@ async fn one_more_replica_then_one_that_cannot_be_made_then_one_less() {
     assert!(found.task.unwrap().error.contains("there is no room"));
     refuse(None);
     coordinator.memory().replication.stays_empty = false;
-    refused(update(4, "").await, Code::FailedPrecondition, "3 first");
+    refused(update(4, "").await, Code::FailedPrecondition, "it has one");
     for replicas in [0, 6] {
         refused(
             update(replicas, "").await,

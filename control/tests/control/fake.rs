@@ -857,6 +857,24 @@ impl Datapath for Service {
         Ok(Response::new(taken))
     }
 
+    async fn hold_snapshot(
+        &self,
+        request: Request<HoldSnapshotRequest>,
+    ) -> Result<Response<HoldSnapshotReply>, Status> {
+        let mut memory = self.begin("hold_snapshot").await?;
+        let held = memory.replication.hold(&request.into_inner())?;
+        Ok(Response::new(held))
+    }
+
+    async fn release_snapshot(
+        &self,
+        request: Request<ReleaseSnapshotRequest>,
+    ) -> Result<Response<HoldSnapshotReply>, Status> {
+        let mut memory = self.begin("release_snapshot").await?;
+        let held = memory.replication.release(&request.into_inner())?;
+        Ok(Response::new(held))
+    }
+
     async fn drop_snapshot(
         &self,
         request: Request<DropSnapshotRequest>,
@@ -864,6 +882,7 @@ impl Datapath for Service {
         let mut memory = self.begin("drop_snapshot").await?;
         let id = request.into_inner().snapshot_id;
         memory.replication.snapshots.retain(|s| *s != id);
+        memory.replication.holds.remove(&id);
         Ok(Response::new(DropSnapshotReply {}))
     }
 

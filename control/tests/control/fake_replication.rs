@@ -1,7 +1,7 @@
 //! What the fake data path knows of replicated volumes. Its replicas are on its drives; takeovers succeed as soon as the record says so.
 use keelblock_api::datapath::answer_set_change_request::Outcome;
 use keelblock_api::datapath::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -20,6 +20,8 @@ pub struct Replication {
     pub answers: Vec<AnswerSetChangeRequest>,
     /// A replica that is added stays empty: it cannot be copied to.
     pub stays_empty: bool,
+    /// Whoever serves a volume brings replicas that are behind back at once.
+    pub brings_back: bool,
     /// Drives are so full that they do not note the size of a replica.
     pub no_room: bool,
     /// Of all replicas.
@@ -34,6 +36,10 @@ pub struct Replication {
     pub removed: Vec<(String, bool)>,
     /// Snapshots that exist, as coordinators here know.
     pub snapshots: Vec<String>,
+    /// Those that are held.
+    pub holds: BTreeSet<String>,
+    /// How often one was released.
+    pub releases: usize,
     /// Those that the last coordinator was told.
     pub named: Vec<NamedSnapshot>,
     /// What replicas were made of.
@@ -166,6 +172,14 @@ impl Replication {
         Ok((coordinator.clone(), Some(asking(&id, &record, change))))
     }
 
+    /// A replica that stayed empty has been copied to: what the coordinator of its volume asks for.
+    pub fn copied(&mut self, id: &str, replica: &str) -> Option<SetChange> {
+        let record = self.coordinators.get(id)?.record.clone()?;
+        let admit = set_change::Change::Admit(replica.into());
+        self.asked.insert(id.into(), admit.clone());
+        Some(asking(id, &record, admit))
+    }
+
     /// Grows what is served in an epoch.
     pub fn grow(&mut self, r: &GrowServedRequest) -> Result<Coordinator, Status> {
         let served = self.coordinators.get(&r.volume_id);
@@ -193,6 +207,32 @@ impl Replication {
         Ok(TakeSnapshotReply { exists })
     }
 
+    /// Puts a snapshot in, and holds.
+    pub fn hold(&mut self, r: &HoldSnapshotRequest) -> Result<HoldSnapshotReply, Status> {
+        let served = self.coordinators.get(&r.volume_id);
+        served
+            .filter(|c| c.epoch == r.epoch)
+            .ok_or_else(|| Status::not_found("not served"))?;
+        let held = r.of_epoch == r.epoch && !self.snapshots.contains(&r.snapshot_id);
+        if held {
+            self.holds.insert(r.snapshot_id.clone());
+            self.snapshots.push(r.snapshot_id.clone());
+        }
+        let held = held || self.holds.contains(&r.snapshot_id);
+        Ok(HoldSnapshotReply { held })
+    }
+
+    /// Whether it was held until now.
+    pub fn release(&mut self, r: &ReleaseSnapshotRequest) -> Result<HoldSnapshotReply, Status> {
+        let served = self.coordinators.get(&r.volume_id);
+        served
+            .filter(|c| c.epoch == r.epoch)
+            .ok_or_else(|| Status::not_found("not served"))?;
+        self.releases += 1;
+        let held = self.holds.contains(&r.snapshot_id);
+        Ok(HoldSnapshotReply { held })
+    }
+
     /// The outcome of a change; how the coordinator is after it, and what it asks for next: a replica that was added or excluded is a copy at once.
     pub fn answer(&mut self, answer: AnswerSetChangeRequest) -> Option<Asks> {
         self.answers.push(answer.clone());
@@ -208,6 +248,16 @@ impl Replication {
                 let outside = match asked {
                     Some(set_change::Change::Add(new)) => Some(new.replica_id),
                     Some(set_change::Change::Exclude(mut those)) => those.replica_ids.pop(),
+                    None if self.brings_back => {
+                        let mut all = record.replicas.iter();
+                        let behind = all.find(|r| {
+                            matches!(
+                                r.role(),
+                                ReplicaRole::ReplicaBehind | ReplicaRole::ReplicaEmpty
+                            )
+                        });
+                        behind.map(|r| r.replica_id.clone())
+                    }
                     _ => None,
                 };
                 if let Some(one) = outside.filter(|_| !self.stays_empty) {

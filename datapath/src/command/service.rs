@@ -722,6 +722,38 @@ impl Datapath for Service {
         Ok(Response::new(proto::TakeSnapshotReply { exists }))
     }
 
+    async fn hold_snapshot(
+        &self,
+        request: Request<proto::HoldSnapshotRequest>,
+    ) -> Result<Response<proto::HoldSnapshotReply>, Status> {
+        let request = request.into_inner();
+        let of = (
+            volume_id(&request.volume_id)?,
+            snapshot_id("snapshot_id", &request.snapshot_id)?,
+        );
+        let epochs = (request.epoch, request.of_epoch);
+        let hold = Duration::from_millis(request.hold_ms.into());
+        let held = self
+            .ask(move |c| async move { c.hold_snapshot(of, epochs, hold).await })
+            .await?;
+        Ok(Response::new(proto::HoldSnapshotReply { held }))
+    }
+
+    async fn release_snapshot(
+        &self,
+        request: Request<proto::ReleaseSnapshotRequest>,
+    ) -> Result<Response<proto::HoldSnapshotReply>, Status> {
+        let request = request.into_inner();
+        let of = (
+            volume_id(&request.volume_id)?,
+            snapshot_id("snapshot_id", &request.snapshot_id)?,
+        );
+        let held = self
+            .ask(move |c| async move { c.release_snapshot(of, request.epoch).await })
+            .await?;
+        Ok(Response::new(proto::HoldSnapshotReply { held }))
+    }
+
     async fn drop_snapshot(
         &self,
         request: Request<proto::DropSnapshotRequest>,

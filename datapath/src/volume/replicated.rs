@@ -114,7 +114,7 @@ pub(super) fn told(failed: Failed) -> VolumeError {
         Failed::Ended => VolumeError::Elsewhere,
         Failed::Full => VolumeError::CapacityExceeded,
         // The latter two are of snapshots, which hosts do not take.
-        Failed::Busy | Failed::NeverTaken | Failed::TooMany => VolumeError::Busy,
+        Failed::Busy | Failed::NeverTaken | Failed::NotHeld | Failed::TooMany => VolumeError::Busy,
         Failed::Damaged => VolumeError::Damaged,
         Failed::NotOpened => VolumeError::NotOpened,
     }

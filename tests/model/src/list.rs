@@ -1,7 +1,7 @@
 //! Every search there is, by name.
 use crate::checker::{Outcome, check};
 use crate::protocol::{Protocol, rules};
-use crate::{erase, forward, snapshot};
+use crate::{erase, forward, group, snapshot};
 
 /// A search: the world's name, what is left out, and how to run it, up to so many states.
 pub struct Search {
@@ -55,6 +55,9 @@ pub fn whole(long: bool) -> Vec<Search> {
     all.push(Search::new("snapshot", None, |n| {
         check(&snapshot::Snapshot(None), n)
     }));
+    all.push(Search::new("snapshots of two volumes", None, |n| {
+        check(&group::Group(None), n)
+    }));
     all
 }
 
@@ -66,6 +69,7 @@ fn erase(resync: bool, bug: Option<erase::Bug>) -> erase::Erase {
 pub fn planted() -> Vec<Search> {
     use erase::Bug as E;
     use forward::Bug as F;
+    use group::Bug as G;
     use snapshot::Bug as S;
     let mut all: Vec<_> = rules::planted()
         .into_iter()
@@ -117,6 +121,19 @@ pub fn planted() -> Vec<Search> {
             Some(format!("{bug:?}")),
             move |n| check(&model, n),
         ));
+    }
+    for bug in [
+        G::NotHeld,
+        G::ReleasedEarly,
+        G::ExpiredCounts,
+        G::HeldAgain,
+        G::EpochIgnored,
+    ] {
+        let model = group::Group(Some(bug));
+        let name = Some(format!("{bug:?}"));
+        all.push(Search::new("snapshots of two volumes", name, move |n| {
+            check(&model, n)
+        }));
     }
     all
 }

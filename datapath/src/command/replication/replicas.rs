@@ -345,6 +345,11 @@ impl Commander {
         let replica = entries().next().map(|e| e.replica).unwrap_or_default();
         let resyncing = entries().any(|e| e.state == engine::ReplicaState::Resyncing);
         let error = replication.errors.borrow().get(&id).cloned();
+        let failed = || {
+            let latched = stores.iter().any(Store::failed);
+            latched.then(|| "a drive of it failed, and takes no more writes".to_owned())
+        };
+        let error = error.or_else(failed);
         Ok(proto::Replica {
             volume_id: id.to_string(),
             replica_id: Uuid::from_bytes(replica).to_string(),

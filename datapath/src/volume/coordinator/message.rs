@@ -2,6 +2,7 @@
 //! of the channel.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::flush::Token;
 use super::members::Place;
@@ -226,6 +227,10 @@ pub enum Event {
     Flush(Token),
     /// A snapshot is to be taken.
     Snapshot(Token, SnapshotId),
+    /// A snapshot is to be put in, and what comes behind it held for so long at most, or until it is released (§22).
+    HoldSnapshot(Token, SnapshotId, Duration),
+    /// What came behind it may be acknowledged.
+    ReleaseSnapshot(Token, SnapshotId),
     /// A snapshot is to be deleted.
     DeleteSnapshot(Token, SnapshotId),
     /// A replica was given the snapshots that it lacked.
@@ -276,6 +281,9 @@ pub enum Failed {
     /// A snapshot of this id was begun in an earlier epoch and never existed: another one may be taken, under another id.
     #[error("the snapshot was interrupted by a takeover and does not exist: take another one")]
     NeverTaken,
+    /// It is one of several volumes' snapshots of one moment, and was not held until all of them were there: they are none.
+    #[error("other volumes' snapshots of the same moment came too late: take all of them again")]
+    NotHeld,
     /// The volume has as many snapshots as it may.
     #[error("the volume has as many snapshots as it can have: delete some first")]
     TooMany,

@@ -1,5 +1,7 @@
 //! Snapshots for users of a coordinator: taken, deleted, listed.
 
+use std::time::Duration;
+
 use super::driver::{Driver, Peers, SetStore};
 use super::message::{Event, Failed};
 use crate::store::types::SnapshotId;
@@ -12,6 +14,27 @@ impl<P: Peers, K: SetStore> Driver<P, K> {
     pub async fn snapshot(&self, id: SnapshotId) -> Result<(), Failed> {
         let command = self.0.command();
         self.0.event(Event::Snapshot(command.token, id));
+        command.done().await
+    }
+
+    /// Puts a snapshot in, and holds acknowledgements of what comes behind it, for `limit` at most: done when that is so (§22). Whether it exists
+    /// says [`Self::snapshot`].
+    ///
+    /// # Errors
+    /// [`Failed`]; [`Failed::NotHeld`] if it was put in before, and is held no more.
+    pub async fn hold_snapshot(&self, id: SnapshotId, limit: Duration) -> Result<(), Failed> {
+        let command = self.0.command();
+        self.0.event(Event::HoldSnapshot(command.token, id, limit));
+        command.done().await
+    }
+
+    /// Ends that. The same again succeeds.
+    ///
+    /// # Errors
+    /// [`Failed::NotHeld`]: it was not held until now.
+    pub async fn release_snapshot(&self, id: SnapshotId) -> Result<(), Failed> {
+        let command = self.0.command();
+        self.0.event(Event::ReleaseSnapshot(command.token, id));
         command.done().await
     }
 

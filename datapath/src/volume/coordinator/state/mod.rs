@@ -321,6 +321,12 @@ impl Machine {
             ),
             Event::Flush(token) => self.flush(token, now, &mut out),
             Event::Snapshot(token, id) => self.want_snapshot(token, id, now, &mut out),
+            Event::HoldSnapshot(token, id, limit) => {
+                self.hold_snapshot(token, (id, limit), now, &mut out);
+            }
+            Event::ReleaseSnapshot(token, id) => {
+                self.release_snapshot(token, id, now, &mut out);
+            }
             Event::DeleteSnapshot(token, id) => self.drop_snapshot(token, id, &mut out),
             Event::Prepared(place) => self.name_snapshots(place, &mut out),
             Event::Subscribe(place) => self.subscribe(place, &mut out),
@@ -404,6 +410,7 @@ impl Machine {
                 soonest(self.flush_deadline());
                 soonest(self.detaching.map(|d| d + HAND_OVER));
                 soonest(self.reservations.deadline());
+                soonest(self.snapshots.hold_deadline());
             }
         }
         soonest(self.transition_deadline());

@@ -48,6 +48,25 @@ struct Pending {
     at: Vec<u64>,
 }
 
+/// One that is for several volumes at one moment (§22): what came behind it is not acknowledged before all of them have put theirs in.
+#[derive(Debug)]
+struct Hold {
+    id: SnapshotId,
+    /// Where its records are, by lane.
+    at: Vec<u64>,
+    until: Nanos,
+}
+
+/// One that waits for its turn.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    token: Token,
+    id: SnapshotId,
+    since: Nanos,
+    /// It is for several volumes, and is held for so long at most: the token's command is over when it is.
+    hold: Option<Duration>,
+}
+
 /// Those of a coordinator.
 #[derive(Debug, Default)]
 pub(super) struct Snapshots {
@@ -57,9 +76,13 @@ pub(super) struct Snapshots {
     void: Vec<SnapshotId>,
     pending: Option<Pending>,
     /// One that waits for its turn.
-    wanted: Option<(Token, SnapshotId, Nanos)>,
+    wanted: Option<Wanted>,
     /// Where the last one's records are, while something before them is not acknowledged.
     barrier: Option<Vec<u64>>,
+    /// The one that is for several volumes, as long as it is held.
+    hold: Option<Hold>,
+    /// The last one that was held until it was released.
+    released: Option<SnapshotId>,
     asked: u64,
 }
 
@@ -70,8 +93,14 @@ impl Snapshots {
 
     /// Whether a record waits for what came before a snapshot.
     pub fn holds(&self, lane: u8, position: u64) -> bool {
-        let barrier = self.barrier.as_ref();
-        barrier.is_some_and(|b| position > b[usize::from(lane)])
+        let behind = |at: &Vec<u64>| position > at[usize::from(lane)];
+        self.barrier.as_ref().is_some_and(behind)
+            || self.hold.as_ref().is_some_and(|h| behind(&h.at))
+    }
+
+    /// When what is held is held no more.
+    pub fn hold_deadline(&self) -> Option<Nanos> {
+        self.hold.as_ref().map(|h| h.until)
     }
 
     /// When the oldest command came.
@@ -80,14 +109,16 @@ impl Snapshots {
             .pending
             .iter()
             .flat_map(|p| p.tokens.iter().map(|t| t.1));
-        taking.chain(self.wanted.iter().map(|w| w.2)).min()
+        taking.chain(self.wanted.iter().map(|w| w.since)).min()
     }
 
     /// All commands.
     pub fn drain(&mut self) -> impl Iterator<Item = Token> + use<> {
         let pending = self.pending.take().into_iter();
         let tokens: Vec<Token> = pending.flat_map(|p| p.tokens).map(|t| t.0).collect();
-        tokens.into_iter().chain(self.wanted.take().map(|w| w.0))
+        tokens
+            .into_iter()
+            .chain(self.wanted.take().map(|w| w.token))
     }
 }
 
@@ -118,16 +149,84 @@ impl Machine {
             s if s.wanted.is_some() => Failed::Busy,
             s if s.there.len() + 2 > SNAPSHOTS_MAX => Failed::TooMany,
             s => {
-                s.wanted = Some((token, id, now));
+                s.wanted = Some(Wanted {
+                    token,
+                    id,
+                    since: now,
+                    hold: None,
+                });
                 return;
             }
         };
         out.push(Action::Done(token, Err(failed)));
     }
 
+    /// Puts a snapshot in, and holds what comes behind it: done when that is so. Asked again it is, as long as it is held.
+    pub(super) fn hold_snapshot(
+        &mut self,
+        token: Token,
+        (id, limit): (SnapshotId, Duration),
+        now: Nanos,
+        out: &mut Vec<Action>,
+    ) {
+        let failed = match &mut self.snapshots {
+            _ if self.detaching.is_some() => Failed::Ended,
+            s if s.hold.as_ref().is_some_and(|h| h.id == id) => {
+                return out.push(Action::Done(token, Ok(())));
+            }
+            // It was put in, and is held no more.
+            s if s.there.contains(&id) || s.pending.as_ref().is_some_and(|p| p.id == id) => {
+                Failed::NotHeld
+            }
+            s if s.void.contains(&id) => Failed::NeverTaken,
+            _ if !matches!(self.phase, Phase::Serving) => Failed::Stalled,
+            s if s.wanted.is_some() => Failed::Busy,
+            s if s.there.len() + 2 > SNAPSHOTS_MAX => Failed::TooMany,
+            s => {
+                s.wanted = Some(Wanted {
+                    token,
+                    id,
+                    since: now,
+                    hold: Some(limit),
+                });
+                return;
+            }
+        };
+        out.push(Action::Done(token, Err(failed)));
+    }
+
+    /// What came behind a snapshot is acknowledged from now on; fails if it was not held until this moment.
+    pub(super) fn release_snapshot(
+        &mut self,
+        token: Token,
+        id: SnapshotId,
+        now: Nanos,
+        out: &mut Vec<Action>,
+    ) {
+        self.expire_hold(now, out);
+        let held = self.snapshots.hold.take_if(|h| h.id == id).is_some();
+        if held {
+            self.snapshots.released = Some(id);
+        }
+        let was = self.snapshots.released == Some(id) && !matches!(self.phase, Phase::Ended(_));
+        let outcome = if was { Ok(()) } else { Err(Failed::NotHeld) };
+        out.push(Action::Done(token, outcome));
+        if held {
+            self.recheck(now, out);
+        }
+    }
+
+    /// Nobody said in time that the others have theirs.
+    fn expire_hold(&mut self, now: Nanos, out: &mut Vec<Action>) {
+        let over = |h: &mut Hold| now >= h.until;
+        if self.snapshots.hold.take_if(over).is_some() {
+            self.recheck(now, out);
+        }
+    }
+
     pub(super) fn drop_snapshot(&mut self, token: Token, id: SnapshotId, out: &mut Vec<Action>) {
         let taken = self.snapshots.pending.as_ref().is_some_and(|p| p.id == id);
-        let wanted = self.snapshots.wanted.is_some_and(|w| w.1 == id);
+        let wanted = self.snapshots.wanted.is_some_and(|w| w.id == id);
         let failed = match () {
             () if !matches!(self.phase, Phase::Serving) => Some(Failed::Stalled),
             () if taken || wanted => Some(Failed::Busy),
@@ -137,6 +236,7 @@ impl Machine {
             return out.push(Action::Done(token, Err(failed)));
         }
         self.snapshots.there.retain(|s| *s != id);
+        self.snapshots.released.take_if(|r| *r == id);
         for place in self.opened().iter() {
             self.name_snapshots(place, out);
         }
@@ -146,8 +246,8 @@ impl Machine {
     /// Commands that have waited for too long fail. What was put into the streams stays, and may exist later.
     pub(super) fn expire_snapshots(&mut self, limit: Duration, now: Nanos, out: &mut Vec<Action>) {
         let mut over = Vec::new();
-        if let Some(wanted) = self.snapshots.wanted.take_if(|w| now >= w.2 + limit) {
-            over.push(wanted.0);
+        if let Some(wanted) = self.snapshots.wanted.take_if(|w| now >= w.since + limit) {
+            over.push(wanted.token);
         }
         if let Some(pending) = &mut self.snapshots.pending {
             pending.tokens.retain(|(token, since)| {
@@ -166,6 +266,7 @@ impl Machine {
             return;
         }
         self.pass_barrier(now, out);
+        self.expire_hold(now, out);
         // Nobody may read afterwards what was there before.
         let lacking = self.snapshots.barrier.is_some() || !self.lack_snapshot().is_empty();
         if let Some(pending) = self.snapshots.pending.take_if(|_| !lacking) {
@@ -194,13 +295,15 @@ impl Machine {
         let lanes = usize::from(self.config.lanes);
         let s = &self.snapshots;
         // One that joins has all that was copied to it, or not: that is known when it has joined.
-        let waits = s.pending.is_some() || s.barrier.is_some() || self.joins().is_some();
+        let waits = s.pending.is_some() || s.barrier.is_some() || s.hold.is_some();
+        let waits = waits || self.joins().is_some();
         if s.wanted.is_none() || waits || self.detaching.is_some() || !self.ring.room_for(lanes) {
             return;
         }
-        let Some((token, id, since)) = self.snapshots.wanted.take() else {
+        let Some(wanted) = self.snapshots.wanted.take() else {
             return;
         };
+        let id = wanted.id;
         let copied_to = self.ring.fed().minus(self.sets.everyone());
         if !planted::is(Bug::SnapshotWhileCopied) {
             for place in copied_to.iter() {
@@ -209,9 +312,13 @@ impl Machine {
         }
         // What they would put in later would be below it.
         self.reservations.void_all();
+        let tokens = match wanted.hold {
+            Some(_) => Vec::new(),
+            None => vec![(wanted.token, wanted.since)],
+        };
         self.snapshots.pending = Some(Pending {
             id,
-            tokens: vec![(token, since)],
+            tokens,
             at: Vec::new(),
         });
         let most = if planted::is(Bug::SnapshotNoBarrier) {
@@ -220,6 +327,18 @@ impl Machine {
             lanes
         };
         self.put_snapshot(most, now, out);
+        let Some(limit) = wanted.hold else { return };
+        let at = self.snapshots.pending.as_ref().map(|p| p.at.clone());
+        let held = match at.filter(|at| at.len() == lanes) {
+            Some(at) => {
+                let until = now + limit;
+                self.snapshots.hold = Some(Hold { id, at, until });
+                Ok(())
+            }
+            // It ended at it.
+            None => Err(Failed::Ended),
+        };
+        out.push(Action::Done(wanted.token, held));
     }
 
     /// Puts its record into the next lanes.

@@ -19,7 +19,7 @@ use crate::reactor::Handle;
 use crate::reactor::sim::Sim;
 use crate::replication::seam::{Entry, Id};
 use crate::replication::wire::resync::{AskLeaf, AskSummaries, Tree};
-use crate::store::types::LaneBlock;
+use crate::store::types::{LaneBlock, SnapshotId};
 
 const MOMENT: Duration = Duration::from_micros(200);
 const LONG: Duration = Duration::from_secs(100);
@@ -424,4 +424,60 @@ fn a_command_that_is_dropped_holds_nothing_up() {
         driver.flush().await.unwrap();
     });
     assert_eq!(bench.driver.kept().records, 0, "everything was let go");
+}
+
+/// A write that is done some time.
+fn begin_put(driver: &Under, handle: &Handle, value: u64) -> Rc<Cell<Option<Result<(), Failed>>>> {
+    let done = Rc::new(Cell::new(None));
+    let (to, driver, on) = (done.clone(), driver.clone(), handle.clone());
+    handle.spawn("a write", async move {
+        to.set(Some(put(&driver, &on, 0, value).await));
+    });
+    done
+}
+
+/// What is stamped behind a snapshot that is one of several volumes' waits until it is released, or its time is over: then it never counts as held.
+#[test]
+fn what_comes_behind_a_snapshot_that_is_held_waits_for_its_release() {
+    let bench = bench(3, 2, None);
+    bench.run(async |driver, handle| {
+        let (one, two) = (SnapshotId([1; 16]), SnapshotId([2; 16]));
+        let second = Duration::from_secs(1);
+        put(&driver, &handle, 0, 1).await.unwrap();
+        driver.hold_snapshot(one, second).await.unwrap();
+        driver.hold_snapshot(one, second).await.unwrap();
+        let behind = begin_put(&driver, &handle, 2);
+        handle.sleep(Duration::from_millis(500)).await;
+        assert_eq!(
+            behind.get(),
+            None,
+            "it is acknowledged while others have no snapshot"
+        );
+        driver.release_snapshot(one).await.unwrap();
+        driver.snapshot(one).await.unwrap();
+        driver.release_snapshot(one).await.unwrap();
+        handle.sleep(Duration::from_millis(5)).await;
+        assert_eq!(behind.get(), Some(Ok(())));
+        assert_eq!(get(&driver, &handle, 0..1).await.unwrap(), [2]);
+        assert_eq!(driver.release_snapshot(two).await, Err(Failed::NotHeld));
+        // Nobody releases the next one.
+        driver
+            .hold_snapshot(two, Duration::from_millis(100))
+            .await
+            .unwrap();
+        let behind = begin_put(&driver, &handle, 3);
+        handle.sleep(Duration::from_millis(90)).await;
+        assert_eq!(behind.get(), None);
+        handle.sleep(Duration::from_millis(30)).await;
+        assert_eq!(behind.get(), Some(Ok(())));
+        for _ in 0..2 {
+            assert_eq!(driver.release_snapshot(two).await, Err(Failed::NotHeld));
+            assert_eq!(
+                driver.hold_snapshot(two, second).await,
+                Err(Failed::NotHeld)
+            );
+        }
+        driver.snapshot(two).await.unwrap();
+        assert_eq!(driver.snapshots(), [one, two]);
+    });
 }
