@@ -38,7 +38,7 @@ impl Node {
     }
 
     /// Becomes the one, unless another is.
-    async fn lead(&self, key: &str) -> Result<Option<LeaseGuard>, OpError> {
+    pub(crate) async fn lead(&self, key: &str) -> Result<Option<LeaseGuard>, OpError> {
         let kv = self.registry.kv();
         if kv.get(key).await?.is_some() {
             return Ok(None);

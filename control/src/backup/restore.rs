@@ -14,7 +14,7 @@ use super::Backup;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
-use crate::records::{ClusterRecord, Versioned, encode, unix_ms};
+use crate::records::{AttachmentRecord, ClusterRecord, Versioned, encode, unix_ms};
 use crate::replication::record::ReplicationRecord;
 use crate::replication::transition;
 use keelblock_api::etcd::mvccpb::KeyValue;
@@ -175,7 +175,7 @@ impl Node {
                 .map(|(k, v)| (k.as_slice(), v.clone())),
         )?;
         let now = self.everything().await?;
-        self.refuse_attached(&now)?;
+        refuse_attached(&now)?;
         let planned = plan(&then, &now)?;
         let cluster = self.begin(&backup, &then).await?;
         let keys = self.registry.keys();
@@ -221,24 +221,6 @@ impl Node {
             Ok((key, kv))
         });
         all.collect()
-    }
-
-    fn refuse_attached(&self, now: &BTreeMap<String, KeyValue>) -> Result<(), OpError> {
-        // One that was interrupted has refused already, and nothing was attached since.
-        if now.contains_key("restore") {
-            return Ok(());
-        }
-        let attached: Vec<&str> = now
-            .keys()
-            .filter_map(|k| k.strip_prefix("attachments/"))
-            .collect();
-        match attached.first() {
-            None => Ok(()),
-            Some(first) => Err(OpError::State(format!(
-                "{} volumes are attached, like {first}: detach them first, as who may serve them is among what is put back",
-                attached.len()
-            ))),
-        }
     }
 
     /// Step 2.
@@ -321,9 +303,42 @@ fn unverified_volumes(then: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
         .collect()
 }
 
+/// # Errors
+/// [`OpError::State`]: somebody serves volumes.
+fn refuse_attached(now: &BTreeMap<String, KeyValue>) -> Result<(), OpError> {
+    // One that was interrupted has refused already, and nothing was attached since.
+    if now.contains_key("restore") {
+        return Ok(());
+    }
+    let (mut attached, mut errands) = (Vec::new(), Vec::new());
+    for (key, kv) in now {
+        let Some(volume) = key.strip_prefix("attachments/") else {
+            continue;
+        };
+        // One that cannot be read is somebody's.
+        match serde_json::from_slice::<AttachmentRecord>(&kv.value) {
+            Ok(a) if a.errand => errands.push(volume),
+            _ => attached.push(volume),
+        }
+    }
+    match (attached.first(), errands.first()) {
+        (None, None) => Ok(()),
+        (None, Some(first)) => Err(OpError::State(format!(
+            "{} volumes, like {first}, are coordinated for their snapshots or replicas at the moment, though attached nowhere: try again in a minute",
+            errands.len()
+        ))),
+        (Some(first), _) => Err(OpError::State(format!(
+            "{} volumes are attached, like {first}: detach them first, as who may serve them is among what is put back",
+            attached.len()
+        ))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::records::PathState;
+    use uuid::Uuid;
 
     fn now(entries: &[(&str, &str, i64)]) -> BTreeMap<String, KeyValue> {
         let kv = |(key, value, lease): &(&str, &str, i64)| {
@@ -341,6 +356,50 @@ mod tests {
     fn then(entries: &[(&str, &str)]) -> BTreeMap<String, Vec<u8>> {
         let entry = |(key, value): &(&str, &str)| ((*key).to_owned(), value.as_bytes().to_vec());
         entries.iter().map(entry).collect()
+    }
+
+    #[test]
+    fn what_is_served_is_refused_and_said_for_whom() {
+        let served = |errand: bool| {
+            let record = AttachmentRecord {
+                volume_id: Uuid::nil(),
+                node_id: "n1".into(),
+                subsystem_of: Uuid::nil(),
+                nsid: 1,
+                path_state: PathState::Optimized,
+                attached_unix_ms: 1,
+                moved_from: None,
+                errand,
+            };
+            serde_json::to_string(&record).unwrap()
+        };
+        let (host, errand) = (served(false), served(true));
+        let said = |entries: &[(&str, &str, i64)]| {
+            let refused = refuse_attached(&now(entries));
+            refused.map_err(|e| e.to_string())
+        };
+        assert_eq!(said(&[("volumes/v", "x", 0)]), Ok(()));
+        let only = said(&[("attachments/v", &errand, 0)]).unwrap_err();
+        assert!(
+            only.contains("like v") && only.contains("attached nowhere"),
+            "{only}"
+        );
+        let both = [
+            ("attachments/v", errand.as_str(), 0),
+            ("attachments/w", &host, 0),
+        ];
+        let error = said(&both).unwrap_err();
+        assert!(error.contains("1 volumes are attached, like w"), "{error}");
+        assert!(
+            said(&[("attachments/v", "?", 0)])
+                .unwrap_err()
+                .contains("detach")
+        );
+        // One that was interrupted goes on.
+        assert_eq!(
+            said(&[("attachments/v", &host, 0), ("restore", "x", 0)]),
+            Ok(())
+        );
     }
 
     #[test]

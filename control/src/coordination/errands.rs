@@ -26,14 +26,10 @@ impl Now {
         self.attachment.as_ref().is_some_and(|a| a.record.errand)
     }
 
-    /// Snapshots, or a change of its replicas, wait for whoever coordinates it.
+    /// Snapshots wait for whoever coordinates it. (Replicas do, too, as long as that gets on: [`Node::mends`].)
     fn has_work(&self) -> bool {
-        let changes = self
-            .task
-            .as_ref()
-            .is_some_and(|t| !t.record.state.is_over());
         let mut all = self.snapshots.iter().map(|s| &s.record);
-        changes || all.any(|s| s.phase != Phase::Ready || s.for_clone.is_some())
+        all.any(|s| s.phase != Phase::Ready || s.for_clone.is_some())
     }
 }
 

@@ -13,14 +13,12 @@ use super::steps::{Plan, Step, plan};
 use super::transition;
 use super::world::World;
 use crate::error::OpError;
-use crate::kvdb::client::{Committed, Guard, LeaseGuard, Write};
+use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::{HaWish, Node};
 use crate::records::{AttachmentRecord, PathState, Versioned, encode, unix_ms};
 
 /// How often it is looked at what is next.
 const LOOK: Duration = Duration::from_secs(2);
-/// Life of the lease of who does it.
-const LEADER_TTL_S: i64 = 10;
 /// A storageless node that is away so long, and has nothing, is forgotten.
 const FORGET: Duration = Duration::from_secs(20 * 60);
 
@@ -33,7 +31,7 @@ pub async fn lead_membership(node: Arc<Node>, mut stop: watch::Receiver<bool>) -
                 return error;
             }
             if node.members_want_something(&looked) {
-                match node.lead_members().await {
+                match node.lead(&node.registry.keys().member_leader()).await {
                     Ok(Some(mut lease)) => {
                         let id = lease.id();
                         tokio::select! {
@@ -107,21 +105,6 @@ impl Node {
         };
         let mut members = seen.members();
         members.any(|m| wants(m) || m.state == MemberState::Active && forget(&m.node_id))
-    }
-
-    /// Becomes the one, unless another is.
-    async fn lead_members(&self) -> Result<Option<LeaseGuard>, OpError> {
-        let (kv, key) = (self.registry.kv(), self.registry.keys().member_leader());
-        if kv.get(&key).await?.is_some() {
-            return Ok(None);
-        }
-        let lease = kv.hold_lease(LEADER_TTL_S).await?;
-        let value = self.node_id().as_bytes().to_vec();
-        let write = Write::Put(key.clone().into_bytes(), value, lease.id());
-        match kv.commit(vec![Guard::absent(&key)], vec![write]).await? {
-            Committed::Yes(_) => Ok(Some(lease)),
-            Committed::No => Ok(None),
-        }
     }
 
     /// Does what is next for every member.

@@ -75,7 +75,7 @@ fn attachments(world: &World, node: &str, member: &MemberRecord, plan: &mut Plan
         here += 1;
         if at.record.errand {
             plan.waits.push(format!(
-                "volume {} is coordinated there for its snapshots",
+                "volume {} is coordinated there for its snapshots or replicas",
                 world.name(id)
             ));
             continue;

@@ -51,6 +51,8 @@ pub struct View<'a> {
     pub now: &'a Now,
     /// Nodes that are away.
     pub away: &'a Away,
+    /// Nodes that get nothing new.
+    pub unfit: &'a (dyn Fn(&str) -> bool + Sync),
     /// For how long a node must be away, ms; `None`: nothing is replaced.
     pub after_ms: Option<u64>,
     /// The cluster's generation.

@@ -61,7 +61,7 @@ impl View<'_> {
         self.after_ms.is_some() && self.bad().iter().any(lost)
     }
 
-    /// The node that is to: of a member that is well, with fewest errands. `None`: too few are.
+    /// The node that is to: of a member that is well, and may get something, with fewest errands. `None`: too few are well, or none may.
     pub fn errand_node(&self, errands: &HashMap<String, usize>) -> Option<String> {
         let set = &self.now.set.as_ref()?.record;
         let well = self.well();
@@ -69,7 +69,8 @@ impl View<'_> {
             return None;
         }
         let busy = |node: &str| errands.get(node).copied().unwrap_or(0);
-        let best = well.iter().min_by_key(|r| (busy(&r.node_id), &r.node_id));
+        let fit = well.iter().filter(|r| !(self.unfit)(&r.node_id));
+        let best = fit.min_by_key(|r| (busy(&r.node_id), &r.node_id));
         best.map(|r| r.node_id.clone())
     }
 }

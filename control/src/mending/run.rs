@@ -67,9 +67,12 @@ impl Node {
         let cluster = self.registry.get::<ClusterRecord>(&key).await?;
         let generation = cluster.map_or(0, |c| c.record.generation);
         let volumes = self.coordination.seen().all();
+        let standing = self.standing().await?;
+        let unfit = |node: &str| standing.unfit(node).is_some();
         let view = |now| View {
             now,
             away: &away,
+            unfit: &unfit,
             after_ms: (after_s > 0).then_some(after_s * 1000),
             generation,
             at_unix_ms: now_unix_ms,
@@ -139,16 +142,17 @@ impl Node {
                     .await?;
             }
         }
-        let still: HashSet<String> = said.keys().map(|(volume, _)| volume.to_string()).collect();
-        let over: HashSet<&str> = there
-            .iter()
-            .map(|a| a.resource_id.as_str())
-            .filter(|id| !still.contains(*id))
-            .collect();
-        for id in over {
-            self.clear_alert(kind, id).await?;
+        // Of each replica by itself: another one of the volume may be missing still.
+        let still = |a: &AlertRecord| {
+            let mut all = said.keys();
+            all.any(|(volume, replica)| {
+                a.resource_id == volume.to_string() && a.tag == replica.to_string()
+            })
+        };
+        if there.iter().all(|a| still(a)) {
+            return Ok(());
         }
-        Ok(())
+        self.clear_alerts(|a| a.kind == kind && !still(a)).await
     }
 
     async fn begin_errands<'a>(

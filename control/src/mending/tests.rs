@@ -58,6 +58,7 @@ struct World {
     now: Now,
     away: Away,
     after_ms: Option<u64>,
+    unfit: Box<dyn Fn(&str) -> bool + Sync>,
 }
 
 impl World {
@@ -85,6 +86,7 @@ impl World {
             now,
             away: Away::new(),
             after_ms: Some(AFTER_MS),
+            unfit: Box::new(|_| false),
         }
     }
 
@@ -92,6 +94,7 @@ impl World {
         View {
             now: &self.now,
             away: &self.away,
+            unfit: &*self.unfit,
             after_ms: self.after_ms,
             generation: 0,
             at_unix_ms: NOW_MS,
@@ -312,6 +315,11 @@ fn a_detached_volume_is_served_for_what_could_be_brought_back() {
     assert_eq!(w.view().errand_node(&none).as_deref(), Some("n1"));
     let busy = HashMap::from([("n1".to_owned(), 1)]);
     assert_eq!(w.view().errand_node(&busy).as_deref(), Some("n2"));
+    w.unfit = Box::new(|node| node == "n1");
+    assert_eq!(w.view().errand_node(&none).as_deref(), Some("n2"));
+    w.unfit = Box::new(|_| true);
+    assert_eq!(w.view().errand_node(&none), None, "all are cordoned");
+    w.unfit = Box::new(|_| false);
     w.away(3, 0);
     assert!(!w.view().wants_errand(), "it is away");
     w.away.clear();

@@ -96,7 +96,16 @@ impl Node {
         kind: AlertKind,
         resource_id: &str,
     ) -> Result<(), OpError> {
-        let mine = |a: &AlertRecord| a.kind == kind && a.resource_id == resource_id && !a.cleared;
+        self.clear_alerts(|a| a.kind == kind && a.resource_id == resource_id)
+            .await
+    }
+
+    /// Says so of all of these.
+    pub(crate) async fn clear_alerts(
+        &self,
+        those: impl Fn(&AlertRecord) -> bool,
+    ) -> Result<(), OpError> {
+        let mine = |a: &AlertRecord| !a.cleared && those(a);
         let alerts = self.registry.alerts().await?;
         let cleared = alerts.into_iter().filter(mine).map(|alert| {
             let key = self.registry.keys().alert(alert.id);

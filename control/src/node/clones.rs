@@ -3,7 +3,7 @@
 //! A clone of a volume is a clone of a snapshot that is taken for it and deleted when the clone is there. A volume that is being set
 //! back says so in its record, as its lanes are set back one by one, and is used again when all are.
 use super::Node;
-use super::volumes::{check_labels, check_name, merge_labels};
+use super::wishes::{check_labels, check_name, merge_labels};
 use crate::error::OpError;
 use crate::records::{Found, Phase, SourceRecord, Versioned, VolumeRecord, unix_ms};
 use keelblock_api::datapath::{

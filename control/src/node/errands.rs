@@ -26,18 +26,25 @@ fn errand(volume_id: Uuid, node_id: &str) -> AttachmentRecord {
 }
 
 impl Node {
-    /// Has a volume that is attached nowhere coordinated by a node for its replicas (`docs/replication.md` §21); `false`: it is attached, or was changed, meanwhile.
+    /// Has a volume that is attached nowhere coordinated by a node for its replicas (`docs/replication.md` §21); `false`: it is attached, or was changed, meanwhile, or
+    /// the node gets nothing new.
     pub(crate) async fn begin_errand(
         &self,
         volume: &Versioned<VolumeRecord>,
         node_id: &str,
     ) -> Result<bool, OpError> {
         let (keys, id) = (self.registry.keys(), volume.record.volume_id);
+        let standing = self.standing().await?;
+        if standing.unfit(node_id).is_some() {
+            return Ok(false);
+        }
         let key = keys.attachment(id);
-        let guards = vec![
+        let mut guards = vec![
             Guard::absent(&key),
             Guard::at(keys.volume(id), volume.revision),
         ];
+        // One that is decommissioned meanwhile gets nothing any more (M8).
+        guards.extend(standing.guards(keys, [node_id]));
         let write = Write::put(&key, encode(&errand(id, node_id)));
         let written = self.registry.kv().commit(guards, vec![write]).await?;
         Ok(written != Committed::No)
@@ -56,11 +63,14 @@ impl Node {
         self.data_keys(&volume.record).await?;
         let before = self.replication(id).await?.map_or(0, |s| s.record.version);
         let record = errand(id, self.node_id());
-        let key = self.registry.keys().attachment(id);
-        let guards = vec![
+        let (keys, standing) = (self.registry.keys(), self.standing().await?);
+        standing.must_be_fit(self.node_id())?;
+        let key = keys.attachment(id);
+        let mut guards = vec![
             Guard::absent(&key),
-            Guard::at(self.registry.keys().volume(id), volume.revision),
+            Guard::at(keys.volume(id), volume.revision),
         ];
+        guards.extend(standing.guards(keys, [self.node_id()]));
         self.commit(name, guards, vec![Write::put(&key, encode(&record))])
             .await?;
         let served = self.coordination.until(SERVE_LIMIT, |c| {

@@ -1,16 +1,17 @@
 //! Another number of replicas, or other nodes for them: what is wanted is written down as a task, one step at a time, and goes on by itself
 //! (`coordination::tasks`) as long as the volume is served.
 use super::Node;
+use super::ha_found::{Found, first, new_replicas, task_replica};
 use super::placing::{self, Ask, PLACING_LIMIT, Placed};
 use super::replicated::Place;
 use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
-    Phase, ReplicaRecord, TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep, Versioned,
-    VolumeRecord, encode, unix_ms,
+    Phase, ReplicaRecord, TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep, VolumeRecord,
+    encode, unix_ms,
 };
-use crate::replication::record::{MEMBERS_MAX, Replica, ReplicaState, ReplicationRecord};
+use crate::replication::record::{MEMBERS_MAX, Replica, ReplicaState};
 use crate::replication::transition;
 use std::collections::HashMap;
 use tokio::time::Instant;
@@ -27,78 +28,6 @@ pub enum HaWish {
     Minimum(Option<u8>),
     /// The one of that id, or on that node, is compared anew with the others; empty: those that are behind are brought back.
     Resync(String),
-}
-
-/// A volume, with what a task is made from.
-pub(super) struct Found {
-    volume: Versioned<VolumeRecord>,
-    set: Versioned<ReplicationRecord>,
-    task: Option<Versioned<TaskRecord>>,
-}
-
-impl Found {
-    fn name(&self) -> &str {
-        &self.volume.record.name
-    }
-
-    /// Replicas that are there to stay.
-    fn staying(&self) -> impl Iterator<Item = &Replica> {
-        let all = self.set.record.replicas.iter();
-        all.filter(|r| r.state != ReplicaState::Leaving)
-    }
-
-    pub(super) fn running(&self) -> Option<&Versioned<TaskRecord>> {
-        self.task.as_ref().filter(|t| !t.record.state.is_over())
-    }
-
-    pub(super) fn busy(&self, task: &TaskRecord) -> OpError {
-        OpError::State(format!(
-            "the replicas of volume {name} are being changed already ({}, {}): wait for it, or take it back with `keelctl volume \
-             ha-update --cancel {name}`",
-            task.kind.name(),
-            task.step.name(),
-            name = self.name(),
-        ))
-    }
-
-    /// The replica of that id, or on that node.
-    pub(super) fn replica(&self, named: &str) -> Result<&Replica, OpError> {
-        let mut all = self.staying();
-        let found = all.find(|r| r.node_id == named || r.replica_id.to_string() == named);
-        found.ok_or_else(|| {
-            let there: Vec<&str> = self.staying().map(|r| r.node_id.as_str()).collect();
-            OpError::State(format!(
-                "volume {} has no replica on {named}: it has some on {}",
-                self.name(),
-                there.join(", ")
-            ))
-        })
-    }
-}
-
-fn task_replica(replica: &Replica) -> TaskReplica {
-    TaskReplica {
-        replica_id: replica.replica_id,
-        node_id: replica.node_id.clone(),
-        pool_id: replica.pool_id,
-    }
-}
-
-/// Replicas with these places.
-pub(super) fn new_replicas<'a>(
-    placed: &'a Placed<'_>,
-) -> impl Iterator<Item = TaskReplica> + use<'a> {
-    let new = |(node_id, pool_id): &(String, Uuid)| TaskReplica {
-        replica_id: Uuid::new_v4(),
-        node_id: node_id.clone(),
-        pool_id: *pool_id,
-    };
-    placed.places.iter().map(new)
-}
-
-pub(super) fn first(mut new: impl Iterator<Item = TaskReplica>) -> Result<TaskReplica, OpError> {
-    let first = new.next();
-    first.ok_or_else(|| OpError::Internal("a place is none".into()))
 }
 
 impl Node {

@@ -10,6 +10,7 @@ mod drives;
 mod errands;
 mod exports;
 mod ha;
+mod ha_found;
 mod placing;
 mod rebalance;
 mod replacing;
@@ -24,6 +25,7 @@ mod scans;
 mod snapshots;
 mod trash;
 mod volumes;
+mod wishes;
 
 pub use alerts::AlertFilter;
 pub use drives::Replaced;
@@ -35,7 +37,7 @@ pub use resize::{ResizeFactor, ResizeHow};
 pub use scans::ScanReport;
 pub(crate) use scans::Steer;
 pub use snapshots::SnapshotWish;
-pub use volumes::{VolumeChange, VolumeWish};
+pub use wishes::{VolumeChange, VolumeWish};
 
 use crate::config::{Config, DriveSpec};
 use crate::coordination::{Coordination, Pokes};

@@ -1,6 +1,6 @@
 //! Replicas that are replaced without anybody having asked (`mending`, `docs/replication.md` §21): by the same tasks as those that people move (`ha`).
 use super::Node;
-use super::ha::{first, new_replicas};
+use super::ha_found::{first, new_replicas};
 use crate::error::OpError;
 use crate::records::{TaskRecord, TaskState, Versioned, encode, unix_ms};
 use crate::replication::record::ReplicaState;

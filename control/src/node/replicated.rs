@@ -2,7 +2,7 @@
 //! (`coordination`), and this waits until that is done, for a while. None of it is alone, so it waits for no other change.
 use super::Node;
 use super::placing::{self, PLACING_LIMIT};
-use super::volumes::VolumeWish;
+use super::wishes::VolumeWish;
 use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};

@@ -3,7 +3,7 @@
 //! Of a snapshot they are made at once. Of a volume a snapshot is taken for it: that and the clone are written down together, and whoever serves the volume does
 //! the rest (`coordination/clones`), so it goes on if whoever asked dies.
 use super::Node;
-use super::volumes::merge_labels;
+use super::wishes::merge_labels;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{

@@ -1,11 +1,11 @@
 //! Snapshots of several volumes with replicas at one moment: their records say what is wanted, the nodes that serve the volumes do it (`coordination/groups`), and this
 //! waits for that.
 use super::Node;
-use super::snapshots::SnapshotWish;
+use super::snapshots::{SnapshotWish, of_one_group, snapshot_of};
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
-    Found, JointRecord, JointStep, Phase, SnapshotRecord, Versioned, VolumeRecord, encode, unix_ms,
+    JointRecord, JointStep, Phase, SnapshotRecord, Versioned, VolumeRecord, encode, unix_ms,
 };
 use std::time::Duration;
 use uuid::Uuid;
@@ -74,39 +74,17 @@ impl Node {
     ) -> Result<Option<Vec<Uuid>>, OpError> {
         let mut found: Vec<SnapshotRecord> = Vec::new();
         for (wish, volume) in wishes.iter().zip(volumes) {
-            match self.registry.by_name(&wish.name).await? {
-                Some(Found::Snapshot(s)) if s.record.volume_id == volume.record.volume_id => {
-                    found.push(s.record);
-                }
-                Some(Found::Snapshot(s)) => {
-                    return Err(OpError::Exists {
-                        name: wish.name.clone(),
-                        what: format!("as a snapshot of volume {}", s.record.volume_name),
-                    });
-                }
-                Some(Found::Volume(_)) => {
-                    return Err(OpError::Exists {
-                        name: wish.name.clone(),
-                        what: "as a volume".into(),
-                    });
-                }
-                None => {}
-            }
+            let named = self.registry.by_name(&wish.name).await?;
+            found.extend(snapshot_of(&wish.name, named, volume.record.volume_id)?);
         }
-        let Some(first) = found.first() else {
-            return Ok(None);
-        };
         if let Some(gone) = found.iter().find(|s| s.phase == Phase::Deleting) {
             return Err(OpError::Busy(format!(
                 "snapshot {} is being deleted: try again when it is gone",
                 gone.name
             )));
         }
-        if found.len() < wishes.len() || found.iter().any(|s| s.group != first.group) {
-            return Err(OpError::Exists {
-                name: format!("snapshot {}", first.name),
-                what: "taken at another time than others that are asked for".into(),
-            });
+        if !of_one_group(&found, wishes.len())? {
+            return Ok(None);
         }
         Ok(Some(found.iter().map(|s| s.snapshot_id).collect()))
     }

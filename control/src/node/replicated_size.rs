@@ -1,7 +1,7 @@
 //! The size of a volume with several replicas (`docs/replication.md` §19): what it is to be is written down, whoever serves the volume follows, and this waits for
 //! that.
 use super::Node;
-use super::volumes::cannot_shrink;
+use super::wishes::cannot_shrink;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::records::{Phase, ReplicatedRecord, VolumeRecord, encode};

@@ -3,7 +3,7 @@
 //! Snapshots that are taken at one barrier are a *group*: their records are written in one transaction, the data path takes all or none, and
 //! they become ready in one transaction.
 use super::Node;
-use super::volumes::{check_labels, check_name, merge_labels};
+use super::wishes::{check_labels, check_name, merge_labels};
 use crate::error::OpError;
 use crate::kvdb::client::Write;
 use crate::records::{Found, Phase, SnapshotRecord, Versioned, VolumeRecord, encode, unix_ms};
@@ -48,6 +48,47 @@ fn check_wishes(wishes: &[SnapshotWish]) -> Result<(), OpError> {
 
 fn given_twice(volume: &VolumeRecord) -> OpError {
     OpError::invalid("volume", format!("{} is given twice", volume.name))
+}
+
+/// The snapshot of a volume that has this name; `None`: nothing has.
+///
+/// # Errors
+/// [`OpError::Exists`]: it is something else's.
+pub(super) fn snapshot_of(
+    name: &str,
+    named: Option<Found>,
+    volume: Uuid,
+) -> Result<Option<SnapshotRecord>, OpError> {
+    let exists = |what| OpError::Exists {
+        name: name.to_owned(),
+        what,
+    };
+    match named {
+        Some(Found::Snapshot(s)) if s.record.volume_id == volume => Ok(Some(s.record)),
+        Some(Found::Snapshot(s)) => Err(exists(format!(
+            "as a snapshot of volume {}",
+            s.record.volume_name
+        ))),
+        Some(Found::Volume(_)) => Err(exists("as a volume".into())),
+        None => Ok(None),
+    }
+}
+
+/// Whether these are all of the snapshots that are asked for, of one moment; false: there is none.
+///
+/// # Errors
+/// [`OpError::Exists`]: some are, or they were taken at several moments.
+pub(super) fn of_one_group(found: &[SnapshotRecord], wanted: usize) -> Result<bool, OpError> {
+    let Some(first) = found.first() else {
+        return Ok(false);
+    };
+    if found.len() < wanted || found.iter().any(|s| s.group != first.group) {
+        return Err(OpError::Exists {
+            name: format!("snapshot {}", first.name),
+            what: "taken at another time than others that are asked for".into(),
+        });
+    }
+    Ok(true)
 }
 
 impl Node {
@@ -145,32 +186,11 @@ impl Node {
                     self.link.up()?;
                     self.finish_delete_snapshot(&s.record).await?;
                 }
-                Some(Found::Snapshot(s)) if s.record.volume_id == volume.volume_id => {
-                    found.push(s.record);
-                }
-                Some(Found::Snapshot(s)) => {
-                    return Err(OpError::Exists {
-                        name: wish.name.clone(),
-                        what: format!("as a snapshot of volume {}", s.record.volume_name),
-                    });
-                }
-                Some(Found::Volume(_)) => {
-                    return Err(OpError::Exists {
-                        name: wish.name.clone(),
-                        what: "as a volume".into(),
-                    });
-                }
-                None => {}
+                named => found.extend(snapshot_of(&wish.name, named, volume.volume_id)?),
             }
         }
-        let Some(first) = found.first() else {
+        if !of_one_group(&found, wishes.len())? {
             return Ok(None);
-        };
-        if found.len() < wishes.len() || found.iter().any(|s| s.group != first.group) {
-            return Err(OpError::Exists {
-                name: format!("snapshot {}", first.name),
-                what: "taken at another time than others that are asked for".into(),
-            });
         }
         if found.iter().any(|s| s.phase == Phase::Creating) {
             self.link.up()?;

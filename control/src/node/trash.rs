@@ -1,7 +1,7 @@
 //! The trashcan: a volume that is deleted while it is on stays for a time, without its name, and can be taken back (`docs/sdk.md`, trashcan). Its record says
 //! until when; whoever does what is due for the cluster (`leaders/schedules`) deletes it for good then.
 use super::Node;
-use super::volumes::check_name;
+use super::wishes::check_name;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::names;

@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 
+/// Most bytes of everything, as nodes have it.
+const BYTES_MAX: u64 = 64 << 20;
 /// Of a tar archive.
 const BLOCK: usize = 512;
 
@@ -40,8 +42,17 @@ pub async fn collect(client: &mut Client, args: Diags) -> Result<Answer> {
     };
     let stream = client.admin.collect_diags(request).await;
     let mut stream = stream.map_err(failed)?.into_inner();
-    let mut files = Files::new();
+    let most = match args.max {
+        0 => BYTES_MAX,
+        most => most.min(BYTES_MAX),
+    };
+    let (mut files, mut total) = (Files::new(), 0);
     while let Some(part) = stream.message().await.map_err(failed)? {
+        total += part.bytes.len() as u64;
+        if total > most {
+            let why = "the node sends more than it was asked for: is it of another version?";
+            return Err(Failure::local("collect diagnostics", why));
+        }
         let file = files.entry((part.node_id, part.name)).or_default();
         file.0.extend(part.bytes);
         file.1 |= part.truncated;
@@ -95,7 +106,10 @@ pub async fn collect(client: &mut Client, args: Diags) -> Result<Answer> {
 fn pack<W: Write>(to: W, files: &Files) -> io::Result<W> {
     let mut gz = GzEncoder::new(to, Compression::default());
     for ((node, name), (bytes, _)) in files {
-        gz.write_all(&header(&format!("diags/{node}/{name}"), bytes.len()))?;
+        // Whatever a node calls itself and its files: each is one part of a path, and none leads elsewhere.
+        let part = |text: &str| text.replace(['/', '\0'], "_").replace("..", "__");
+        let folder = format!("diags/{}", part(node));
+        gz.write_all(&header(&folder, &part(name), bytes.len()))?;
         gz.write_all(bytes)?;
         let padding = bytes.len().next_multiple_of(BLOCK) - bytes.len();
         gz.write_all(&[0; BLOCK][..padding])?;
@@ -104,18 +118,21 @@ fn pack<W: Write>(to: W, files: &Files) -> io::Result<W> {
     gz.finish()
 }
 
+/// As many bytes of a text as there is room for.
+fn beginning(text: &str, most: usize) -> &str {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// The header of a file (POSIX ustar): name at 0, mode at 100, size at 124, checksum at 148, kind at 156, magic at 257, the beginning of a long name at 345.
-fn header(path: &str, size: usize) -> [u8; BLOCK] {
+fn header(folder: &str, name: &str, size: usize) -> [u8; BLOCK] {
     let mut header = [0; BLOCK];
     let mut put =
         |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
-    // A node's id has at most 64 bytes, and is one of two parts; names are ours, or of files whose names are cut here.
-    let (prefix, name) = path.rsplit_once('/').unwrap_or(("", path));
-    let mut end = name.len().min(99);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    put(0, &name[..end]);
+    put(0, beginning(name, 99));
     put(100, "0000600\0");
     put(108, "0000000\0");
     put(116, "0000000\0");
@@ -124,7 +141,7 @@ fn header(path: &str, size: usize) -> [u8; BLOCK] {
     put(148, "        ");
     put(156, "0");
     put(257, "ustar\x0000");
-    put(345, prefix);
+    put(345, beginning(folder, 154));
     let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     header
@@ -160,5 +177,30 @@ mod tests {
             let path = dir.path().join("diags").join(node).join(name);
             assert_eq!(&fs::read(path).unwrap(), bytes);
         }
+    }
+
+    #[test]
+    fn whatever_a_node_calls_its_files_fits_a_header() {
+        let file = |node: String, name: String| ((node, name), (vec![1_u8], false));
+        let files = Files::from([
+            file("n".repeat(400), "ü".repeat(200)),
+            file("..".into(), "../../etc/passwd".into()),
+        ]);
+        let packed = pack(Vec::new(), &files).unwrap();
+        let listed = Command::new("tar")
+            .args(["-tzf", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut listed = listed.expect("tar is there");
+        listed.stdin.take().unwrap().write_all(&packed).unwrap();
+        let listed = listed.wait_with_output().unwrap();
+        assert!(listed.status.success());
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        assert!(listed.contains("diags/__/______etc_passwd"), "{listed}");
+        assert!(
+            listed.lines().count() == 2 && listed.lines().all(|l| l.starts_with("diags/")),
+            "{listed}"
+        );
     }
 }
