@@ -313,11 +313,34 @@ pub fn fill_volume(target: &Target) -> Result<(), String> {
     controller.shutdown().map_err(|e| e.to_string())
 }
 
+/// Longest wait for a path that is inaccessible when a host connects.
+const OPENS_LIMIT: Duration = Duration::from_secs(5);
+
+/// Does it again while the path is inaccessible, as hosts wait for another ANA state: who serves a volume is known a moment before its path opens.
+fn when_open<T>(mut work: impl FnMut() -> Result<T, String>) -> Result<T, String> {
+    let deadline = Instant::now() + OPENS_LIMIT;
+    loop {
+        match work() {
+            Err(e) if e.contains(INACCESSIBLE) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// What such a command ends with.
+const INACCESSIBLE: &str = "Asymmetric Access Inaccessible";
+
 /// Writes every block of a volume's region and gives the version of each: what [`verify_region`] wants later.
 ///
 /// # Errors
 /// What went wrong.
 pub fn write_region(target: &Target, seed: u64) -> Result<Vec<u64>, String> {
+    when_open(|| write_region_once(target, seed))
+}
+
+fn write_region_once(target: &Target, seed: u64) -> Result<Vec<u64>, String> {
     let mut host =
         Host::connect(target.clone(), seed, WhenLost::Fail).map_err(|e| e.to_string())?;
     for _ in 0..REGION_BLOCKS / COMMAND_BLOCKS_MAX {
@@ -336,6 +359,10 @@ pub fn write_region(target: &Target, seed: u64) -> Result<Vec<u64>, String> {
 /// # Errors
 /// What went wrong, or the first block that is not as it was.
 pub fn verify_region(target: &Target, versions: &[u64]) -> Result<(), String> {
+    when_open(|| verify_region_once(target, versions))
+}
+
+fn verify_region_once(target: &Target, versions: &[u64]) -> Result<(), String> {
     let (controller, mut queue, namespace) =
         open(target, QUEUE_DEPTH).map_err(|e| e.to_string())?;
     let mut wanted = vec![0; namespace.block_bytes as usize];

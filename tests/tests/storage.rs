@@ -404,8 +404,11 @@ fn a_drive_is_emptied_though_the_data_path_dies() {
         let listed = cluster.keelctl(&["service", "drive", "list"]);
         runs && listed.status.success() && drives()[0]["use"] == "evacuated"
     });
-    let alerts = cluster.keelctl_json(&["alerts", "show", "--resource", "drive"]);
-    assert_eq!(alerts[0]["tag"], "drive-evacuated", "{alerts}");
+    // The drive says so first, its alert is written a moment later.
+    cluster.wait_until("it is said", |_| {
+        let alerts = cluster.keelctl_json(&["alerts", "show", "--resource", "drive"]);
+        alerts[0]["tag"] == "drive-evacuated"
+    });
     assert_eq!(lanes_left(), 0);
     let mut host = Host::connect(&cluster, "v");
     for n in 0..32u64 {
