@@ -106,7 +106,11 @@ pub async fn explain(client: &mut Client, create: sdk::SdkVolumeCreateRequest) -
         "possible": reply.possible, "error": reply.error, "note": reply.note, "nodes": nodes,
     });
     let head = match (reply.possible, reply.note.is_empty()) {
-        (_, false) => format!("Nothing to choose: {}.\n", reply.note),
+        (true, false) => format!("Nothing to choose: {}.\n", reply.note),
+        (false, false) => format!(
+            "It cannot be made: {}. Nothing to choose: {}.\n",
+            reply.error, reply.note
+        ),
         (true, true) => "It can be made. Nothing was.\n".to_owned(),
         (false, true) => format!("It cannot be made: {}.\n", reply.error),
     };

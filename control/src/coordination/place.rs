@@ -9,7 +9,7 @@ use super::seen::Life;
 use crate::error::OpError;
 use crate::membership::unfit;
 use crate::placement::{Cluster, Neighbour, NoPlace, Node, Outcome, Pool, Request, Verdict};
-use crate::records::{AliveRecord, NodeRecord, VolumeRecord};
+use crate::records::{AliveRecord, NodeRecord, TaskState, VolumeRecord};
 
 /// Most nodes that an error names with their reasons.
 const NAMED_MAX: usize = 16;
@@ -46,12 +46,27 @@ impl Seen {
             *one = (one.0 + 1, one.1.saturating_add(bytes));
         };
         for (volume, set) in self.sets() {
+            let bytes = volume.counted_bytes();
             for replica in &set.replicas {
-                add(&replica.node_id, replica.pool_id, volume.served_bytes());
+                add(&replica.node_id, replica.pool_id, bytes);
+            }
+            let task = self.task(volume.volume_id);
+            let runs = task.filter(|t| t.state == TaskState::Running);
+            for coming in runs.into_iter().flat_map(|t| t.coming()) {
+                // It was given its place, and whoever serves the volume has not taken it in yet.
+                if set.replica(coming.replica_id).is_none() {
+                    add(&coming.node_id, coming.pool_id, bytes);
+                }
+            }
+        }
+        for (clone, set) in self.clones_to_be() {
+            for replica in &set.replicas {
+                add(&replica.node_id, replica.pool_id, clone.counted_bytes());
             }
         }
         for volume in self.singles() {
-            add(volume.node_id.as_str(), volume.pool_id, volume.size_bytes);
+            let node = volume.node_id.as_str();
+            add(node, volume.pool_id, volume.counted_bytes());
         }
         all
     }

@@ -368,6 +368,16 @@ impl Seen {
         all.filter_map(|(id, v)| Some((&v.record, self.set(*id)?)))
     }
 
+    /// Clones of volumes that have no replicas yet, and the replicas of what they are cloned of: theirs will be beside those.
+    pub fn clones_to_be(&self) -> impl Iterator<Item = (&VolumeRecord, &ReplicationRecord)> {
+        let all = self.volumes.iter();
+        let none = all.filter(|(id, _)| !self.sets.contains_key(*id));
+        none.filter_map(|(_, v)| {
+            let source = v.record.source.as_ref().filter(|s| s.own)?;
+            Some((&v.record, self.set(source.volume_id)?))
+        })
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &NodeRecord> {
         self.nodes.values()

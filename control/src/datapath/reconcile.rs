@@ -141,6 +141,9 @@ impl Node {
                 .await?;
         } else if there > record.size_bytes {
             self.record_size(record.volume_id, there).await?;
+        } else if record.asked_bytes.is_some() {
+            // It did not come to that: whoever wanted it larger asks again.
+            self.asks_no_more(record.volume_id).await?;
         }
         Ok(())
     }

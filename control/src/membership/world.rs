@@ -286,6 +286,7 @@ pub(super) mod tests {
             restoring: None,
             placement: None,
             trashed: None,
+            asked_bytes: None,
         }
     }
 

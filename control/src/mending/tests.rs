@@ -50,6 +50,7 @@ fn volume() -> VolumeRecord {
         restoring: None,
         placement: None,
         trashed: None,
+        asked_bytes: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! A clone of a volume is a clone of a snapshot that is taken for it and deleted when the clone is there. A volume that is being set
 //! back says so in its record, as its lanes are set back one by one, and is used again when all are.
 use super::Node;
+use super::placing::{self, PLACING_LIMIT};
 use super::wishes::{check_labels, check_name, merge_labels};
 use crate::error::OpError;
 use crate::records::{Found, Phase, SourceRecord, Versioned, VolumeRecord, unix_ms};
@@ -11,6 +12,7 @@ use keelblock_api::datapath::{
 };
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 /// Either waits for a checkpoint at times.
@@ -27,6 +29,24 @@ impl Node {
     ) -> Result<Uuid, OpError> {
         check_name(&name)?;
         check_labels(&labels)?;
+        let end = Instant::now() + PLACING_LIMIT;
+        loop {
+            match self.clone_once(name.clone(), parent, labels.clone()).await {
+                // Others are placed at the same time, or something of the source has changed.
+                Err(OpError::Contended { .. }) if Instant::now() < end => {
+                    tokio::time::sleep(placing::pause()).await;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    async fn clone_once(
+        &self,
+        name: String,
+        parent: &str,
+        labels: BTreeMap<String, String>,
+    ) -> Result<Uuid, OpError> {
         let found = self.registry.find("parent_id", parent).await?;
         let found = found.ok_or_else(|| OpError::no_volume(parent))?;
         match &found {
@@ -96,6 +116,7 @@ impl Node {
             restoring: None,
             placement: None,
             trashed: None,
+            asked_bytes: None,
         };
         self.make_volume(&record).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, parent, "volume cloned");

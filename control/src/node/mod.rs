@@ -1,5 +1,5 @@
 //! This node: what it is, and every change that it can make to volumes (`volumes`), their snapshots (`snapshots`), clones (`clones`) and exports
-//! (`exports`), to their replicas (`replicated`, `ha`), whose nodes are chosen (`placing`), and moved elsewhere by a plan (`rebalance`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
+//! (`exports`), to their replicas (`replicated`, `ha`), whose nodes are chosen (`placing`; `room`: what is not chosen has limits, too), and moved elsewhere by a plan (`rebalance`), to the drives of its pool (`drives`, `resize`), scans of it (`scans`), and what it reports (`alerts`).
 //!
 //! A change is written to the KVDB as an intention where it can be interrupted, then done in the data path, then confirmed; what was
 //! interrupted is completed when the data path or this process is back (`datapath::reconcile`). One change at a time.
@@ -21,6 +21,7 @@ mod replicated_restore;
 mod replicated_size;
 mod replicated_snapshots;
 mod resize;
+mod room;
 mod scans;
 mod snapshots;
 mod trash;

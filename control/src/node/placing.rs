@@ -4,6 +4,7 @@ use crate::coordination::place::no_place;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::placement::{Limits, Request, Rules, Verdict};
+use crate::records::encode;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::MutexGuard;
@@ -77,8 +78,14 @@ impl Node {
         if limits.reserve_percent > Limits::RESERVE_MAX {
             return Err(too_much("reserve_percent", Limits::RESERVE_MAX));
         }
-        let key = self.registry.keys().placement_limits();
-        self.registry.put(&key, &limits).await
+        let keys = self.registry.keys();
+        let writes = vec![
+            Write::put(keys.placement_limits(), encode(&limits)),
+            // Whoever counts by them sees what was there before, also what had no limit to heed then.
+            Write::put(keys.placements(), Uuid::new_v4().to_string()),
+        ];
+        self.registry.kv().commit(vec![], writes).await?;
+        Ok(())
     }
 
     /// Chooses nodes and pools.

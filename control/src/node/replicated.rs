@@ -121,6 +121,7 @@ impl Node {
             restoring: None,
             placement: wish.rules.clone(),
             trashed: None,
+            asked_bytes: None,
         };
         let id = volume.volume_id;
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));

@@ -3,6 +3,7 @@
 //! Of a snapshot they are made at once. Of a volume a snapshot is taken for it: that and the clone are written down together, and whoever serves the volume does
 //! the rest (`coordination/clones`), so it goes on if whoever asked dies.
 use super::Node;
+use super::room::{Room, everywhere};
 use super::wishes::merge_labels;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
@@ -96,8 +97,9 @@ impl Node {
         };
         let volume = origin.clone_called(name, &labels)?;
         let id = volume.volume_id;
+        let room = self.room_beside(&volume, &set).await?;
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));
-        let guards = vec![
+        let mut guards = vec![
             Guard::absent(&name_key),
             Guard::absent(&volume_key),
             Guard::at(keys.cluster(), cluster.revision),
@@ -115,8 +117,11 @@ impl Node {
             let secret = self.inherit_keys(of.volume_id, id).await?;
             writes.push(Write::put(keys.secret(id), encode(&secret)));
         }
+        guards.extend(room.guards.clone());
+        writes.extend(room.writes.clone());
         self.commit(&format!("volume {}", volume.name), guards, writes)
             .await?;
+        drop(room);
         self.wait_made(&volume).await?;
         tracing::info!(volume = volume.name, %id, snapshot = of.name, "volume cloned");
         Ok(id)
@@ -143,7 +148,7 @@ impl Node {
         let attachment = self.coordinated(parent).await?;
         let set = self.set_to_clone(of.volume_id).await?;
         // Before anything is written: nobody is to wait for what cannot be now.
-        self.replicas_of_clone(of, &set.record)?;
+        let beside = self.replicas_of_clone(of, &set.record)?;
         let origin = Origin {
             parent: of,
             source,
@@ -171,23 +176,39 @@ impl Node {
             joint: None,
         };
         let keys = self.registry.keys();
+        let room = self.room_beside(&volume, &beside).await?;
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));
-        let guards = vec![
+        let mut guards = vec![
             Guard::absent(&name_key),
             Guard::absent(&volume_key),
             Guard::at(keys.volume(of.volume_id), parent.revision),
             Guard::at(keys.attachment(of.volume_id), attachment.revision),
         ];
-        let writes = vec![
+        let mut writes = vec![
             Write::put(name_key, id.to_string()),
             Write::put(volume_key, encode(&volume)),
             Write::put(keys.snapshot(snapshot_id), encode(&snapshot)),
         ];
+        guards.extend(room.guards.clone());
+        writes.extend(room.writes.clone());
         self.commit(&format!("volume {}", volume.name), guards, writes)
             .await?;
+        drop(room);
         self.wait_made(&volume).await?;
         tracing::info!(volume = volume.name, %id, of = of.name, "volume cloned");
         Ok(id)
+    }
+
+    /// Room for a clone where its replicas will be.
+    async fn room_beside(
+        &self,
+        clone: &VolumeRecord,
+        set: &ReplicationRecord,
+    ) -> Result<Room<'_>, OpError> {
+        let (id, bytes) = (clone.volume_id, clone.size_bytes);
+        let what = format!("volume {}, a clone,", clone.name);
+        self.room_for(&what, false, |seen| everywhere(seen, id, set, bytes))
+            .await
     }
 
     /// The record of replication of a volume that is cloned.

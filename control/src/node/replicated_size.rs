@@ -1,6 +1,8 @@
 //! The size of a volume with several replicas (`docs/replication.md` §19): what it is to be is written down, whoever serves the volume follows, and this waits for
 //! that.
 use super::Node;
+use super::placing;
+use super::room::everywhere;
 use super::wishes::cannot_shrink;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
@@ -74,7 +76,11 @@ impl Node {
             if next == record {
                 return Ok(record);
             }
-            let guards = vec![
+            let more = size_bytes - record.served_bytes();
+            let what = format!("volume {}, grown to {size_bytes} bytes,", record.name);
+            let room = self.room_for(&what, false, |seen| everywhere(seen, id, &set.record, more));
+            let room = room.await?;
+            let mut guards = vec![
                 Guard::at(keys.volume(id), found.revision),
                 Guard::at(keys.replication(id), set.revision),
                 Guard::at(
@@ -82,10 +88,14 @@ impl Node {
                     attached.as_ref().map_or(0, |a| a.revision),
                 ),
             ];
-            let write = Write::put(keys.volume(id), encode(&next));
-            if self.registry.kv().commit(guards, vec![write]).await? != Committed::No {
+            guards.extend(room.guards.clone());
+            let mut writes = vec![Write::put(keys.volume(id), encode(&next))];
+            writes.extend(room.writes.clone());
+            if self.registry.kv().commit(guards, writes).await? != Committed::No {
                 return Ok(next);
             }
+            drop(room);
+            tokio::time::sleep(placing::pause()).await;
         }
         Err(OpError::Contended {
             what: format!("volume {id}"),

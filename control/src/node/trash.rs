@@ -145,6 +145,7 @@ impl Node {
         let record = VolumeRecord {
             name,
             trashed: None,
+            asked_bytes: None,
             ..found.record.clone()
         };
         self.rename(&found, &record).await?;

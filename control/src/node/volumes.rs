@@ -1,4 +1,5 @@
 //! Volumes: made, changed, deleted.
+use super::placing::{self, PLACING_LIMIT};
 use super::wishes::*;
 use super::{HaWish, Node};
 use crate::datapath::create_request;
@@ -8,6 +9,7 @@ use crate::names;
 use crate::placement::Verdict;
 use crate::records::{AlertKind, Found, Phase, Severity, Versioned, VolumeRecord, encode, unix_ms};
 use keelblock_api::datapath::{DeleteVolumeRequest, ResizeVolumeRequest};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 impl Node {
@@ -19,6 +21,19 @@ impl Node {
         if !wish.is_local() {
             return self.create_replicated(wish, size_bytes).await;
         }
+        let end = Instant::now() + PLACING_LIMIT;
+        loop {
+            match self.create_local(wish.clone(), size_bytes).await {
+                // Others are placed at the same time, or the name is taken by now.
+                Err(OpError::Contended { .. }) if Instant::now() < end => {
+                    tokio::time::sleep(placing::pause()).await;
+                }
+                made => return made,
+            }
+        }
+    }
+
+    async fn create_local(&self, wish: VolumeWish, size_bytes: u64) -> Result<Uuid, OpError> {
         let _changing = self.exclusive().await?;
         if let Some(found) = self.existing(&wish.name).await? {
             return self.adopt(found.record, size_bytes, wish.block_bytes).await;
@@ -54,12 +69,17 @@ impl Node {
                 record.volume_id.to_string().into_bytes(),
             ),
         ];
+        let what = format!("volume {}", record.name);
+        let room = self.room_here(&what, record.pool_id, record.size_bytes);
+        let room = room.await?;
         // A clone of what is here may be made whatever is wanted of this node, but not when it is no member any more.
         let mut guards = self.standing().await?.guards(keys, [self.node_id()]);
         guards.extend(made.iter().map(|(key, _)| Guard::absent(key)));
+        guards.extend(room.guards.clone());
         let writes = made.into_iter().map(|(key, value)| Write::put(key, value));
-        self.commit(&format!("volume {}", record.name), guards, writes.collect())
-            .await?;
+        let writes = writes.chain(room.writes.clone()).collect();
+        self.commit(&what, guards, writes).await?;
+        drop(room);
         self.finish_create(record).await
     }
 
@@ -171,6 +191,7 @@ impl Node {
             restoring: None,
             placement: None,
             trashed: None,
+            asked_bytes: None,
         })
     }
 
@@ -352,25 +373,70 @@ impl Node {
         }
         self.link.up()?;
         self.usable(record)?;
+        self.ask_room(record.volume_id, size_bytes).await?;
         let request = ResizeVolumeRequest {
             volume_id: record.volume_id.to_string(),
             size_bytes,
         };
         let what = format!("resize volume {}", record.name);
-        self.link
+        let resized = self
+            .link
             .call(&what, |mut c| async move { c.resize_volume(request).await })
-            .await?;
+            .await;
+        if let Err(error) = resized {
+            // Else it may have the size, and stays counted with it until that is known.
+            if !error.is_uncertain() {
+                self.asks_no_more(record.volume_id).await?;
+            }
+            return Err(error);
+        }
         self.record_size(record.volume_id, size_bytes).await?;
         tracing::info!(volume = record.name, bytes = size_bytes, "volume resized");
         Ok(())
     }
 
+    /// Writes down that a pool is asked for more by a volume with a single copy, if there is room: from then on it is counted so.
+    async fn ask_room(&self, id: Uuid, size_bytes: u64) -> Result<(), OpError> {
+        let key = self.registry.keys().volume(id);
+        let end = Instant::now() + PLACING_LIMIT;
+        loop {
+            let found = self.registry.volume_by_id(id).await?;
+            let found = found.ok_or_else(|| OpError::no_volume(id))?;
+            let record = found.record;
+            let more = size_bytes.saturating_sub(record.counted_bytes());
+            let what = format!("volume {}, grown to {size_bytes} bytes,", record.name);
+            let room = self.room_here(&what, record.pool_id, more).await?;
+            let asked = VolumeRecord {
+                asked_bytes: Some(size_bytes.max(record.counted_bytes())),
+                ..record
+            };
+            let mut guards = room.guards.clone();
+            guards.push(Guard::at(&key, found.revision));
+            let mut writes = room.writes.clone();
+            writes.push(Write::put(&key, encode(&asked)));
+            match self.commit(&what, guards, writes).await {
+                Err(OpError::Contended { .. }) if Instant::now() < end => {
+                    drop(room);
+                    tokio::time::sleep(placing::pause()).await;
+                }
+                asked => return asked,
+            }
+        }
+    }
+
+    /// It has the size that its record says, and no other.
+    pub(crate) async fn asks_no_more(&self, id: Uuid) -> Result<(), OpError> {
+        let end = |r: &mut VolumeRecord| Ok(r.asked_bytes.take().is_some());
+        self.change_volume(id, end).await.map(drop)
+    }
+
     /// Writes down a size that the data path has.
     pub(crate) async fn record_size(&self, id: Uuid, size_bytes: u64) -> Result<(), OpError> {
         let grow = |r: &mut VolumeRecord| {
+            let asked = r.asked_bytes.take().is_some();
             let grows = size_bytes > r.size_bytes;
             r.size_bytes = r.size_bytes.max(size_bytes);
-            Ok(grows)
+            Ok(grows || asked)
         };
         self.change_volume(id, grow).await.map(drop)
     }

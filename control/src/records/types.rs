@@ -194,6 +194,9 @@ pub struct VolumeRecord {
     /// It was deleted, and is in the trashcan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trashed: Option<TrashedRecord>,
+    /// Of a volume with a single copy: the size that its pool is being asked for. It is counted where pools have limits, and has it when `size_bytes` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked_bytes: Option<u64>,
 }
 
 /// That a volume is in the trashcan. Its name is another one meanwhile, so that its own is free.
@@ -226,6 +229,11 @@ impl VolumeRecord {
     pub fn served_bytes(&self) -> u64 {
         let growing = self.replicated.as_ref().and_then(|r| r.growing_to);
         self.size_bytes.max(growing.unwrap_or(0))
+    }
+
+    /// The size that is counted in pools of it.
+    pub fn counted_bytes(&self) -> u64 {
+        self.served_bytes().max(self.asked_bytes.unwrap_or(0))
     }
 }
 

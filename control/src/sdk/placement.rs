@@ -237,14 +237,18 @@ impl Services {
         let wish = self.rules.wish(request.create.unwrap_or_default())?;
         let explained = self.node().explain_volume(&wish).await?;
         Ok(Response::new(match explained {
-            None => ExplainPlacementReply {
-                possible: true,
-                note: format!(
-                    "a single copy without wishes about its place is a part of the pool of the node that is asked, {}",
-                    self.node().node_id()
-                ),
-                ..Default::default()
-            },
+            None => {
+                let full = self.node().local_room(wish.size_bytes).await?;
+                ExplainPlacementReply {
+                    possible: full.is_none(),
+                    error: full.map(|e| e.to_string()).unwrap_or_default(),
+                    note: format!(
+                        "a single copy without wishes about its place is a part of the pool of the node that is asked, {}",
+                        self.node().node_id()
+                    ),
+                    ..Default::default()
+                }
+            }
             Some((verdicts, error)) => ExplainPlacementReply {
                 possible: error.is_none(),
                 error: error.map(|e| e.to_string()).unwrap_or_default(),

@@ -139,6 +139,86 @@ async fn nobody_gets_beyond_the_limit_when_all_ask_at_once() {
     c.stop().await;
 }
 
+/// Provisioned of a node's pool.
+async fn at(c: &Nodes, node: &str) -> u64 {
+    let pools = provisioned(c).await;
+    let pool = pools.iter().find(|p| p.node_id == node);
+    pool.unwrap().provisioned_bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_placed_heeds_the_limit_too_and_counts_nothing_that_was_refused() {
+    let c = Nodes::start(3).await;
+    c.create("first", 3).await;
+    let total = provisioned(&c).await[0].total_bytes;
+    let half = total / 2;
+    let limit = |percent| PlacementLimitsRequest {
+        overcommit_percent: Some(percent),
+        reserve_percent: None,
+    };
+    c.nodes[1]
+        .admin()
+        .placement_limits(limit(100))
+        .await
+        .unwrap();
+    let before = at(&c, "n1").await;
+    c.nodes[0].create("half", half).await;
+    // Grown, as another one, and cloned: each is more than there may be.
+    let full = Code::ResourceExhausted;
+    let more = c.nodes[0].update("half", &[], Some(total)).await;
+    refused(more, full, "pool default of node n1");
+    let large = VolumeSpec {
+        size: half,
+        ..spec(1)
+    };
+    let said = explain(&c, 0, large.clone()).await;
+    assert!(!said.possible && said.error.contains("node n1"), "{said:?}");
+    let another = c.nodes[0].try_create("another", large.clone()).await;
+    refused(another, full, "100 percent");
+    let clone = c.nodes[0].clone_of("half", "clone").await;
+    refused(clone, full, "keelctl cluster options --overcommit");
+    // Of a volume with replicas one full pool is enough, whoever is asked.
+    let more = c.nodes[2]
+        .update("first", &[], Some(half + (64 * MIB)))
+        .await;
+    refused(more, full, "n1");
+    assert_eq!(at(&c, "n1").await, before + half);
+    // The other nodes have room.
+    c.nodes[1].try_create("another", large).await.unwrap();
+    c.nodes[0].create("small", MIB).await;
+    c.nodes[0]
+        .update("small", &[], Some(2 * MIB))
+        .await
+        .unwrap();
+    c.nodes[2]
+        .update("first", &[], Some(32 * MIB))
+        .await
+        .unwrap();
+    let clone = c.nodes[2].clone_of("first", "beside").await;
+    clone.unwrap();
+    assert_eq!(at(&c, "n1").await, before + half + 2 * MIB + 48 * MIB);
+    c.nodes[1]
+        .admin()
+        .placement_limits(limit(300))
+        .await
+        .unwrap();
+    c.nodes[0].update("half", &[], Some(total)).await.unwrap();
+    c.nodes[0].clone_of("half", "clone").await.unwrap();
+    let both = 2 * total;
+    assert_eq!(at(&c, "n1").await, before + both + 2 * MIB + 48 * MIB);
+    refused(
+        c.nodes[0].clone_of("first", "large").await.and(
+            c.nodes[0]
+                .update("first", &[], Some(total))
+                .await
+                .map(|()| String::new()),
+        ),
+        full,
+        "n1",
+    );
+    c.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_stay_with_the_volume() {
     let c = Nodes::start(3).await;
