@@ -170,7 +170,7 @@ fn operation(
         "tags": [service.name()],
         "parameters": parameters,
         "responses": {
-            "200": { "description": "Done.", "schema": schemas.reference(&rpc.output()) },
+            "200": done(rpc, schemas),
             "default": { "description": "Not done.", "schema": { "$ref": format!("#/definitions/{ERROR}") } },
         },
     });
@@ -178,6 +178,22 @@ fn operation(
         operation["summary"] = text.into();
     }
     Ok(operation)
+}
+
+/// What there is then: a message, or, of a method that streams, a line for each.
+fn done(rpc: &MethodDescriptor, schemas: &mut Schemas) -> Value {
+    let schema = schemas.reference(&rpc.output());
+    if !rpc.is_server_streaming() {
+        return json!({ "description": "Done.", "schema": schema });
+    }
+    let error = json!({
+        "type": "object",
+        "properties": { "code": { "type": "integer", "format": "int32" }, "message": { "type": "string" } },
+    });
+    json!({
+        "description": "A stream: a line of JSON for each message, `result`, or `error` if it ends with one.",
+        "schema": { "type": "object", "properties": { "result": schema, "error": error } },
+    })
 }
 
 /// The names in braces.

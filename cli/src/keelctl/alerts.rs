@@ -181,11 +181,14 @@ pub async fn open(client: &mut Client) -> Result<Vec<sdk::Alert>> {
 
 async fn find(client: &mut Client, queries: Vec<sdk::SdkAlertsQuery>) -> Result<Vec<sdk::Alert>> {
     let request = sdk::SdkAlertsEnumerateWithFiltersRequest { queries };
+    let failed = |s: tonic::Status| Failure::from_status("show alerts", &s);
     let reply = client.alerts.enumerate_with_filters(request).await;
-    Ok(reply
-        .map_err(|s| Failure::from_status("show alerts", &s))?
-        .into_inner()
-        .alerts)
+    let mut parts = reply.map_err(failed)?.into_inner();
+    let mut alerts = Vec::new();
+    while let Some(part) = parts.message().await.map_err(failed)? {
+        alerts.extend(part.alerts);
+    }
+    Ok(alerts)
 }
 
 fn severity(alert: &sdk::Alert) -> String {

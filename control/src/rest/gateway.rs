@@ -3,7 +3,7 @@
 use super::codec::DynamicCodec;
 use super::routes::{ROUTES, Route, Verb};
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query};
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -13,8 +13,10 @@ use keelblock_api::json::Codec;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_stream::StreamExt;
 use tonic::client::Grpc;
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
@@ -34,6 +36,8 @@ pub struct Method {
     /// Its answer.
     pub output: MessageDescriptor,
     path: PathAndQuery,
+    /// It answers with many messages.
+    streams: bool,
 }
 
 /// All methods, and the services behind them.
@@ -80,9 +84,20 @@ impl Gateway {
             .ready()
             .await
             .map_err(|_| Status::unavailable("the services are not ready"))?;
-        let call = client.unary(request, method.path.clone(), codec);
         let late =
             |_| Status::deadline_exceeded(format!("no answer in {} s", CALL_TIMEOUT.as_secs()));
+        if method.streams {
+            let call = client.server_streaming(request, method.path.clone(), codec);
+            let answers = tokio::time::timeout(CALL_TIMEOUT, call)
+                .await
+                .map_err(late)??
+                .into_inner();
+            let codec = self.codec.clone();
+            let lines = answers.map(move |answer| line(&codec, answer));
+            let body = Body::from_stream(lines);
+            return Ok(([(header::CONTENT_TYPE, "application/json")], body).into_response());
+        }
+        let call = client.unary(request, method.path.clone(), codec);
         let answer: DynamicMessage = tokio::time::timeout(CALL_TIMEOUT, call)
             .await
             .map_err(late)??
@@ -93,6 +108,24 @@ impl Gateway {
             .map_err(|error| Status::internal(error.to_string()))?;
         Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
     }
+}
+
+/// A message of a stream, or that it has ended with an error, as a line of JSON by itself.
+fn line(codec: &Codec, answer: Result<DynamicMessage, Status>) -> Result<String, Infallible> {
+    let text = answer.and_then(|answer| {
+        let text = codec.encode_dynamic(&answer);
+        text.map_err(|error| Status::internal(error.to_string()))
+    });
+    Ok(match text {
+        Ok(text) => format!("{{\"result\":{text}}}\n"),
+        Err(status) => {
+            let (code, message) = (status.code() as i32, status.message());
+            format!(
+                "{}\n",
+                json!({ "error": { "code": code, "message": message } })
+            )
+        }
+    })
 }
 
 impl Method {
@@ -118,6 +151,7 @@ impl Method {
             input: method.input(),
             output: method.output(),
             path,
+            streams: method.is_server_streaming(),
         })
     }
 }

@@ -136,17 +136,37 @@ fn alert(record: AlertRecord) -> Alert {
     }
 }
 
+/// Alerts in one message.
+const PART: usize = 100;
+
+/// A message of the stream.
+type Part = Result<SdkAlertsEnumerateWithFiltersResponse, Refusal>;
+
+/// At least one, so that whoever wants only one gets it.
+fn parts(alerts: &[Alert]) -> Vec<Part> {
+    let part = |alerts: &[Alert]| {
+        Ok(SdkAlertsEnumerateWithFiltersResponse {
+            alerts: alerts.to_vec(),
+        })
+    };
+    match alerts.is_empty() {
+        true => vec![part(&[])],
+        false => alerts.chunks(PART).map(part).collect(),
+    }
+}
+
 #[tonic::async_trait]
 impl OpenStorageAlerts for Services {
+    type EnumerateWithFiltersStream = tokio_stream::Iter<std::vec::IntoIter<Part>>;
+
     async fn enumerate_with_filters(
         &self,
         request: Request<SdkAlertsEnumerateWithFiltersRequest>,
-    ) -> Result<Response<SdkAlertsEnumerateWithFiltersResponse>, Refusal> {
+    ) -> Result<Response<Self::EnumerateWithFiltersStream>, Refusal> {
         let filters = filters(request.into_inner().queries)?;
-        let found = self.node().find_alerts(&filters).await;
-        answer(found.map(|found| SdkAlertsEnumerateWithFiltersResponse {
-            alerts: found.into_iter().map(alert).collect(),
-        }))
+        let found = self.node().find_alerts(&filters).await?;
+        let found: Vec<Alert> = found.into_iter().map(alert).collect();
+        Ok(Response::new(tokio_stream::iter(parts(&found))))
     }
 
     async fn delete(
@@ -156,5 +176,28 @@ impl OpenStorageAlerts for Services {
         let filters = filters(request.into_inner().queries)?;
         let deleted = self.node().delete_alerts(&filters).await;
         answer(deleted.map(|()| SdkAlertsDeleteResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_has_all_of_them_once_and_never_nothing() {
+        let alerts = |n: i64| -> Vec<Alert> {
+            let one = |id| Alert {
+                id,
+                ..Default::default()
+            };
+            (0..n).map(one).collect()
+        };
+        for (count, messages) in [(0, 1), (1, 1), (100, 1), (101, 2), (250, 3)] {
+            let all = alerts(count);
+            let parts: Vec<_> = parts(&all).into_iter().map(Result::unwrap).collect();
+            assert_eq!(parts.len(), messages, "{count}");
+            let told: Vec<Alert> = parts.into_iter().flat_map(|p| p.alerts).collect();
+            assert_eq!(told, all);
+        }
     }
 }

@@ -26,7 +26,12 @@ fn of(resource: ResourceType, opts: &[Opt]) -> Vec<SdkAlertsQuery> {
 async fn find(b: &Bench, queries: Vec<SdkAlertsQuery>) -> Vec<Alert> {
     let request = SdkAlertsEnumerateWithFiltersRequest { queries };
     let reply = b.alerts().enumerate_with_filters(request).await;
-    reply.unwrap().into_inner().alerts
+    let mut parts = reply.unwrap().into_inner();
+    let mut alerts = Vec::new();
+    while let Some(part) = parts.message().await.unwrap() {
+        alerts.extend(part.alerts);
+    }
+    alerts
 }
 
 /// Waits until there are so many, as reports are heard after a while.

@@ -17,7 +17,28 @@ fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, S
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
     let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
-    (status, body.to_owned())
+    let streamed = head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked");
+    let body = match streamed {
+        true => whole(body),
+        false => body.to_owned(),
+    };
+    (status, body)
+}
+
+/// What came in chunks, each behind its length.
+fn whole(mut chunks: &str) -> String {
+    let mut body = String::new();
+    loop {
+        let (length, rest) = chunks.split_once("\r\n").expect("a chunk's length");
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return body;
+        }
+        body += &rest[..length];
+        chunks = &rest[length + 2..];
+    }
 }
 
 async fn rest(b: &Bench, method: &str, path: &str, body: Value) -> (u16, Value) {
@@ -208,7 +229,11 @@ async fn snapshots_pools_and_alerts_over_rest() {
     let query =
         json!({"queries": [{"resource_type_query": {"resource_type": "RESOURCE_TYPE_DRIVE"}}]});
     let found = rest(&b, "POST", "/v1/alerts/filters", query.clone()).await;
-    assert_eq!(found, (200, json!({})));
+    // A stream of one message that has none.
+    assert_eq!(found, (200, json!({"result": {}})));
+    let none = json!({"queries": []});
+    let (status, error) = rest(&b, "POST", "/v1/alerts/filters", none).await;
+    assert_eq!((status, error["code"].as_i64()), (400, Some(3)), "{error}");
     assert_eq!(
         rest(&b, "POST", "/v1/alerts", query).await,
         (200, json!({}))
