@@ -10,6 +10,7 @@ use crate::kvdb::{Client, KvError, Server};
 use crate::membership::lead_membership;
 use crate::mending::keep_mending;
 use crate::node::Node;
+use crate::rebalancing::keep_rebalancing;
 use crate::records::{Keys, PoolRecord, Registry, unix_ms};
 use crate::rest;
 use crate::schedule::keep_schedules;
@@ -176,6 +177,7 @@ impl Control {
         tasks.spawn(scan(node.clone(), stopped.clone()));
         tasks.spawn(keep_schedules(node.clone(), stopped.clone()));
         tasks.spawn(keep_mending(node.clone(), stopped.clone()));
+        tasks.spawn(keep_rebalancing(node.clone(), stopped.clone()));
         tasks.spawn(coordinate(node.clone(), pokes, stopped.clone()));
         tasks.spawn(lead_membership(node.clone(), stopped.clone()));
         tasks.spawn(stay_alive(node.clone(), stopped));

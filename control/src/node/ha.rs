@@ -8,8 +8,8 @@ use crate::coordination::tasks::minimum_of;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
-    Phase, ReplicaRecord, TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep, VolumeRecord,
-    encode, unix_ms,
+    Phase, ReplicaRecord, TaskKind, TaskRecord, TaskReplica, TaskState, TaskStep, Versioned,
+    VolumeRecord, encode, unix_ms,
 };
 use crate::replication::record::{MEMBERS_MAX, Replica, ReplicaState};
 use crate::replication::transition;
@@ -463,8 +463,18 @@ impl Node {
 
     /// Takes back what changes the replicas of a volume, as far as that is not final.
     pub(crate) async fn cancel_ha(&self, name: &str) -> Result<TaskRecord, OpError> {
+        self.cancel_task(name, None).await
+    }
+
+    /// The same, of this task only; `None`: of any.
+    pub(crate) async fn cancel_task(
+        &self,
+        name: &str,
+        task_id: Option<Uuid>,
+    ) -> Result<TaskRecord, OpError> {
         let found = self.ha_of(name).await?;
-        let Some(task) = found.running() else {
+        let is_it = |t: &&Versioned<TaskRecord>| task_id.is_none_or(|id| t.record.task_id == id);
+        let Some(task) = found.running().filter(is_it) else {
             return Err(OpError::State(format!(
                 "the replicas of volume {} are not being changed",
                 found.name()

@@ -1,4 +1,4 @@
-//! Planning moves of replicas, from what is seen (`docs/placement.md` §8). The moves themselves are tasks of the volumes (`ha`).
+//! Planning moves of replicas, from what is seen (`docs/placement.md` §8). The moves themselves are tasks of the volumes (`ha`), which `rebalancing` begins.
 use super::Node;
 use crate::coordination::Seen;
 use crate::error::OpError;
@@ -30,11 +30,19 @@ fn stays(seen: &Seen, volume: &VolumeRecord, set: &ReplicationRecord) -> Option<
         Some("its replicas are being changed")
     } else if !whole || set.replicas.len() != usize::from(set.wanted) {
         Some("not all of its replicas are in sync")
-    } else if seen.served_by(id).is_none() {
-        Some("it is attached nowhere, and replicas are copied where a volume is served")
+    } else if volume.in_trash().is_some() {
+        Some("it is in the trashcan")
+    } else if !set.replicas.iter().all(|r| lives(seen, &r.node_id)) {
+        Some("a node with a replica of it is away")
     } else {
         None
     }
+}
+
+/// It can be copied from, and deleted there.
+fn lives(seen: &Seen, node: &str) -> bool {
+    let life = seen.alive().get(node);
+    life.is_some_and(|l| !l.says.incarnation.is_empty())
 }
 
 impl Node {

@@ -40,6 +40,31 @@ impl Keys {
         format!("{}leaders/replicas", self.root)
     }
 
+    /// Who has replicas moved for rebalances.
+    pub fn rebalance_leader(&self) -> String {
+        format!("{}leaders/rebalances", self.root)
+    }
+
+    /// All rebalances.
+    pub fn rebalances(&self) -> String {
+        format!("{}rebalances/", self.root)
+    }
+
+    /// A rebalance.
+    pub fn rebalance(&self, job_id: Uuid) -> String {
+        format!("{}{job_id}", self.rebalances())
+    }
+
+    /// The id of the rebalance that is not over.
+    pub fn rebalance_active(&self) -> String {
+        format!("{}rebalance-active", self.root)
+    }
+
+    /// When rebalances begin by themselves.
+    pub fn rebalance_schedule(&self) -> String {
+        format!("{}rebalance-schedule", self.root)
+    }
+
     /// What was said for the whole cluster.
     pub fn options(&self) -> String {
         format!("{}options", self.root)

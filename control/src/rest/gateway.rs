@@ -111,19 +111,17 @@ impl Gateway {
 }
 
 /// A message of a stream, or that it has ended with an error, as a line of JSON by itself.
-fn line(codec: &Codec, answer: Result<DynamicMessage, Status>) -> Result<String, Infallible> {
+fn line(codec: &Codec, answer: Result<DynamicMessage, Status>) -> Result<Vec<u8>, Infallible> {
     let text = answer.and_then(|answer| {
         let text = codec.encode_dynamic(&answer);
         text.map_err(|error| Status::internal(error.to_string()))
     });
     Ok(match text {
-        Ok(text) => format!("{{\"result\":{text}}}\n"),
+        Ok(text) => [b"{\"result\":".as_slice(), &text, b"}\n"].concat(),
         Err(status) => {
             let (code, message) = (status.code() as i32, status.message());
-            format!(
-                "{}\n",
-                json!({ "error": { "code": code, "message": message } })
-            )
+            let error = json!({ "error": { "code": code, "message": message } });
+            format!("{error}\n").into_bytes()
         }
     })
 }

@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 76] = [
+pub const ROUTES: [Route; 85] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -150,6 +150,43 @@ pub const ROUTES: [Route; 76] = [
     route(Post, "/v1/mountattach/mount", "MountAttach", "Mount"),
     route(Post, "/v1/mountattach/unmount", "MountAttach", "Unmount"),
     route(Put, "/v1/storagepools/resize/{uuid}", "Pool", "Resize"),
+    route(Put, "/v1/storagepools/rebalance", "Pool", "Rebalance"),
+    route(
+        Put,
+        "/v1/storagepools/rebalance/job/{id}",
+        "Pool",
+        "UpdateRebalanceJobState",
+    ),
+    route(
+        Get,
+        "/v1/storagepools/rebalance/job/{id}",
+        "Pool",
+        "GetRebalanceJobStatus",
+    ),
+    route(
+        Get,
+        "/v1/storagepools/rebalance/job",
+        "Pool",
+        "EnumerateRebalanceJobs",
+    ),
+    route(
+        Post,
+        "/v1/storagepools/rebalance/schedule",
+        "Pool",
+        "CreateRebalanceSchedule",
+    ),
+    route(
+        Get,
+        "/v1/storagepools/rebalance/schedule",
+        "Pool",
+        "GetRebalanceSchedule",
+    ),
+    route(
+        Delete,
+        "/v1/storagepools/rebalance/schedule",
+        "Pool",
+        "DeleteRebalanceSchedule",
+    ),
     route(Post, "/v1/schedulepolicies", "SchedulePolicy", "Create"),
     route(Put, "/v1/schedulepolicies", "SchedulePolicy", "Update"),
     route(Get, "/v1/schedulepolicies", "SchedulePolicy", "Enumerate"),
@@ -248,6 +285,8 @@ pub const ROUTES: [Route; 76] = [
         "Admin",
         "PlanRebalance",
     ),
+    route(Post, "/v1/keelblock/rebalances", "Admin", "StartRebalance"),
+    route(Get, "/v1/keelblock/rebalances", "Admin", "RebalanceStatus"),
     route(Get, "/v1/keelblock/trashcan", "Admin", "ListTrash"),
     route(
         Post,

@@ -144,7 +144,8 @@ impl When {
         (last > from_s).then_some(last)
     }
 
-    fn check(&self, field: &str) -> Result<(), OpError> {
+    /// Whether there is such a time.
+    pub(crate) fn check(&self, field: &str) -> Result<(), OpError> {
         let time = |hour: u8, minute: u8| match (hour, minute) {
             (0..=23, 0..=59) => Ok(()),
             _ => Err(OpError::invalid(

@@ -347,6 +347,20 @@ impl Admin for Services {
         Services::plan_rebalance(self, request.into_inner()).await
     }
 
+    async fn start_rebalance(
+        &self,
+        request: Request<StartRebalanceRequest>,
+    ) -> Result<Response<RebalanceStatusReply>, Status> {
+        Services::start_rebalance(self, request.into_inner()).await
+    }
+
+    async fn rebalance_status(
+        &self,
+        request: Request<RebalanceStatusRequest>,
+    ) -> Result<Response<RebalanceStatusReply>, Status> {
+        Services::rebalance_status(self, request.into_inner()).await
+    }
+
     async fn list_trash(
         &self,
         _: Request<ListTrashRequest>,

@@ -11,6 +11,7 @@ mod mount_attach;
 mod nodes;
 mod placement;
 mod pools;
+mod rebalances;
 mod replicas;
 mod schedules;
 mod snapshots;

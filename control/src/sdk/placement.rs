@@ -2,20 +2,17 @@
 use super::{Services, answer};
 use crate::error::OpError;
 use crate::node::NamedPlan;
-use crate::placement::rebalance::{Aim, Move, Why};
+use crate::placement::rebalance::Move;
 use crate::placement::{
     Limits, Operator, Outcome, ReplicaRule, Requirement, Rules, Verdict, VolumeRule,
 };
+use crate::rebalancing::why;
 use keelblock_api::admin::*;
 use keelblock_api::openstorage as sdk;
 use sdk::label_selector_requirement::Operator as SdkOperator;
 use std::collections::HashMap;
 use tonic::{Response, Status};
 
-/// How far above the mean a pool may be, and how many moves are planned, unless said otherwise; and most of those.
-const OVER_PERCENT: u32 = 5;
-const MOVES: u32 = 10;
-const MOVES_MAX: u32 = 10_000;
 /// Most replicas that a rule can speak of.
 const AFFECTED_MAX: i32 = 5;
 
@@ -161,6 +158,17 @@ fn conditions(
     field: &str,
     all: Vec<sdk::LabelSelectorRequirement>,
 ) -> Result<Vec<Requirement>, OpError> {
+    requirements(&format!("{}.match_expressions", field_of(field)), all)
+}
+
+/// Conditions on labels, of a field.
+///
+/// # Errors
+/// An unknown operator.
+pub fn requirements(
+    field: &str,
+    all: Vec<sdk::LabelSelectorRequirement>,
+) -> Result<Vec<Requirement>, OpError> {
     let one = |r: sdk::LabelSelectorRequirement| {
         let operator = match SdkOperator::try_from(r.operator) {
             Ok(SdkOperator::In) => Operator::In,
@@ -171,7 +179,7 @@ fn conditions(
             Ok(SdkOperator::Lt) => Operator::Lt,
             Err(_) => {
                 return Err(OpError::invalid(
-                    format!("{}.match_expressions", field_of(field)),
+                    field,
                     format!("there is no operator {}", r.operator),
                 ));
             }
@@ -185,7 +193,8 @@ fn conditions(
     all.into_iter().map(one).collect()
 }
 
-fn expression(condition: &Requirement) -> sdk::LabelSelectorRequirement {
+/// A condition as the SDK has it.
+pub fn expression(condition: &Requirement) -> sdk::LabelSelectorRequirement {
     let operator = match condition.operator {
         Operator::In => SdkOperator::In,
         Operator::NotIn => SdkOperator::NotIn,
@@ -229,6 +238,33 @@ fn verdict(v: Verdict) -> NodeVerdict {
     reply
 }
 
+/// A plan of a rebalance.
+pub fn plan(named: NamedPlan) -> PlanRebalanceReply {
+    let NamedPlan { plan, names, left } = named;
+    let planned = |m: Move| PlannedMove {
+        volume_id: m.volume_id.to_string(),
+        name: names.get(&m.volume_id).cloned().unwrap_or_default(),
+        size_bytes: m.size_bytes,
+        from_node: m.from.0,
+        from_pool: m.from.1.to_string(),
+        to_node: m.to.0,
+        to_pool: m.to.1.to_string(),
+        why: why(m.why).into(),
+    };
+    PlanRebalanceReply {
+        unbalanced_before: plan.unbalanced.0 as u32,
+        unbalanced_after: plan.unbalanced.1 as u32,
+        moves: plan.moves.into_iter().map(planned).collect(),
+        left: left
+            .into_iter()
+            .map(|(name, why)| NotMoved {
+                name,
+                why: why.into(),
+            })
+            .collect(),
+    }
+}
+
 impl Services {
     pub(super) async fn explain_placement(
         &self,
@@ -255,46 +291,6 @@ impl Services {
                 nodes: verdicts.into_iter().map(verdict).collect(),
                 note: String::new(),
             },
-        }))
-    }
-
-    pub(super) async fn plan_rebalance(
-        &self,
-        request: PlanRebalanceRequest,
-    ) -> Result<Response<PlanRebalanceReply>, Status> {
-        let usual = |given: u32, usual: u32| if given == 0 { usual } else { given };
-        let aim = Aim {
-            over_percent: usual(request.over_percent, OVER_PERCENT),
-            under_percent: usual(request.under_percent, OVER_PERCENT),
-            moves_max: usual(request.moves_max, MOVES).min(MOVES_MAX) as usize,
-            from: None,
-            to: None,
-        };
-        let NamedPlan { plan, names, left } = self.node().plan_rebalance(aim).await?;
-        let planned = |m: Move| PlannedMove {
-            volume_id: m.volume_id.to_string(),
-            name: names.get(&m.volume_id).cloned().unwrap_or_default(),
-            size_bytes: m.size_bytes,
-            from_node: m.from.0,
-            from_pool: m.from.1.to_string(),
-            to_node: m.to.0,
-            to_pool: m.to.1.to_string(),
-            why: match m.why {
-                Why::Shared => "shares a zone or rack".into(),
-                Why::Level => "its pool has more promised than others".into(),
-            },
-        };
-        Ok(Response::new(PlanRebalanceReply {
-            unbalanced_before: plan.unbalanced.0 as u32,
-            unbalanced_after: plan.unbalanced.1 as u32,
-            moves: plan.moves.into_iter().map(planned).collect(),
-            left: left
-                .into_iter()
-                .map(|(name, why)| NotMoved {
-                    name,
-                    why: why.into(),
-                })
-                .collect(),
         }))
     }
 

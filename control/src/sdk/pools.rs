@@ -51,4 +51,58 @@ impl OpenStoragePool for Services {
             self.to_the_end(|node| async move { node.resize_pool(&uuid, factor, how).await });
         answer(resized.await.map(|()| SdkStoragePoolResizeResponse {}))
     }
+
+    async fn rebalance(
+        &self,
+        request: Request<SdkStorageRebalanceRequest>,
+    ) -> Result<Response<SdkStorageRebalanceResponse>, Refusal> {
+        answer(Services::rebalance(self, request.into_inner()).await)
+    }
+
+    async fn update_rebalance_job_state(
+        &self,
+        request: Request<SdkUpdateRebalanceJobRequest>,
+    ) -> Result<Response<SdkUpdateRebalanceJobResponse>, Refusal> {
+        answer(self.update_rebalance(request.into_inner()).await)
+    }
+
+    async fn get_rebalance_job_status(
+        &self,
+        request: Request<SdkGetRebalanceJobStatusRequest>,
+    ) -> Result<Response<SdkGetRebalanceJobStatusResponse>, Refusal> {
+        answer(self.rebalance_job(request.into_inner()).await)
+    }
+
+    async fn enumerate_rebalance_jobs(
+        &self,
+        _: Request<SdkEnumerateRebalanceJobsRequest>,
+    ) -> Result<Response<SdkEnumerateRebalanceJobsResponse>, Refusal> {
+        answer(self.rebalance_jobs().await)
+    }
+
+    async fn create_rebalance_schedule(
+        &self,
+        request: Request<SdkCreateRebalanceScheduleRequest>,
+    ) -> Result<Response<SdkCreateRebalanceScheduleResponse>, Refusal> {
+        answer(self.make_rebalance_schedule(request.into_inner()).await)
+    }
+
+    async fn get_rebalance_schedule(
+        &self,
+        _: Request<SdkGetRebalanceScheduleRequest>,
+    ) -> Result<Response<SdkGetRebalanceScheduleResponse>, Refusal> {
+        answer(self.rebalance_schedule().await)
+    }
+
+    async fn delete_rebalance_schedule(
+        &self,
+        _: Request<SdkDeleteRebalanceScheduleRequest>,
+    ) -> Result<Response<SdkDeleteRebalanceScheduleResponse>, Refusal> {
+        let deleted = self.to_the_end(|node| async move { node.delete_rebalance_schedule().await });
+        answer(
+            deleted
+                .await
+                .map(|()| SdkDeleteRebalanceScheduleResponse {}),
+        )
+    }
 }

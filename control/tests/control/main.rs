@@ -14,6 +14,7 @@ mod membership;
 mod mending;
 mod placement;
 mod program;
+mod rebalance;
 mod recovery;
 mod replicated;
 mod replicated_clones;
