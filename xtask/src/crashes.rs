@@ -1,5 +1,6 @@
 //! `cargo xtask crashes` and `cargo xtask planted`: the store's harness at length, and whether it finds bugs.
-use crate::run::{Outcome, cargo, root, shown, step_seen};
+use crate::ahead::release_tests;
+use crate::run::{Outcome, root, shown, step_seen};
 use clap::Args;
 use std::process::Command;
 use std::time::Instant;
@@ -38,16 +39,8 @@ pub struct PlantedArgs {
 
 /// The test program, built in release; `planted` with bugs to switch on.
 pub fn program(planted: bool) -> Outcome<std::path::PathBuf> {
-    let mut build = cargo(&[
-        "test",
-        "--release",
-        "--package",
-        "keelblock-datapath",
-        "--lib",
-        "--no-run",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
+    let mut build = release_tests();
+    build.args(["--message-format", "json-render-diagnostics"]);
     if planted {
         build.env("RUSTFLAGS", "--cfg planted");
         build.env("CARGO_TARGET_DIR", root().join("target/planted"));

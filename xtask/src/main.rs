@@ -2,6 +2,7 @@
 //!
 //! Each task is a module that builds a list of commands and runs them from the workspace's root; what a task prints is what a
 //! person needs to repeat a step by hand.
+mod ahead;
 mod bench;
 mod ci;
 mod cluster;

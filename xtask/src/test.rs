@@ -1,4 +1,5 @@
 //! `cargo xtask test`: every test there is, and one summary at the end.
+use crate::ahead::{Ahead, loom_tests};
 use crate::crashes::{CrashesArgs, crashes};
 use crate::run::{Outcome, cargo, root, step, step_seen};
 use crate::simulate::{SimulateArgs, simulate};
@@ -105,8 +106,10 @@ pub fn test(args: &TestArgs) -> Outcome {
         ));
     }
 
-    // The whole-system tests start the programs, so these come first, with the features that the test build has.
-    step(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    // The whole-system tests start the programs, so these come first; together with the tests, since cargo would otherwise build
+    // most crates twice, with and without the features that only tests ask of their dependencies.
+    step(&mut cargo(&["build", "--workspace", "--bins", "--tests"]))?;
+    let mut ahead = (!args.quick).then(Ahead::begin);
     let mut tests = cargo(&["test", "--workspace", "--no-fail-fast", "--"]);
     tests
         .args(&args.filter)
@@ -115,6 +118,9 @@ pub fn test(args: &TestArgs) -> Outcome {
         tests.env("KEELBLOCK_NO_GUEST", "1");
     }
     failed.extend(step_seen(&mut tests, |line| summary.see(line)).err());
+    if let Some(ahead) = &mut ahead {
+        ahead.wait();
+    }
 
     if args.quick {
         summary.skipped.push(
@@ -124,19 +130,7 @@ pub fn test(args: &TestArgs) -> Outcome {
     } else {
         failed.extend(crashes(&CRASHES).err());
         failed.extend(simulate(&SEEDS).err());
-        let mut loom = cargo(&[
-            "test",
-            "--release",
-            "--package",
-            "keelblock-datapath",
-            "--lib",
-            "--",
-            "loom",
-        ]);
-        // Half of what building it costs, and nothing that its tests would notice.
-        loom.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "1");
-        loom.env("RUSTFLAGS", "--cfg loom")
-            .env("CARGO_TARGET_DIR", root().join("target/loom"));
+        let mut loom = loom_tests(&["--", "loom"]);
         failed.extend(step_seen(&mut loom, |line| summary.see(line)).err());
         if tools::has_nightly() {
             failed.extend(step_seen(&mut address_sanitizer(), |line| summary.see(line)).err());
