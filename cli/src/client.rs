@@ -14,6 +14,8 @@ use tonic::transport::{Channel, Endpoint};
 
 /// Longest wait for the TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Largest answer about volumes, in bytes: some 700 of each.
+const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// Driver option of Attach: export the volume as a further namespace of the named volume's subsystem.
 pub const SUBSYSTEM_OF: &str = "keelblock.subsystem_of";
@@ -110,7 +112,8 @@ impl Client {
             })?;
         Ok(Client {
             admin: AdminClient::new(channel.clone()),
-            volumes: OpenStorageVolumeClient::new(channel.clone()),
+            volumes: OpenStorageVolumeClient::new(channel.clone())
+                .max_decoding_message_size(ANSWER_BYTES_MAX),
             attach: OpenStorageMountAttachClient::new(channel.clone()),
             nodes: OpenStorageNodeClient::new(channel.clone()),
             cluster: OpenStorageClusterClient::new(channel.clone()),

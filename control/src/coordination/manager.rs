@@ -71,10 +71,12 @@ async fn watch_kvdb(node: &Arc<Node>) {
 }
 
 fn heed(node: &Node, touched: Touched) {
+    let coordination = &node.coordination;
     if touched == Touched::default() {
+        // Some wait until a revision is seen, whatever it changed.
+        coordination.stir();
         return;
     }
-    let coordination = &node.coordination;
     if touched.nodes {
         coordination.nodes_changed();
     }

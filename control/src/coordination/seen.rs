@@ -36,8 +36,12 @@ pub struct Seen {
     pub complete: bool,
     /// Of the KVDB: everything of the cluster up to it has been seen.
     pub revision: i64,
-    /// Volumes with a single copy, which is a part of its node's pool: they are only counted.
+    /// Volumes with a single copy, which is a part of its node's pool: they are only counted, and listed.
     singles: HashMap<Uuid, VolumeRecord>,
+    /// Their snapshots.
+    single_snapshots: HashMap<Uuid, SnapshotRecord>,
+    /// Keys whose records cannot be read.
+    unreadable: HashSet<Vec<u8>>,
     volumes: HashMap<Uuid, Versioned<VolumeRecord>>,
     sets: HashMap<Uuid, (Versioned<ReplicationRecord>, Instant)>,
     attachments: HashMap<Uuid, (Versioned<AttachmentRecord>, Instant)>,
@@ -45,6 +49,8 @@ pub struct Seen {
     tasks: HashMap<Uuid, Versioned<TaskRecord>>,
     /// Of replicated volumes.
     snapshots: HashMap<Uuid, Versioned<SnapshotRecord>>,
+    /// Which of these are of a volume: there may be thousands of others.
+    snapshot_ids: HashMap<Uuid, HashSet<Uuid>>,
     nodes: BTreeMap<String, NodeRecord>,
     members: BTreeMap<String, MemberRecord>,
     alive: BTreeMap<String, Life>,
@@ -84,20 +90,6 @@ pub struct Touched {
     pub nodes: bool,
     /// Whether nodes live.
     pub alive: bool,
-}
-
-fn decode<T: DeserializeOwned>(kv: &KeyValue) -> Option<Versioned<T>> {
-    match serde_json::from_slice(&kv.value) {
-        Ok(record) => Some(Versioned {
-            record,
-            revision: kv.mod_revision,
-        }),
-        Err(error) => {
-            let key = String::from_utf8_lossy(&kv.key);
-            tracing::warn!(%key, %error, "a record in the KVDB cannot be read, and is taken for none: was it written by a later version?");
-            None
-        }
-    }
 }
 
 /// Puts what is there, or takes away what is not.
@@ -160,6 +152,27 @@ impl Seen {
         touched
     }
 
+    fn decode<T: DeserializeOwned>(
+        &mut self,
+        at: &KeyValue,
+        value: Option<&KeyValue>,
+    ) -> Option<Versioned<T>> {
+        self.unreadable.remove(&at.key);
+        let kv = value?;
+        match serde_json::from_slice(&kv.value) {
+            Ok(record) => Some(Versioned {
+                record,
+                revision: kv.mod_revision,
+            }),
+            Err(error) => {
+                let key = String::from_utf8_lossy(&kv.key);
+                tracing::warn!(%key, %error, "a record in the KVDB cannot be read, and is taken for none: was it written by a later version?");
+                self.unreadable.insert(at.key.clone());
+                None
+            }
+        }
+    }
+
     fn put(&mut self, keys: &Keys, at: &KeyValue, value: Option<&KeyValue>) -> Touched {
         let mut touched = Touched::default();
         let key = at.key.strip_prefix(keys.root().as_bytes());
@@ -169,7 +182,7 @@ impl Seen {
         };
         match kind {
             "nodes" => {
-                match value.and_then(decode::<NodeRecord>) {
+                match self.decode::<NodeRecord>(at, value) {
                     Some(node) => drop(self.nodes.insert(rest.into(), node.record)),
                     None => drop(self.nodes.remove(rest)),
                 }
@@ -177,14 +190,14 @@ impl Seen {
                 return touched;
             }
             "members" => {
-                match value.and_then(decode::<MemberRecord>) {
+                match self.decode::<MemberRecord>(at, value) {
                     Some(member) => drop(self.members.insert(rest.into(), member.record)),
                     None => drop(self.members.remove(rest)),
                 }
                 return touched;
             }
             "alive" => {
-                touched.alive = self.live(rest, value);
+                touched.alive = self.live(rest, at, value);
                 return touched;
             }
             _ => {}
@@ -198,7 +211,7 @@ impl Seen {
         };
         match (kind, part.map(Uuid::try_parse)) {
             ("volumes", None) => {
-                let record = value.and_then(decode::<VolumeRecord>);
+                let record = self.decode::<VolumeRecord>(at, value);
                 let single = record.as_ref().map(|v| &v.record);
                 let single = single.filter(|v| v.replicated.is_none());
                 set(&mut self.singles, id, single.cloned());
@@ -214,11 +227,11 @@ impl Seen {
                 set(&mut self.volumes, id, record);
             }
             ("replication", None) => {
-                let record = value.and_then(decode::<ReplicationRecord>);
+                let record = self.decode::<ReplicationRecord>(at, value);
                 set(&mut self.sets, id, record.map(|r| (r, Instant::now())));
             }
             ("attachments", None) => {
-                let record = value.and_then(decode::<AttachmentRecord>);
+                let record = self.decode::<AttachmentRecord>(at, value);
                 set(
                     &mut self.attachments,
                     id,
@@ -230,8 +243,9 @@ impl Seen {
                 }
             }
             ("replicas", Some(Ok(replica))) => {
+                let record = self.decode::<ReplicaRecord>(at, value);
                 let of = self.replicas.entry(id).or_default();
-                match value.and_then(decode::<ReplicaRecord>) {
+                match record {
                     Some(record) => drop(of.insert(replica, record)),
                     None => drop(of.remove(&replica)),
                 }
@@ -240,11 +254,14 @@ impl Seen {
                 }
             }
             ("tasks", None) => {
-                let record = value.and_then(decode::<TaskRecord>);
+                let record = self.decode::<TaskRecord>(at, value);
                 set(&mut self.tasks, id, record);
             }
             ("snapshots", None) => {
-                let record = value.and_then(decode::<SnapshotRecord>);
+                let record = self.decode::<SnapshotRecord>(at, value);
+                let single = record.as_ref().map(|s| &s.record);
+                let single = single.filter(|s| s.epoch.is_none());
+                set(&mut self.single_snapshots, id, single.cloned());
                 let record = record.filter(|s| s.record.epoch.is_some());
                 let before = self.snapshots.remove(&id);
                 let of = record.as_ref().or(before.as_ref());
@@ -255,6 +272,7 @@ impl Seen {
                     let all = self.group(group).into_iter();
                     touched.volumes.extend(all.map(|s| s.record.volume_id));
                 }
+                self.index_snapshot(id, before.as_ref(), record.as_ref());
                 set(&mut self.snapshots, id, record);
                 return touched;
             }
@@ -265,8 +283,8 @@ impl Seen {
     }
 
     /// Whether that is news: room in a pool is none.
-    fn live(&mut self, node: &str, value: Option<&KeyValue>) -> bool {
-        let Some(says) = value.and_then(decode::<AliveRecord>) else {
+    fn live(&mut self, node: &str, at: &KeyValue, value: Option<&KeyValue>) -> bool {
+        let Some(says) = self.decode::<AliveRecord>(at, value) else {
             self.gone.insert(node.into(), Instant::now());
             return self.alive.remove(node).is_some();
         };
@@ -308,10 +326,30 @@ impl Seen {
     }
 
     fn snapshots_of(&self, id: Uuid) -> Vec<Versioned<SnapshotRecord>> {
-        let all = self.snapshots.values();
-        let mut of_it: Vec<_> = all.filter(|s| s.record.volume_id == id).cloned().collect();
+        let ids = self.snapshot_ids.get(&id).into_iter().flatten();
+        let mut of_it: Vec<_> = ids.filter_map(|s| self.snapshots.get(s).cloned()).collect();
         of_it.sort_by_key(|s| (s.record.created_unix_ms, s.record.snapshot_id));
         of_it
+    }
+
+    fn index_snapshot(
+        &mut self,
+        id: Uuid,
+        before: Option<&Versioned<SnapshotRecord>>,
+        now: Option<&Versioned<SnapshotRecord>>,
+    ) {
+        if let Some(before) = before
+            && let Some(of) = self.snapshot_ids.get_mut(&before.record.volume_id)
+        {
+            of.remove(&id);
+            if of.is_empty() {
+                self.snapshot_ids.remove(&before.record.volume_id);
+            }
+        }
+        if let Some(now) = now {
+            let of = self.snapshot_ids.entry(now.record.volume_id).or_default();
+            of.insert(id);
+        }
     }
 
     /// Those that are taken at one moment, as long as they are being taken or given up.
@@ -355,6 +393,28 @@ impl Seen {
             .iter()
             .filter(move |(id, a)| a.0.record.node_id != node && self.sets.contains_key(id));
         others.map(|(id, _)| *id)
+    }
+
+    /// Everything up to a revision was seen, and nothing that is there cannot be read.
+    pub fn shows(&self, revision: i64) -> bool {
+        self.complete && self.revision >= revision && self.unreadable.is_empty()
+    }
+
+    /// All volumes, in no order.
+    pub fn volume_records(&self) -> impl Iterator<Item = &VolumeRecord> {
+        let replicated = self.volumes.values().map(|v| &v.record);
+        replicated.chain(self.singles.values())
+    }
+
+    /// All snapshots, in no order.
+    pub fn snapshot_records(&self) -> impl Iterator<Item = &SnapshotRecord> {
+        let replicated = self.snapshots.values().map(|s| &s.record);
+        replicated.chain(self.single_snapshots.values())
+    }
+
+    /// Where a volume is attached, or only coordinated.
+    pub fn attachment(&self, id: Uuid) -> Option<&AttachmentRecord> {
+        self.attachments.get(&id).map(|a| &a.0.record)
     }
 
     /// Volumes with a single copy.

@@ -7,6 +7,7 @@ use crate::error::OpError;
 use crate::kvdb::Client;
 use crate::kvdb::client::{Committed, Guard, Revision, Watcher, Write};
 use crate::membership::{MemberRecord, MemberState};
+use keelblock_api::etcd::etcdserverpb::RangeRequest;
 use keelblock_api::etcd::mvccpb::KeyValue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,17 +35,22 @@ pub enum Found {
     Snapshot(Versioned<SnapshotRecord>),
 }
 
-/// Whether a volume of a phase is one for users.
-fn is_there(phase: Phase) -> bool {
-    matches!(phase, Phase::Creating | Phase::Ready)
+/// Whether a volume is one for users: not being deleted, nor in the trashcan.
+pub(crate) fn volume_is_there(volume: &VolumeRecord) -> bool {
+    matches!(volume.phase, Phase::Creating | Phase::Ready) && volume.trashed.is_none()
+}
+
+/// Whether a snapshot is one for users: not being deleted, nor only for a clone.
+pub(crate) fn snapshot_is_there(snapshot: &SnapshotRecord) -> bool {
+    snapshot.phase != Phase::Deleting && snapshot.for_clone.is_none()
 }
 
 impl Found {
     /// It is not being deleted, nor in the trashcan, and not only for a clone.
     fn stays(&self) -> bool {
         match self {
-            Self::Volume(v) => is_there(v.record.phase) && v.record.trashed.is_none(),
-            Self::Snapshot(s) => s.record.phase != Phase::Deleting && s.record.for_clone.is_none(),
+            Self::Volume(v) => volume_is_there(&v.record),
+            Self::Snapshot(s) => snapshot_is_there(&s.record),
         }
     }
 }
@@ -93,6 +99,17 @@ impl Registry {
         let key = self.keys.cluster();
         let now = self.kv.list(&key).await?;
         Ok(self.kv.watch(&key, now.revision + 1))
+    }
+
+    /// The revision that the KVDB has: everything that was answered before this was asked is in it.
+    pub async fn revision(&self) -> Result<Revision, OpError> {
+        let request = RangeRequest {
+            key: self.keys.cluster().into_bytes(),
+            keys_only: true,
+            ..Default::default()
+        };
+        let header = self.kv.range(request).await?.header;
+        Ok(header.unwrap_or_default().revision)
     }
 
     /// A record.
@@ -241,7 +258,7 @@ impl Registry {
         Ok(all
             .into_iter()
             .map(|s| s.record)
-            .filter(|s| s.phase != Phase::Deleting && s.for_clone.is_none())
+            .filter(snapshot_is_there)
             .collect())
     }
 
@@ -263,7 +280,7 @@ impl Registry {
         Ok(all
             .into_iter()
             .map(|v| v.record)
-            .filter(|v| is_there(v.phase) && v.trashed.is_none())
+            .filter(volume_is_there)
             .collect())
     }
 

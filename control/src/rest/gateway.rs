@@ -2,6 +2,7 @@
 //! status that goes with it.
 use super::codec::DynamicCodec;
 use super::routes::{ROUTES, Route, Verb};
+use crate::sdk::ANSWER_BYTES_MAX;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Path, Query};
@@ -79,7 +80,8 @@ impl Gateway {
         let codec = DynamicCodec {
             answer: method.output.clone(),
         };
-        let mut client = Grpc::new(self.services.clone());
+        let mut client =
+            Grpc::new(self.services.clone()).max_decoding_message_size(ANSWER_BYTES_MAX);
         client
             .ready()
             .await

@@ -39,8 +39,10 @@ use std::sync::Arc;
 use tonic::service::Routes;
 use tonic::{Response, Status};
 
-/// Largest request and answer, in bytes.
-const MESSAGE_BYTES_MAX: usize = 16 << 20;
+/// Largest request, in bytes.
+const REQUEST_BYTES_MAX: usize = 16 << 20;
+/// Largest answer: a list of all volumes has some 700 bytes of each.
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// What the services share. Cheap to clone.
 #[derive(Clone)]
@@ -66,8 +68,8 @@ impl Services {
     pub fn routes(&self) -> Routes {
         let limited = |service: OpenStorageVolumeServer<Self>| {
             service
-                .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                .max_encoding_message_size(MESSAGE_BYTES_MAX)
+                .max_decoding_message_size(REQUEST_BYTES_MAX)
+                .max_encoding_message_size(ANSWER_BYTES_MAX)
         };
         Routes::new(OpenStorageIdentityServer::new(self.clone()))
             .add_service(OpenStorageClusterServer::new(self.clone()))

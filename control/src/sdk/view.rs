@@ -1,8 +1,10 @@
 //! A volume as the SDK shows it, and a snapshot, which is a volume that is read-only and has a parent.
 use super::replicas;
 use super::spec::spec;
+use crate::coordination::Seen;
 use crate::datapath::LinkState;
 use crate::error::OpError;
+use crate::membership::MemberState;
 use crate::names;
 use crate::node::{Node, level};
 use crate::records::{
@@ -20,14 +22,8 @@ pub struct Viewer {
     cluster_id: String,
     this_node: String,
     datapath_up: bool,
-    attachments: HashMap<Uuid, AttachmentRecord>,
+    around: Around,
     used: HashMap<String, u64>,
-    /// With whether each lives.
-    nodes: Vec<(NodeRecord, bool)>,
-    /// Of replicated volumes.
-    sets: HashMap<Uuid, ReplicationRecord>,
-    /// What changes their replicas, or did last.
-    tasks: HashMap<Uuid, TaskRecord>,
 }
 
 /// Volumes and snapshots that are asked for one by one; of more, all are.
@@ -49,28 +45,90 @@ pub fn shown_snapshot(record: &SnapshotRecord) -> Shown {
     (record.volume_id, Some(record.snapshot_id))
 }
 
-impl Viewer {
-    /// Looks everything up that these need. Space in use is not known while the data path is away.
-    pub async fn new(node: &Node, shown: &[Shown]) -> Result<Self, OpError> {
+/// What is known of volumes beside their own records.
+#[derive(Default)]
+struct Around {
+    attachments: HashMap<Uuid, AttachmentRecord>,
+    /// With whether each lives.
+    nodes: HashMap<String, (NodeRecord, bool)>,
+    /// Of replicated volumes.
+    sets: HashMap<Uuid, ReplicationRecord>,
+    /// What changes their replicas, or did last.
+    tasks: HashMap<Uuid, TaskRecord>,
+}
+
+impl Around {
+    /// From what this node sees, if that is what the KVDB has; else from there.
+    async fn look(node: &Node, shown: &[Shown]) -> Result<Self, OpError> {
+        match node.sees_now().await? {
+            true => Ok(Self::seen(&node.coordination.seen(), shown)),
+            false => Self::read(node, shown).await,
+        }
+    }
+
+    fn seen(seen: &Seen, shown: &[Shown]) -> Self {
+        let left = |id: &str| {
+            let member = seen.member(id);
+            member.is_some_and(|m| m.state == MemberState::Decommissioned)
+        };
+        let life = |n: &NodeRecord| {
+            let lives = seen.alive().contains_key(&n.node_id);
+            (n.node_id.clone(), (n.clone(), lives))
+        };
+        let volumes = || {
+            shown
+                .iter()
+                .filter(|(_, of)| of.is_none())
+                .map(|(id, _)| *id)
+        };
+        let attached = |id: Uuid| {
+            let found = seen.attachment(id).filter(|a| !a.errand)?;
+            Some((id, found.clone()))
+        };
+        let nodes = seen.nodes().filter(|n| !left(&n.node_id));
+        Self {
+            attachments: volumes().filter_map(attached).collect(),
+            nodes: nodes.map(life).collect(),
+            sets: volumes()
+                .filter_map(|id| Some((id, seen.set(id)?.clone())))
+                .collect(),
+            tasks: volumes()
+                .filter_map(|id| Some((id, seen.task(id)?.clone())))
+                .collect(),
+        }
+    }
+
+    async fn read(node: &Node, shown: &[Shown]) -> Result<Self, OpError> {
         let attachments = node.registry.attachments().await?;
         let nodes = node.registry.nodes().await?;
-        let datapath_up = matches!(node.link.state(), LinkState::Up(_));
+        let by_id = |(n, lives): (NodeRecord, bool)| (n.node_id.clone(), (n, lives));
         Ok(Self {
-            cluster_id: node.cluster_id().into(),
-            this_node: node.node_id().into(),
-            datapath_up,
             attachments: attachments.into_iter().map(|a| (a.volume_id, a)).collect(),
-            used: if datapath_up {
-                used_bytes(node, shown).await
-            } else {
-                HashMap::new()
-            },
-            nodes,
+            nodes: nodes.into_iter().map(by_id).collect(),
             sets: sets(node, shown).await?,
             tasks: {
                 let seen = node.coordination.seen();
                 let task = |(id, _): &Shown| Some((*id, seen.task(*id)?.clone()));
                 shown.iter().filter_map(task).collect()
+            },
+        })
+    }
+}
+
+impl Viewer {
+    /// Looks everything up that these need. Space in use is not known while the data path is away.
+    pub async fn new(node: &Node, shown: &[Shown]) -> Result<Self, OpError> {
+        let around = Around::look(node, shown).await?;
+        let datapath_up = matches!(node.link.state(), LinkState::Up(_));
+        Ok(Self {
+            cluster_id: node.cluster_id().into(),
+            this_node: node.node_id().into(),
+            datapath_up,
+            around,
+            used: if datapath_up {
+                used_bytes(node, shown).await
+            } else {
+                HashMap::new()
             },
         })
     }
@@ -147,9 +205,9 @@ impl Viewer {
     }
 
     fn volume(&self, record: &VolumeRecord) -> Volume {
-        let attachment = self.attachments.get(&record.volume_id);
-        let set = self.sets.get(&record.volume_id);
-        let task = self.tasks.get(&record.volume_id);
+        let attachment = self.around.attachments.get(&record.volume_id);
+        let set = self.around.sets.get(&record.volume_id);
+        let task = self.around.tasks.get(&record.volume_id);
         let replicas_shown = set.map_or(1, |s| level(s.wanted, task));
         let mut volume = Volume {
             id: record.volume_id.to_string(),
@@ -209,14 +267,12 @@ impl Viewer {
     }
 
     fn lives(&self, node_id: &str) -> bool {
-        self.nodes
-            .iter()
-            .any(|(n, lives)| n.node_id == node_id && *lives)
+        let node = self.around.nodes.get(node_id);
+        node.is_some_and(|(_, lives)| *lives)
     }
 
     fn attach_info(&self, attachment: &AttachmentRecord) -> HashMap<String, String> {
-        let mut nodes = self.nodes.iter().map(|(node, _)| node);
-        let node = nodes.find(|n| n.node_id == attachment.node_id);
+        let node = self.around.nodes.get(&attachment.node_id);
         HashMap::from([
             (
                 "nqn".to_owned(),
@@ -226,7 +282,8 @@ impl Viewer {
             ("transport".to_owned(), "tcp".to_owned()),
             (
                 "address".to_owned(),
-                node.map(|n| n.nvme_address.clone()).unwrap_or_default(),
+                node.map(|(n, _)| n.nvme_address.clone())
+                    .unwrap_or_default(),
             ),
         ])
     }

@@ -2,7 +2,9 @@
 use super::view::{self, Shown, Viewer, has_labels};
 use super::{Services, answer, not_yet, stats};
 use crate::error::OpError;
-use crate::records::{Found, SnapshotRecord, VolumeRecord, unix_ms};
+use crate::records::{
+    Found, SnapshotRecord, VolumeRecord, snapshot_is_there, unix_ms, volume_is_there,
+};
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolume;
 use keelblock_api::openstorage::*;
 use keelblock_api::stats::VolumeSnapshot;
@@ -86,12 +88,34 @@ impl Services {
             one.retain(&selection);
             return Ok(one);
         }
+        if self.node().sees_now().await? {
+            return Ok(self.seen(&selection));
+        }
         let mut all = Selected {
             volumes: self.node().registry.volumes().await?,
             snapshots: self.node().registry.snapshots().await?,
         };
         all.retain(&selection);
         Ok(all)
+    }
+
+    /// From what is seen, in the order of ids as the KVDB has it: only what is selected is copied.
+    fn seen(&self, selection: &Selection) -> Selected {
+        let seen = self.node().coordination.seen();
+        let volumes = seen
+            .volume_records()
+            .filter(|v| volume_is_there(v) && selection.selects(&v.name, &v.labels));
+        let snapshots = seen
+            .snapshot_records()
+            .filter(|s| snapshot_is_there(s) && selection.selects(&s.name, &s.labels));
+        let mut all = Selected {
+            volumes: volumes.cloned().collect(),
+            snapshots: snapshots.cloned().collect(),
+        };
+        drop(seen);
+        all.volumes.sort_unstable_by_key(|v| v.volume_id);
+        all.snapshots.sort_unstable_by_key(|s| s.snapshot_id);
+        all
     }
 
     /// Names by id; empty while the KVDB does not answer.

@@ -10,6 +10,7 @@ mod exports;
 mod fake;
 mod fake_replication;
 mod kvdb_backup;
+mod listing;
 mod membership;
 mod mending;
 mod placement;

@@ -137,7 +137,6 @@ impl Watcher {
             key: self.prefix.clone(),
             range_end: prefix_end(&self.prefix),
             start_revision: self.next,
-            prev_kv: true,
             ..Default::default()
         };
         let servers = &self.client.servers;
