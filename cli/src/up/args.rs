@@ -40,6 +40,9 @@ pub struct UpArgs {
     /// three nodes or more with drives.
     #[arg(long, value_name = "NAME:SIZE[:REPLICAS]")]
     pub volume: Vec<VolumeWish>,
+    /// The key-value database of a new cluster: all members of an etcd that runs [default: `up` serves one itself]. It is kept, so later runs find it.
+    #[arg(long, value_name = "ADDR:PORT,...")]
+    pub etcd: Option<String>,
     /// A file with the cluster key, which all nodes need for encrypted volumes: 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
     pub cluster_key_file: Option<PathBuf>,

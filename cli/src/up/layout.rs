@@ -31,6 +31,9 @@ pub struct Cluster {
     /// How many nodes it has.
     #[serde(default = "one")]
     pub nodes: u16,
+    /// Members of the etcd that is its key-value database; absent: `up` serves one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etcd: Option<String>,
     /// The volume whose last blocks hold the mark of [`super::check`], once written.
     #[serde(default)]
     pub marked_volume: Option<String>,
@@ -51,6 +54,7 @@ impl Cluster {
             device,
             size_bytes,
             nodes,
+            etcd: None,
             marked_volume: None,
         }
     }

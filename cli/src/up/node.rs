@@ -16,6 +16,8 @@ pub struct Node {
     pub id: String,
     /// Where it listens.
     pub ports: Ports,
+    /// Where the key-value database is.
+    kvdb: String,
     datapath: Service,
     control: Service,
     stopped: bool,
@@ -35,6 +37,8 @@ pub struct NodeSpec<'a> {
     pub ports: Ports,
     /// It uses the key-value database there, and serves none.
     pub joins: bool,
+    /// It uses these members of an etcd instead.
+    pub etcd: Option<&'a str>,
     /// Cores of its reactors, where `up` is not told.
     pub cpus: Option<String>,
 }
@@ -59,6 +63,7 @@ impl Node {
         Ok(Node {
             datapath: Service::start(datapath, screen.clone())?,
             control: Service::start(control, screen.clone())?,
+            kvdb: kvdb(&spec),
             id: spec.id,
             ports: spec.ports,
             stopped: false,
@@ -113,18 +118,14 @@ impl Node {
     /// For the ready file.
     pub fn ready(&self) -> ReadyNode {
         let Ports {
-            nvme,
-            sdk,
-            rest,
-            kvdb,
-            ..
+            nvme, sdk, rest, ..
         } = &self.ports;
         ReadyNode {
             id: self.id.clone(),
             nvme: nvme.to_string(),
             sdk: sdk.to_string(),
             rest: rest.to_string(),
-            kvdb: kvdb.to_string(),
+            kvdb: self.kvdb.clone(),
             datapath_pid: self.datapath.state().pid,
             control_pid: self.control.state().pid,
         }
@@ -155,12 +156,18 @@ fn datapath_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
     list
 }
 
+fn kvdb(spec: &NodeSpec<'_>) -> String {
+    let own = || spec.ports.kvdb.to_string();
+    spec.etcd.map_or_else(own, str::to_owned)
+}
+
 fn control_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
-    let Ports {
-        sdk, rest, kvdb, ..
-    } = &spec.ports;
-    let (sdk, rest, kvdb) = (sdk.to_string(), rest.to_string(), kvdb.to_string());
-    let uses = if spec.joins { "--etcd" } else { "--kvdb" };
+    let Ports { sdk, rest, .. } = &spec.ports;
+    let (sdk, rest, kvdb) = (sdk.to_string(), rest.to_string(), kvdb(spec));
+    let uses = match spec.joins || spec.etcd.is_some() {
+        true => "--etcd",
+        false => "--kvdb",
+    };
     let mut list = words(["--cluster-id", spec.cluster_id, "--node-id", &spec.id]);
     list.extend(words([
         "--data",

@@ -56,7 +56,8 @@ impl Nodes {
                 ids.len()
             )));
         }
-        let kvdb_dir = several.then(|| data.node("kvdb")).transpose()?;
+        let own = several && cluster.etcd.is_none();
+        let kvdb_dir = own.then(|| data.node("kvdb")).transpose()?;
         for dir in dirs.iter().chain(&kvdb_dir) {
             stale::end_leftovers(dir, screen)?;
         }
@@ -81,6 +82,7 @@ impl Nodes {
                 dir,
                 ports,
                 joins: several,
+                etcd: cluster.etcd.as_deref(),
                 cpus: cores::of_node(index, cluster.nodes),
             };
             let node = Node::start(spec, args, binaries, screen)?;

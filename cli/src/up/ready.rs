@@ -26,7 +26,7 @@ pub struct ReadyNode {
     pub sdk: String,
     /// REST, Swagger UI, metrics.
     pub rest: String,
-    /// Key-value database.
+    /// Key-value database; of an etcd all members, with commas between them.
     pub kvdb: String,
     /// Process id of the data path.
     pub datapath_pid: Option<u32>,

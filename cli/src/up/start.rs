@@ -76,7 +76,7 @@ fn check_replicas(args: &UpArgs, cluster: &Cluster) -> Result<()> {
 }
 
 fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
-    let Some(cluster) = data.load()? else {
+    let Some(mut cluster) = data.load()? else {
         let (device, size) =
             device::settle(args.device.clone().unwrap_or(Device::File), args.size)?;
         let nodes = args.nodes.unwrap_or(match device {
@@ -84,7 +84,8 @@ fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
             // There is one device, and what lies in memory is no replica.
             Device::Memory | Device::Path(_) => 1,
         });
-        let cluster = Cluster::new(device, size, nodes);
+        let mut cluster = Cluster::new(device, size, nodes);
+        cluster.etcd = args.etcd.clone();
         data.save(&cluster)?;
         return Ok(cluster);
     };
@@ -113,6 +114,19 @@ fn cluster(data: &DataDir, args: &UpArgs) -> Result<Cluster> {
             "--nodes {nodes}: the cluster in {place} has {}. Leave it out, or start another cluster with --data",
             cluster.nodes
         )));
+    }
+    match (&args.etcd, &cluster.etcd) {
+        (Some(now), Some(before)) if now != before => {
+            // Its members have moved: what is in it says whose it is.
+            cluster.etcd = args.etcd.clone();
+            data.save(&cluster)?;
+        }
+        (Some(etcd), None) => {
+            return Err(Failure::Usage(format!(
+                "--etcd {etcd}: the cluster in {place} has a key-value database of its own. Leave it out, or start another cluster with --data"
+            )));
+        }
+        _ => {}
     }
     Ok(cluster)
 }
@@ -284,17 +298,8 @@ impl Up {
                 ));
             }
         }
-        let first = self
-            .nodes
-            .iter()
-            .next()
-            .expect("there is one")
-            .node
-            .ports
-            .clone();
-        let Ports {
-            sdk, rest, kvdb, ..
-        } = first;
+        let first = &self.nodes.iter().next().expect("there is one").node;
+        let (Ports { sdk, rest, .. }, kvdb) = (first.ports.clone(), first.ready().kvdb);
         for at in self.nodes.iter().map(|m| m.node.ports.nvme) {
             lines.push(format!(
                 "  all volumes:   nvme discover -t tcp -a {} -s {}",
