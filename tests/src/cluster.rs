@@ -43,8 +43,8 @@ pub struct Node {
     pub sdk: SocketAddr,
     /// REST and metrics.
     pub rest: SocketAddr,
-    /// Key-value database.
-    pub kvdb: SocketAddr,
+    /// Key-value database; of an etcd all members, with commas between them.
+    pub kvdb: String,
     /// Process id of the data path, while there is one.
     pub datapath_pid: Option<u32>,
     /// Process id of the control process, while there is one.

@@ -3,15 +3,17 @@
 //! Everything here treats Keelblock as its users do: it starts `keelblock up`, talks to it with `keelctl` and NVMe/TCP, and
 //! kills processes. [`cluster`] is that cluster, [`several`] one of several nodes with a replicated volume, [`programs`] finds (or builds) the executables, [`guest`] boots Debian's
 //! kernel in a virtual machine, [`workload`] is verified I/O from our own initiator, [`fuzz`] is hosts that break the protocol,
-//! [`kills`] a data path that dies while hosts write, [`deaths`] processes, networks and drives of three nodes that fail, [`scale`] large drives and many snapshots.
+//! [`kills`] a data path that dies while hosts write, [`deaths`] processes, networks and drives of several nodes that fail, [`etcd`] a key-value database whose members fail, [`outage`] one that is away for long, [`scale`] large drives and many snapshots.
 //! The tests are in `tests/tests`, one file per kind of failure.
 pub mod cluster;
 pub mod datapaths;
 pub mod deaths;
+pub mod etcd;
 pub mod fuzz;
 pub mod guest;
 pub mod kills;
 pub mod marked;
+pub mod outage;
 pub mod programs;
 pub mod recorder;
 pub mod scale;

@@ -23,10 +23,15 @@ pub fn place(cluster: &Cluster, node_id: &str) -> usize {
 
 /// The path to the volume by a node.
 pub fn at(cluster: &Cluster, node: usize) -> Target {
+    volume_at(cluster, VOLUME, node)
+}
+
+/// The path to any volume by a node.
+pub fn volume_at(cluster: &Cluster, volume: &str, node: usize) -> Target {
     let ready = cluster.ready();
     Target {
         address: ready.nodes[node].nvme,
-        nqn: ready.volume(VOLUME).nqn.clone(),
+        nqn: ready.volume(volume).nqn.clone(),
         nsid: 1,
     }
 }
@@ -44,7 +49,8 @@ pub fn locate(cluster: &Cluster, node: usize) -> Option<Value> {
     locate_volume(cluster, node, VOLUME)
 }
 
-fn locate_volume(cluster: &Cluster, node: usize, volume: &str) -> Option<Value> {
+/// What a node says of any volume; `None`: it does not answer.
+pub fn locate_volume(cluster: &Cluster, node: usize, volume: &str) -> Option<Value> {
     let said = cluster.keelctl_at(node, &["volume", "locate", volume, "--json"]);
     let text = said.status.success().then_some(said.stdout)?;
     serde_json::from_slice(&text).ok()

@@ -4,12 +4,7 @@ use keelblock_tests::seed;
 
 #[test]
 fn what_was_acknowledged_outlives_deaths() {
-    let plan = Plan {
-        seconds: 15,
-        seed: seed(),
-        cuts: false,
-        drives: false,
-    };
+    let plan = Plan::new(15, seed());
     let report = deaths::run(plan).unwrap();
     println!("{report}");
     assert!(

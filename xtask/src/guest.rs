@@ -1,4 +1,4 @@
-//! `cargo xtask guest`, `fuzz`, `kills`, `deaths` and `scale`: long tests by themselves, on the release build.
+//! `cargo xtask guest`, `fuzz`, `kills`, `deaths`, `outage` and `scale`: long tests by themselves, on the release build.
 use crate::cluster::{build_release, release_dir};
 use crate::run::{Outcome, cargo, root, step};
 use clap::Args;
@@ -96,15 +96,51 @@ pub struct DeathsArgs {
     /// Let drives fail and fill up, too: needs root.
     #[arg(long)]
     drives: bool,
+    /// Nodes; of more than three some have no replica of a volume.
+    #[arg(long, default_value = "3", value_parser = clap::value_parser!(u16).range(3..=5))]
+    nodes: u16,
+    /// Use an etcd of three members, which die, too: it must be installed.
+    #[arg(long)]
+    etcd: bool,
+    /// Only these misfortunes, by name and with commas between them, like NodeGone.
+    #[arg(long)]
+    only: Option<String>,
+    /// Each begins when all is well after the one before.
+    #[arg(long)]
+    one_by_one: bool,
 }
 
-/// Ends and pauses processes of three nodes, and cuts and fails what is wanted, while hosts write.
+/// Ends and pauses processes of several nodes, and cuts and fails what is wanted, while hosts write.
 pub fn deaths(args: &DeathsArgs) -> Outcome {
-    let seconds = args.seconds.to_string();
-    let mut words = vec!["--seconds", &seconds];
+    let (seconds, nodes) = (args.seconds.to_string(), args.nodes.to_string());
+    let mut words = vec!["--seconds", &seconds, "--nodes", &nodes];
+    words.extend(args.etcd.then_some("--etcd"));
+    words.extend(args.only.iter().flat_map(|only| ["--only", only]));
+    words.extend(args.one_by_one.then_some("--one-by-one"));
     words.extend(args.cuts.then_some("--cuts"));
     words.extend(args.drives.then_some("--drives"));
     run("keelblock-deaths", &words, args.seed)
+}
+
+#[derive(Args)]
+pub struct OutageArgs {
+    /// How long the key-value database is away.
+    #[arg(long, default_value = "60")]
+    seconds: u64,
+    /// Its processes stand still, and are not killed.
+    #[arg(long)]
+    pause: bool,
+    /// Decides everything that is random but time; another each time without it.
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+/// Takes the key-value database away while hosts write, and counts what they do.
+pub fn outage(args: &OutageArgs) -> Outcome {
+    let seconds = args.seconds.to_string();
+    let mut words = vec!["--seconds", &seconds];
+    words.extend(args.pause.then_some("--pause"));
+    run("keelblock-outage", &words, args.seed)
 }
 
 #[derive(Args)]

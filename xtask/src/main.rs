@@ -46,8 +46,10 @@ enum Task {
     Fuzz(guest::FuzzArgs),
     /// Kill the data path of a cluster over and over while hosts write, and compare what is found.
     Kills(guest::KillsArgs),
-    /// End and pause processes of three nodes at random, drop packets and let drives fail if wanted, while hosts write to a volume with three replicas.
+    /// End and pause processes of several nodes at random, drop packets and let drives fail if wanted, while hosts write to a volume with three replicas.
     Deaths(guest::DeathsArgs),
+    /// Take the key-value database, an etcd, away from three nodes while hosts write, and count what they do each second.
+    Outage(guest::OutageArgs),
     /// Measure large drives and many snapshots: what opening and deleting take, and whether accounts add up.
     Scale(guest::ScaleArgs),
     /// Run the tests with a real Linux host in a virtual machine.
@@ -69,6 +71,7 @@ fn main() -> std::process::ExitCode {
         Task::Fuzz(args) => guest::fuzz(&args),
         Task::Kills(args) => guest::kills(&args),
         Task::Deaths(args) => guest::deaths(&args),
+        Task::Outage(args) => guest::outage(&args),
         Task::Scale(args) => guest::scale(&args),
         Task::Guest(args) => guest::guest(&args),
         Task::Ci => ci::ci(),

@@ -1,6 +1,6 @@
-//! Processes of three nodes die and pause, packets are dropped and drives fail at random while hosts write; see `keelblock_tests::deaths`.
+//! Processes of several nodes die and pause, packets are dropped and drives fail at random while hosts write; see `keelblock_tests::deaths`.
 use clap::Parser;
-use keelblock_tests::deaths::{self, Plan};
+use keelblock_tests::deaths::{self, Misfortune, Plan};
 use std::process::ExitCode;
 
 /// Ends and pauses processes of a cluster of its own, and compares what is found.
@@ -18,6 +18,18 @@ struct Args {
     /// Let drives fail and fill up, too: needs root.
     #[arg(long)]
     drives: bool,
+    /// Nodes; of more than three some have no replica of a volume.
+    #[arg(long, default_value = "3", value_parser = clap::value_parser!(u16).range(3..=5))]
+    nodes: u16,
+    /// Use an etcd of three members, which die, too: it must be installed.
+    #[arg(long)]
+    etcd: bool,
+    /// Only these misfortunes.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Misfortune>,
+    /// Each begins when all is well after the one before.
+    #[arg(long)]
+    one_by_one: bool,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +48,10 @@ fn main() -> ExitCode {
         seed,
         cuts: args.cuts,
         drives: args.drives,
+        nodes: args.nodes,
+        etcd: args.etcd,
+        only: args.only,
+        one_by_one: args.one_by_one,
     };
     match deaths::run(plan) {
         Ok(report) => {

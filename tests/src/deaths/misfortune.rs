@@ -1,4 +1,4 @@
-//! What can happen to a cluster of three nodes, and how it is done.
+//! What can happen to a cluster of several nodes, and how it is done.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -14,6 +14,7 @@ use super::drives;
 use super::groups::Groups;
 use super::host::{self, Shared};
 use crate::cluster::{Cluster, kill};
+use crate::etcd::Etcd;
 use crate::several::{Held, VOLUME, kvdb_pid};
 use crate::workload::Target;
 
@@ -23,11 +24,14 @@ const PAUSE_MS: u64 = 8_000;
 const PLACES: [u64; 3] = [1 << 20, 16 << 20, 64 << 20];
 /// Name of the volume that fills a node's pool.
 const BALLAST: &str = "ballast";
+/// As long as a node is gone at least: others have its volumes by then.
+const GONE: Duration = Duration::from_secs(6);
 /// Longest wait until a pool is full.
 const FILLING: Duration = Duration::from_secs(60);
 
 /// What can happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[value(rename_all = "PascalCase")]
 pub enum Misfortune {
     /// The data path that coordinates is killed.
     Coordinator,
@@ -37,6 +41,10 @@ pub enum Misfortune {
     Control,
     /// All processes of the coordinator's node are, at once.
     Node,
+    /// The same, and nobody starts them again for a while: its volumes are attached elsewhere.
+    NodeGone,
+    /// All processes of another node are, at once.
+    OtherNode,
     /// All data paths are, at once.
     AllDatapaths,
     /// The coordinating data path stands still for a while.
@@ -45,6 +53,12 @@ pub enum Misfortune {
     ReplicaPaused,
     /// The key-value database does.
     KvdbPaused,
+    /// A member of etcd is killed, and comes back after a while.
+    EtcdMember,
+    /// One stands still.
+    EtcdMemberPaused,
+    /// All of them are killed, and come back after a while.
+    EtcdAll,
     /// Nobody hears the coordinator's node for a while, and it hears nobody.
     CoordinatorAlone,
     /// The same with a node that only holds a replica.
@@ -70,16 +84,21 @@ pub enum Misfortune {
 use Misfortune::*;
 
 /// What processes do.
-pub const DEATHS: [Misfortune; 8] = [
+pub const DEATHS: [Misfortune; 9] = [
     Coordinator,
     Replica,
     Control,
     Node,
+    NodeGone,
+    OtherNode,
     AllDatapaths,
     CoordinatorPaused,
     ReplicaPaused,
-    KvdbPaused,
 ];
+/// What becomes of the key-value database that `up` serves.
+pub const KVDB_OF_UP: [Misfortune; 1] = [KvdbPaused];
+/// What becomes of etcd.
+pub const ETCD: [Misfortune; 3] = [EtcdMember, EtcdMemberPaused, EtcdAll];
 /// What the network does.
 pub const CUTS: [Misfortune; 7] = [
     CoordinatorAlone,
@@ -97,6 +116,8 @@ pub const DRIVES: [Misfortune; 3] = [CoordinatorDrive, ReplicaDrive, ReplicaFull
 pub struct Scene<'a> {
     /// The cluster.
     pub cluster: &'a Cluster,
+    /// The key-value database, unless `up` serves it.
+    pub etcd: Option<&'a Etcd>,
     /// What hosts are told.
     pub shared: &'a Shared,
     /// Groups of the nodes' processes, if there are any: without them nothing can be cut.
@@ -112,17 +133,31 @@ impl Scene<'_> {
     /// What the machine refuses.
     pub fn happen(&self, what: Misfortune, random: &mut SmallRng) -> io::Result<()> {
         let ready = self.cluster.ready();
-        let id = &ready.volume(VOLUME).coordinator;
+        let nodes = ready.nodes.len();
+        let volume = match super::volumes(nodes).len() {
+            1 => VOLUME,
+            several => super::volumes(nodes)[random.random_range(0..several)],
+        };
+        let id = &ready.volume(volume).coordinator;
         let first = ready.nodes.iter().position(|n| n.id == *id).unwrap_or(0);
-        let other = (first + random.random_range(1..3)) % 3;
+        let other = (first + random.random_range(1..nodes)) % nodes;
         let pause = Duration::from_millis(random.random_range(100..PAUSE_MS));
-        println!("{what:?}, {first} coordinates, {other}, {pause:?}");
+        println!("{what:?}, {first} coordinates {volume}, {other}, {pause:?}");
         let (coordinator, replica) = (&ready.nodes[first], &ready.nodes[other]);
         match what {
             Coordinator => end(&[coordinator.datapath_pid]),
             Replica => end(&[replica.datapath_pid]),
             Control => end(&[coordinator.control_pid]),
             Node => end(&[coordinator.datapath_pid, coordinator.control_pid]),
+            OtherNode => end(&[replica.datapath_pid, replica.control_pid]),
+            NodeGone => {
+                // Who would start them again stands still.
+                let held = Held::new(self.cluster.up_pid());
+                end(&[coordinator.datapath_pid, coordinator.control_pid]);
+                std::thread::sleep(GONE + pause);
+                drop(held);
+            }
+            EtcdMember | EtcdMemberPaused | EtcdAll => self.etcd(what, pause, random)?,
             AllDatapaths => {
                 let all: Vec<_> = ready.nodes.iter().map(|n| n.datapath_pid).collect();
                 end(&all);
@@ -144,7 +179,7 @@ impl Scene<'_> {
         };
         let parties = &self.parties;
         let (coordinator, replica) = (&parties[first], &parties[other]);
-        let kvdb = &parties[3];
+        let kvdb = &parties[parties.len() - 1];
         let mut cuts = Cuts::new(groups);
         let mut alone = |node: &Party| {
             for party in parties.iter().filter(|p| p.name != node.name) {
@@ -173,6 +208,28 @@ impl Scene<'_> {
         let dropped = Cuts::dropped()?;
         Cuts::new(groups).apply()?;
         println!("    {dropped} packets were dropped");
+        Ok(())
+    }
+
+    fn etcd(&self, what: Misfortune, pause: Duration, random: &mut SmallRng) -> io::Result<()> {
+        let none = || io::Error::other("there is no etcd");
+        let etcd = self.etcd.ok_or_else(none)?;
+        let n = random.random_range(0..etcd.count());
+        if what == EtcdMemberPaused {
+            etcd.stand_still(n, true);
+            std::thread::sleep(pause);
+            etcd.stand_still(n, false);
+            return Ok(());
+        }
+        let ended = match what {
+            EtcdAll => 0..etcd.count(),
+            _ => n..n + 1,
+        };
+        ended.clone().for_each(|n| etcd.end(n));
+        std::thread::sleep(pause);
+        for n in ended {
+            etcd.begin(n).map_err(io::Error::other)?;
+        }
         Ok(())
     }
 
@@ -260,10 +317,16 @@ pub fn parties(cluster: &Cluster) -> io::Result<Vec<Party>> {
     }
     parties.push(Party {
         name: KVDB.into(),
-        ports: vec![ready.nodes[0].kvdb.port()],
+        ports: kvdb_ports(&ready.nodes[0].kvdb),
         hosts: Vec::new(),
     });
     Ok(parties)
+}
+
+/// Of all members.
+fn kvdb_ports(at: &str) -> Vec<u16> {
+    let ports = at.split(',').filter_map(|one| one.rsplit(':').next());
+    ports.filter_map(|port| port.parse().ok()).collect()
 }
 
 /// The port that a data path listens on for others, which it says nowhere but in its arguments.

@@ -1,4 +1,4 @@
-//! Three nodes, a volume with three replicas, hosts with a path to each node, and at random: processes that are killed or paused, packets that are dropped, drives that fail and
+//! Three to five nodes, volumes with three replicas, hosts with a path to each node, and at random: processes that are killed or paused, packets that are dropped, drives that fail and
 //! fill up. No acknowledged write is lost or older than it was, and everything is in sync again after each.
 //!
 //! This is about real processes and sockets; the simulator is the place for power cuts and all that needs many tries. What is random is decided by the seed but for time.
@@ -6,11 +6,13 @@
 pub mod cuts;
 mod drives;
 mod groups;
-mod host;
+pub(crate) mod host;
+pub(crate) mod left_over;
 mod misfortune;
 
 use crate::cluster::{Cluster, PATIENCE};
-use crate::several::{at, locate};
+use crate::etcd::Etcd;
+use crate::several::{VOLUME, locate_volume, volume_at};
 use crate::workload::Target;
 use groups::Groups;
 use host::{BLOCKS, Host, Shared};
@@ -18,6 +20,7 @@ pub use misfortune::Misfortune;
 use misfortune::Scene;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -27,10 +30,22 @@ const HOSTS: u64 = 4;
 /// How often states are looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Of `up`. Drives are small, so that one is soon full.
-const ARGS: [&str; 6] = ["--nodes", "3", "--size", "256M", "--reactors", "1"];
+const ARGS: [&str; 4] = ["--size", "256M", "--reactors", "1"];
+/// Replicas of each volume.
+pub(crate) const REPLICAS: usize = 3;
+/// Members of etcd.
+pub(crate) const ETCD_MEMBERS: usize = 3;
+
+/// The volumes: where there are more nodes than replicas, two, so that each node has something.
+pub(crate) fn volumes(nodes: usize) -> &'static [&'static str] {
+    match nodes {
+        ..=REPLICAS => &[VOLUME],
+        _ => &[VOLUME, "s"],
+    }
+}
 
 /// What a run is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     /// For how long.
     pub seconds: u64,
@@ -40,11 +55,42 @@ pub struct Plan {
     pub cuts: bool,
     /// Drives fail and fill up, too.
     pub drives: bool,
+    /// How many nodes, 3 to 5.
+    pub nodes: u16,
+    /// An etcd of three members is the key-value database, and dies, too.
+    pub etcd: bool,
+    /// Only these misfortunes; empty: all that are possible.
+    pub only: Vec<Misfortune>,
+    /// Each begins when all is well.
+    pub one_by_one: bool,
 }
 
 impl Plan {
-    fn misfortunes(self) -> Vec<Misfortune> {
+    /// Deaths of processes of three nodes.
+    pub fn new(seconds: u64, seed: u64) -> Self {
+        Self {
+            seconds,
+            seed,
+            cuts: false,
+            drives: false,
+            nodes: 3,
+            etcd: false,
+            only: Vec::new(),
+            one_by_one: false,
+        }
+    }
+}
+
+impl Plan {
+    fn misfortunes(&self) -> Vec<Misfortune> {
+        if !self.only.is_empty() {
+            return self.only.clone();
+        }
         let mut all = misfortune::DEATHS.to_vec();
+        match self.etcd {
+            true => all.extend(misfortune::ETCD),
+            false => all.extend(misfortune::KVDB_OF_UP),
+        }
         if self.cuts {
             all.extend(misfortune::CUTS);
         }
@@ -99,8 +145,20 @@ pub fn run(plan: Plan) -> Result<Report, String> {
     let lacks = |e: std::io::Error| format!("cuts and failing drives need root: {e}");
     let mut random = SmallRng::seed_from_u64(plan.seed);
     let all = plan.misfortunes();
-    let mut builder = Cluster::builder().arg(&ARGS).volume("r:64M:3");
-    let nodes = (1..=3).map(|n| format!("node-{n}"));
+    let count = usize::from(plan.nodes);
+    let number = plan.nodes.to_string();
+    let mut builder = Cluster::builder().arg(&ARGS).arg(&["--nodes", &number]);
+    for volume in volumes(count) {
+        builder = builder.volume(&format!("{volume}:64M:{REPLICAS}"));
+    }
+    let etcd = match plan.etcd {
+        true => Some(Etcd::start(builder.dir().join("etcd"), ETCD_MEMBERS)?),
+        false => None,
+    };
+    if let Some(etcd) = &etcd {
+        builder = builder.arg(&["--etcd", &etcd.endpoints()]);
+    }
+    let nodes = (1..=count).map(|n| format!("node-{n}"));
     let names: Vec<String> = nodes.chain([cuts::KVDB.to_owned()]).collect();
     let mut groups = None;
     if plan.cuts || plan.drives {
@@ -111,17 +169,24 @@ pub fn run(plan: Plan) -> Result<Report, String> {
     }
     let cluster = builder.start();
     const { assert!(HOSTS * BLOCKS * 4096 <= 64 << 20, "hosts fit the volume") };
-    let paths: Vec<Target> = (0..3).map(|node| at(&cluster, node)).collect();
+    let ways = |volume: &&str| {
+        (0..count)
+            .map(|node| volume_at(&cluster, volume, node))
+            .collect()
+    };
+    let paths: Vec<Vec<Target>> = volumes(count).iter().map(ways).collect();
     let (shared, mut report) = (Shared::default(), Report::default());
     let scene = Scene {
         cluster: &cluster,
+        etcd: etcd.as_ref(),
         shared: &shared,
         groups: groups.as_ref(),
         parties: misfortune::parties(&cluster).map_err(|e| e.to_string())?,
     };
     std::thread::scope(|scope| {
         for n in 0..HOSTS {
-            let host = Host::new(&shared, &paths, n, plan.seed);
+            let paths = &paths[n as usize % paths.len()];
+            let host = Host::new(&shared, paths, n, plan.seed);
             scope.spawn(|| host.run());
         }
         let until = Instant::now() + Duration::from_secs(plan.seconds);
@@ -134,7 +199,7 @@ pub fn run(plan: Plan) -> Result<Report, String> {
                 shared.say(format!("{what:?}: {why}"));
             }
             // One in three times the next comes before all is well.
-            if random.random_ratio(1, 3) {
+            if !plan.one_by_one && random.random_ratio(1, 3) {
                 let pause = Duration::from_millis(random.random_range(0..4_000));
                 std::thread::sleep(pause);
             } else {
@@ -144,6 +209,11 @@ pub fn run(plan: Plan) -> Result<Report, String> {
             report.stalls.entry(what).or_default().push(longest);
         }
         until_well(&cluster, &shared);
+        if let Some(etcd) = &etcd
+            && let Err(why) = left_over::nothing(etcd, &cluster)
+        {
+            shared.say(why);
+        }
         shared.stop.store(true, Ordering::Relaxed);
     });
     (report.writes, report.reads) = (
@@ -157,7 +227,7 @@ pub fn run(plan: Plan) -> Result<Report, String> {
 }
 
 /// Waits until hosts get on.
-fn progress(shared: &Shared) {
+pub(crate) fn progress(shared: &Shared) {
     let before = shared.writes.load(Ordering::Relaxed);
     let deadline = Instant::now() + PATIENCE;
     while shared.writes.load(Ordering::Relaxed) < before + 50 && !over(shared) {
@@ -170,24 +240,35 @@ fn over(shared: &Shared) -> bool {
     shared.stop.load(Ordering::Relaxed)
 }
 
-/// Waits until the volume is served, and all replicas are in sync.
+/// Waits until all volumes are served, and all replicas are in sync.
 fn until_well(cluster: &Cluster, shared: &Shared) {
     let deadline = Instant::now() + PATIENCE;
-    let mut last = None;
-    while !over(shared) {
-        for node in 0..3 {
-            let Some(found) = locate(cluster, node) else {
-                continue;
-            };
-            let members = found["replicas"].as_array().map_or(0, |replicas| {
-                replicas.iter().filter(|r| r["state"] == "member").count()
-            });
-            if found["state"] == "serving" && members == 3 {
-                return progress(shared);
+    let count = cluster.ready().nodes.len();
+    for volume in volumes(count) {
+        let mut last = None;
+        while !over(shared) {
+            let mut said = (0..count).filter_map(|node| locate_volume(cluster, node, volume));
+            if said.any(|found| {
+                let well = is_well(&found);
+                last = Some(found);
+                well
+            }) {
+                break;
             }
-            last = Some(found);
+            assert!(
+                Instant::now() < deadline,
+                "volume {volume} is not well again: {last:?}"
+            );
+            std::thread::sleep(LOOK);
         }
-        assert!(Instant::now() < deadline, "not all is well again: {last:?}");
-        std::thread::sleep(LOOK);
     }
+    progress(shared);
+}
+
+/// It is served, and all of its replicas are in sync.
+pub(crate) fn is_well(found: &Value) -> bool {
+    let members = found["replicas"].as_array().map_or(0, |replicas| {
+        replicas.iter().filter(|r| r["state"] == "member").count()
+    });
+    found["state"] == "serving" && members == REPLICAS
 }
