@@ -50,6 +50,12 @@ enum What {
     Replicas,
     /// The same of an encrypted volume with three replicas, and one that is not.
     Encryption,
+    /// One control process with many volumes and simulated nodes: create, list, memory, traffic with the KVDB. Fails if a list or a create is too slow.
+    Control {
+        /// `--volumes`, `--nodes`, `--replicas`, `--kvdb`, `--idle`, each with a value; `--no-watches`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        options: Vec<String>,
+    },
     /// Placement on simulated nodes: balance, spread, time, and a rebalance after growth. Fails if a rule or limit is broken.
     Placement {
         /// `--nodes`, `--volumes`, `--seed`, `--moves`, each with a number.
@@ -132,12 +138,16 @@ pub fn bench(args: &BenchArgs) -> Outcome {
     if let Some(What::Placement { options }) = &args.what {
         return placement(options);
     }
+    if let Some(What::Control { options }) = &args.what {
+        return control(options);
+    }
     build_release()?;
     match &args.what {
         Some(What::Idle { seconds, nodes }) => idle::idle(*seconds, *nodes),
         Some(What::Replicas) => replicas::replicas(args.seconds, args.rounds),
         Some(What::Encryption) => replicas::encryption(args.seconds, args.rounds),
         Some(What::Placement { options }) => placement(options),
+        Some(What::Control { options }) => control(options),
         None => table(args),
     }
 }
@@ -216,6 +226,27 @@ fn placement(options: &[String]) -> Outcome {
         "keelblock-control",
         "--example",
         "placement",
+        "--",
+    ];
+    step(cargo(&words).args(options)).map(drop)
+}
+
+/// The control process, its KVDB and `keelctl` are programs of their own; no data path is built.
+fn control(options: &[String]) -> Outcome {
+    let parts = [
+        "--package",
+        "keelblock-control",
+        "--package",
+        "keelblock-cli",
+    ];
+    step(cargo(&["build", "--release", "--bins"]).args(parts))?;
+    let words = [
+        "run",
+        "--release",
+        "--package",
+        "keelblock-control",
+        "--example",
+        "control-scale",
         "--",
     ];
     step(cargo(&words).args(options)).map(drop)
