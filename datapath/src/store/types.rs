@@ -71,6 +71,11 @@ impl Crc {
     pub fn of(bytes: &[u8]) -> Self {
         Self(keelblock_nvme::digest::digest(bytes))
     }
+
+    /// Of these bytes, which come from memory, while the block from `ahead` on is fetched.
+    pub fn of_memory(bytes: &[u8], ahead: Option<*const u8>) -> Self {
+        Self(keelblock_nvme::digest::digest_ahead(bytes, ahead))
+    }
 }
 
 impl fmt::Debug for Crc {

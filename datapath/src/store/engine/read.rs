@@ -19,7 +19,7 @@ use crate::reactor::Nanos;
 const PIECES_MAX: usize = 32;
 
 /// Blocks between the one that is summed and the one that is fetched.
-const BLOCKS_AHEAD: usize = 2;
+const BLOCKS_AHEAD: usize = 1;
 
 /// What one pass sums, in blocks' worth of time: four reads of 128 KiB, or some twenty of a block.
 const SUMMED_OF_PASS: u64 = 128;
@@ -124,13 +124,11 @@ impl Inner {
         }
         views.clear();
         for (n, &(view, expected)) in places.iter().enumerate() {
-            // Memory is read ahead while this one is summed.
-            if let Some((ahead, _)) = places.get(n + BLOCKS_AHEAD) {
-                ahead.prefetch_whole();
-            }
             if let Some((at, crc)) = expected {
+                // Memory is read ahead while this one is summed.
+                let ahead = places.get(n + BLOCKS_AHEAD).map(|(view, _)| view.as_ptr());
                 // SAFETY: the view was taken in this pass, and nothing is written until `bytes` is dropped, at the end of the statement.
-                let actual = Crc::of(unsafe { view.bytes() });
+                let actual = Crc::of_memory(unsafe { view.bytes() }, ahead);
                 if actual != crc && self.compares() {
                     let block = LaneBlock(blocks.start + n as u64);
                     return Some(Err(self.mismatch(lane, block, at, crc, actual)));
