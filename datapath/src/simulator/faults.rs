@@ -67,6 +67,11 @@ impl Faults {
         }
     }
 
+    /// Nothing is planned.
+    pub fn rest(&self) -> bool {
+        self.later.is_empty()
+    }
+
     /// What was planned for this step, and perhaps something new.
     pub fn step(
         &mut self,

@@ -10,6 +10,8 @@ use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
 use super::forward::Path;
 use super::history::{Did, History, Seen};
+use super::late::Late;
+use super::promised::Promised;
 use super::rot::Rot;
 use super::snapshots::Snapshots;
 use crate::reactor::Handle;
@@ -280,6 +282,24 @@ pub(super) fn saw(hosts: &Hosts, lane: u8, range: std::ops::Range<u64>, from: u6
     }
 }
 
+/// A host writes a block at one coordinator, then reads it at another.
+pub(super) fn write_then_read(
+    handle: &Handle,
+    hosts: &Rc<Hosts>,
+    (to, from): (Coordinator, Coordinator),
+    lane: u8,
+    block: u64,
+) {
+    hosts.running.set(hosts.running.get() + 1);
+    let (on, hosts) = (handle.clone(), hosts.clone());
+    handle.spawn("host: two ways", async move {
+        let range = block..block + 1;
+        write(&on, &hosts, &to, lane, range.clone(), false).await;
+        read(&on, &hosts, &from, lane, range).await;
+        hosts.running.set(hosts.running.get() - 1);
+    });
+}
+
 /// Runs a seed to its end.
 ///
 /// # Panics
@@ -308,6 +328,8 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         drift: dice.once_in(2),
         sealed: sealed.once_in(SEALED_SHARE),
     };
+    let mut late = Late::new(seed);
+    let mut promised = Promised::new(seed, &shape);
     let mut cluster = Cluster::new(seed, shape);
     let forwards = Dice::new(seed ^ FORWARD_STREAM).once_in(FORWARD_SHARE);
     let hosts = Rc::new(Hosts {
@@ -336,6 +358,10 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         changes.step(&mut cluster, &mut wrong);
         snapshots.step(&mut cluster, &hosts);
         rot.step(&mut cluster, &mut wrong);
+        if faults.rest() {
+            late.step(&mut cluster, &hosts, &mut wrong);
+            promised.step(&mut cluster, &mut wrong);
+        }
         let all = cluster.coordinators();
         hosts
             .doors

@@ -27,6 +27,8 @@ const FIRST_PORT: u16 = 20_000;
 pub struct NetFaults {
     /// Shortest and longest usual time of a segment.
     pub latency: (Duration, Duration),
+    /// The same of single directions, from a node to a node.
+    pub slow: BTreeMap<(NodeId, NodeId), (Duration, Duration)>,
     /// Directions, from a node to a node, in which nothing arrives.
     pub cut: BTreeSet<(NodeId, NodeId)>,
 }
@@ -37,9 +39,10 @@ impl NetFaults {
         self.cut.extend([(a, b), (b, a)]);
     }
 
-    /// Everything passes again.
+    /// Everything passes again, and no direction is slower than others.
     pub fn heal(&mut self) {
         self.cut.clear();
+        self.slow.clear();
     }
 }
 
@@ -47,6 +50,7 @@ impl Default for NetFaults {
     fn default() -> Self {
         NetFaults {
             latency: (Duration::from_micros(5), Duration::from_micros(50)),
+            slow: BTreeMap::new(),
             cut: BTreeSet::new(),
         }
     }
@@ -140,7 +144,9 @@ impl World {
     fn travel(&self, by: Option<u64>, travelling: Travelling) {
         let id = self.fresh();
         let mut net = self.net.borrow_mut();
-        let (from, to) = net.faults.latency;
+        let way = (travelling.from, travelling.to);
+        let of_way = net.faults.slow.get(&way).copied();
+        let (from, to) = of_way.unwrap_or(net.faults.latency);
         let mut at = self.now.get() + self.delay(from, to);
         if let Some(end) = by.and_then(|by| net.ends.get_mut(&by)) {
             at = at.max(end.last_arrival + 1);
