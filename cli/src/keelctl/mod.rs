@@ -229,6 +229,7 @@ mod tests {
             "host attach db --with other",
             "host detach db",
             "volume create db --size 1G --repl 3",
+            "volume create db --size 1G --policy hourly --policy daily",
             "volume create db --size 1G --repl 3 --secure",
             "secrets show",
             "secrets rotate -j",

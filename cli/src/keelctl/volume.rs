@@ -151,6 +151,9 @@ pub struct Create {
     /// A label (repeatable).
     #[arg(long, value_name = "KEY=VALUE", value_parser = parse_label)]
     label: Vec<(String, String)>,
+    /// A schedule policy by which snapshots of it are taken (repeatable).
+    #[arg(long = "policy", value_name = "POLICY")]
+    policies: Vec<String>,
     /// Leave it detached; `keelctl host attach` attaches it.
     #[arg(long)]
     no_attach: bool,
@@ -252,6 +255,9 @@ async fn create(client: &mut Client, args: Create) -> Result<Answer> {
         encrypted: args.secure,
         ..Default::default()
     };
+    if !args.policies.is_empty() {
+        spec.snapshot_schedule = format!("policy={}", args.policies.join(","));
+    }
     args.place.into_spec(&mut spec)?;
     let labels: HashMap<_, _> = args.label.into_iter().collect();
     let name = args.name.clone();

@@ -118,7 +118,7 @@ impl Node {
             trashed: None,
             asked_bytes: None,
         };
-        self.make_volume(&record).await?;
+        self.make_volume(&record, &[]).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, parent, "volume cloned");
         Ok(record.volume_id)
     }

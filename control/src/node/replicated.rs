@@ -124,8 +124,10 @@ impl Node {
             asked_bytes: None,
         };
         let id = volume.volume_id;
+        let schedule = self.schedule_with(id, &wish.policies, unix_ms());
+        let (exist, scheduled) = schedule.await?;
         let (name_key, volume_key) = (keys.volume_name(&volume.name), keys.volume(id));
-        let guards = vec![
+        let mut guards = vec![
             Guard::absent(&name_key),
             Guard::absent(&volume_key),
             // A KVDB that was restored meanwhile has another generation.
@@ -138,6 +140,8 @@ impl Node {
             Write::put(keys.replication(id), encode(&set)),
             placed.write.clone(),
         ];
+        guards.extend(exist);
+        writes.extend(scheduled);
         if volume.encrypted {
             let made = SecretRecord::new(id, &self.cluster_keys().await?);
             let secret = made.map_err(|e| OpError::Internal(e.to_string()))?;

@@ -40,8 +40,9 @@ impl Node {
         }
         self.link.up()?;
         self.standing().await?.must_be_fit(self.node_id())?;
+        let policies = wish.policies.clone();
         let record = self.new_record(wish, size_bytes)?;
-        self.make_volume(&record).await?;
+        self.make_volume(&record, &policies).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, bytes = record.size_bytes, "volume created");
         Ok(record.volume_id)
     }
@@ -59,8 +60,12 @@ impl Node {
         }
     }
 
-    /// Writes a new volume's records and makes it.
-    pub(super) async fn make_volume(&self, record: &VolumeRecord) -> Result<(), OpError> {
+    /// Writes a new volume's records, with its schedule policies, and makes it.
+    pub(super) async fn make_volume(
+        &self,
+        record: &VolumeRecord,
+        policies: &[String],
+    ) -> Result<(), OpError> {
         let keys = self.registry.keys();
         let made = vec![
             (keys.volume(record.volume_id), encode(record)),
@@ -72,11 +77,15 @@ impl Node {
         let what = format!("volume {}", record.name);
         let room = self.room_here(&what, record.pool_id, record.size_bytes);
         let room = room.await?;
+        let schedule = self.schedule_with(record.volume_id, policies, unix_ms());
+        let (exist, scheduled) = schedule.await?;
         // A clone of what is here may be made whatever is wanted of this node, but not when it is no member any more.
         let mut guards = self.standing().await?.guards(keys, [self.node_id()]);
         guards.extend(made.iter().map(|(key, _)| Guard::absent(key)));
         guards.extend(room.guards.clone());
+        guards.extend(exist);
         let writes = made.into_iter().map(|(key, value)| Write::put(key, value));
+        let writes = writes.chain(scheduled);
         let writes = writes.chain(room.writes.clone()).collect();
         self.commit(&what, guards, writes).await?;
         drop(room);
@@ -321,6 +330,7 @@ impl Node {
         if let Some(Found::Snapshot(snapshot)) = self.registry.find("volume_id", name).await?
             && change.size_bytes.is_none()
             && change.sticky.is_none()
+            && change.policies.is_none()
         {
             return self.label_snapshot(&snapshot.record, change.labels).await;
         }
@@ -335,6 +345,10 @@ impl Node {
         }
         if let Some(size) = change.size_bytes.filter(|_| record.replicated.is_none()) {
             self.grow(&record, rounded(size)?).await?;
+        }
+        if let Some(policies) = change.policies {
+            self.set_schedule(&record.volume_id.to_string(), policies, unix_ms())
+                .await?;
         }
         if change.sticky.is_none() && change.labels.is_empty() {
             return Ok(());

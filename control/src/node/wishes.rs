@@ -35,6 +35,8 @@ pub struct VolumeWish {
     pub labels: BTreeMap<String, String>,
     /// What is wished for the place of its replicas, for good.
     pub rules: Option<Rules>,
+    /// Schedule policies by which snapshots of it are taken.
+    pub policies: Vec<String>,
     /// Nodes that may be used; empty: any.
     pub nodes: Vec<String>,
     /// Pools that may be used; empty: any.
@@ -72,6 +74,8 @@ pub struct VolumeChange {
     pub replicas: Option<u8>,
     /// The node of the replica that comes or goes by that.
     pub node: Option<String>,
+    /// Schedule policies, instead of those that it has.
+    pub policies: Option<Vec<String>>,
     /// Whether it can be deleted.
     pub sticky: Option<bool>,
     /// Labels to set; an empty value takes one away.

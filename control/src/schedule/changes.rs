@@ -106,7 +106,7 @@ impl Node {
     }
 
     /// The schedules of all volumes.
-    pub(super) async fn schedules(&self) -> Result<Vec<Versioned<ScheduleRecord>>, OpError> {
+    pub(crate) async fn schedules(&self) -> Result<Vec<Versioned<ScheduleRecord>>, OpError> {
         self.registry.list(&self.registry.keys().schedules()).await
     }
 
@@ -119,6 +119,32 @@ impl Node {
         Ok(self.registry.get(&key).await?.map(|f| f.record))
     }
 
+    /// The policies of a volume that is made, as they are compared and written with it. If it is not made after all, they go as those of any volume that is no more.
+    ///
+    /// # Errors
+    /// [`OpError::NotFound`]: no such policy.
+    pub(crate) async fn schedule_with(
+        &self,
+        volume_id: Uuid,
+        policies: &[String],
+        now_unix_ms: u64,
+    ) -> Result<(Vec<Guard>, Vec<Write>), OpError> {
+        let wanted = distinct(policies.to_vec())?;
+        if wanted.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let keys = self.registry.keys();
+        let mut guards = Vec::new();
+        for name in &wanted {
+            self.policy(name).await?;
+            // It is not deleted meanwhile.
+            guards.push(Guard::exists(keys.policy(name)));
+        }
+        let record = next(None, volume_id, &wanted, now_unix_ms);
+        let write = Write::put(keys.schedule(volume_id), encode(&record));
+        Ok((guards, vec![write]))
+    }
+
     /// Gives a volume these policies, instead of those that it has; none ends it. Snapshots that were taken stay.
     ///
     /// # Errors
@@ -129,17 +155,7 @@ impl Node {
         policies: Vec<String>,
         now_unix_ms: u64,
     ) -> Result<(), OpError> {
-        let mut wanted: Vec<String> = Vec::new();
-        for name in policies {
-            check_policy_name(&name)?;
-            if !wanted.contains(&name) {
-                wanted.push(name);
-            }
-        }
-        if wanted.len() > POLICIES_MAX {
-            let why = format!("at most {POLICIES_MAX} policies");
-            return Err(OpError::invalid("snapshot_schedule_names", why));
-        }
+        let wanted = distinct(policies)?;
         let volume_id = self.registry.volume(volume).await?.record.volume_id;
         let keys = self.registry.keys();
         let key = keys.schedule(volume_id);
@@ -164,6 +180,22 @@ impl Node {
         }
         Err(OpError::Contended { what: key })
     }
+}
+
+/// Each policy once.
+fn distinct(policies: Vec<String>) -> Result<Vec<String>, OpError> {
+    let mut wanted: Vec<String> = Vec::new();
+    for name in policies {
+        check_policy_name(&name)?;
+        if !wanted.contains(&name) {
+            wanted.push(name);
+        }
+    }
+    if wanted.len() > POLICIES_MAX {
+        let why = format!("at most {POLICIES_MAX} policies");
+        return Err(OpError::invalid("snapshot_schedule_names", why));
+    }
+    Ok(wanted)
 }
 
 /// What was done for policies that stay is still done.

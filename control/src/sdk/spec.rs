@@ -3,7 +3,9 @@
 use super::placement;
 use crate::error::OpError;
 use crate::node::{REPLICAS_MAX, VolumeChange, VolumeWish};
-use keelblock_api::openstorage::volume_spec_update::{HaLevelOpt, SizeOpt, StickyOpt};
+use keelblock_api::openstorage::volume_spec_update::{
+    HaLevelOpt, SizeOpt, SnapshotScheduleOpt, StickyOpt,
+};
 use keelblock_api::openstorage::{
     ReplicaSet, SdkVolumeCreateRequest, SdkVolumeUpdateRequest, VolumeSpec, VolumeSpecUpdate,
 };
@@ -12,7 +14,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-const HONOURED: [&str; 10] = [
+const HONOURED: [&str; 11] = [
     "size",
     "block_size",
     "ha_level",
@@ -23,8 +25,17 @@ const HONOURED: [&str; 10] = [
     "placement_strategy",
     "topology_requirement",
     "replica_set",
+    "snapshot_schedule",
 ];
-const HONOURED_IN_UPDATE: [&str; 4] = ["size", "ha_level", "replica_set", "sticky"];
+const HONOURED_IN_UPDATE: [&str; 5] = [
+    "size",
+    "ha_level",
+    "replica_set",
+    "sticky",
+    "snapshot_schedule",
+];
+/// How policies are named in a spec, as the field's users write them: `policy=a,b`.
+const POLICY: &str = "policy=";
 /// Bytes of a logical block, unless the spec says otherwise.
 const BLOCK_BYTES: u32 = 4096;
 
@@ -94,6 +105,7 @@ impl Rules {
             sticky: spec.sticky,
             labels,
             rules,
+            policies: policies(&spec.snapshot_schedule)?,
             nodes,
             pools,
         })
@@ -118,14 +130,44 @@ impl Rules {
             replicas,
             node,
             size_bytes: spec.size_opt.map(|SizeOpt::Size(size)| size),
+            policies: spec
+                .snapshot_schedule_opt
+                .map(|SnapshotScheduleOpt::SnapshotSchedule(text)| policies(&text))
+                .transpose()?,
             sticky: spec.sticky_opt.map(|StickyOpt::Sticky(sticky)| sticky),
             labels: request.labels.into_iter().collect(),
         })
     }
 }
 
-/// The spec of a volume as it is.
-pub fn spec(record: &crate::records::VolumeRecord, replicas: u8) -> VolumeSpec {
+/// Names of schedule policies, as a spec has them: `policy=a,b`, or `a,b`; empty: none.
+fn policies(text: &str) -> Result<Vec<String>, OpError> {
+    let names = text.trim();
+    let names = names.strip_prefix(POLICY).unwrap_or(names);
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all = names.split(',').map(|name| name.trim().to_owned());
+    let all: Vec<String> = all.collect();
+    let is_name = |name: &String| !name.is_empty() && !name.contains([':', '=', '\n', '@', '{']);
+    match all.iter().all(is_name) {
+        true => Ok(all),
+        false => Err(OpError::invalid(
+            "spec.snapshot_schedule",
+            format!(
+                "must name schedule policies, like {POLICY}hourly,daily, not times: make a policy of those first \
+                 (OpenStorageSchedulePolicy.Create, `keelctl sched-policy create`)"
+            ),
+        )),
+    }
+}
+
+/// The spec of a volume as it is, with the schedule policies that it has.
+pub fn spec(
+    record: &crate::records::VolumeRecord,
+    replicas: u8,
+    policies: &[String],
+) -> VolumeSpec {
     VolumeSpec {
         size: record.size_bytes,
         block_size: record.block_bytes.into(),
@@ -135,6 +177,10 @@ pub fn spec(record: &crate::records::VolumeRecord, replicas: u8) -> VolumeSpec {
         encrypted: record.encrypted,
         volume_labels: record.labels.clone().into_iter().collect(),
         placement_strategy: record.placement.as_ref().map(placement::strategy),
+        snapshot_schedule: match policies {
+            [] => String::new(),
+            all => format!("{POLICY}{}", all.join(",")),
+        },
         ..Default::default()
     }
 }
@@ -322,6 +368,25 @@ mod tests {
                 .to_string()
                 .contains("not 6")
         );
+    }
+
+    #[test]
+    fn schedule_policies_are_named() {
+        let named = |text: &str| policies(text).unwrap();
+        assert_eq!(named(""), [""; 0]);
+        assert_eq!(named("policy="), [""; 0]);
+        assert_eq!(named("policy=a"), ["a"]);
+        assert_eq!(named(" policy=a, b-c "), ["a", "b-c"]);
+        assert_eq!(named("a,b"), ["a", "b"]);
+        for times in [
+            "- freq: daily\n  hour: 1",
+            "periodic=60,5",
+            "policy=a,,b",
+            "@hourly",
+        ] {
+            let error = policies(times).unwrap_err().to_string();
+            assert!(error.starts_with("spec.snapshot_schedule"), "{error}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::records::{
     AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, TaskRecord, VolumeRecord,
 };
 use crate::replication::record::ReplicationRecord;
+use crate::schedule::ScheduleRecord;
 use keelblock_api::datapath::{ListReplicasRequest, ListSnapshotsRequest, ListVolumesRequest};
 use keelblock_api::openstorage::*;
 use std::collections::{BTreeMap, HashMap};
@@ -24,6 +25,8 @@ pub struct Viewer {
     datapath_up: bool,
     around: Around,
     used: HashMap<String, u64>,
+    /// Schedule policies of volumes.
+    policies: HashMap<Uuid, Vec<String>>,
 }
 
 /// Volumes and snapshots that are asked for one by one; of more, all are.
@@ -119,12 +122,14 @@ impl Viewer {
     /// Looks everything up that these need. Space in use is not known while the data path is away.
     pub async fn new(node: &Node, shown: &[Shown]) -> Result<Self, OpError> {
         let around = Around::look(node, shown).await?;
+        let policies = policies(node, shown).await?;
         let datapath_up = matches!(node.link.state(), LinkState::Up(_));
         Ok(Self {
             cluster_id: node.cluster_id().into(),
             this_node: node.node_id().into(),
             datapath_up,
             around,
+            policies,
             used: if datapath_up {
                 used_bytes(node, shown).await
             } else {
@@ -209,6 +214,8 @@ impl Viewer {
         let set = self.around.sets.get(&record.volume_id);
         let task = self.around.tasks.get(&record.volume_id);
         let replicas_shown = set.map_or(1, |s| level(s.wanted, task));
+        let policies = self.policies.get(&record.volume_id);
+        let policies = policies.map_or(&[][..], Vec::as_slice);
         let mut volume = Volume {
             id: record.volume_id.to_string(),
             locator: Some(VolumeLocator {
@@ -217,7 +224,7 @@ impl Viewer {
                 ..Default::default()
             }),
             ctime: Some(timestamp(record.created_unix_ms)),
-            spec: Some(spec(record, replicas_shown)),
+            spec: Some(spec(record, replicas_shown, policies)),
             usage: self.used(record).unwrap_or(0),
             replica_sets: vec![set.map_or_else(|| single(record), replicas::replica_set)],
             runtime_state: set
@@ -296,6 +303,20 @@ fn single(record: &VolumeRecord) -> ReplicaSet {
         pool_uuids: vec![record.pool_id.to_string()],
         id: 0,
     }
+}
+
+/// Schedule policies of the volumes that are shown.
+async fn policies(node: &Node, shown: &[Shown]) -> Result<HashMap<Uuid, Vec<String>>, OpError> {
+    let names = |of: ScheduleRecord| (of.volume_id, of.policies.into_keys().collect());
+    if shown.len() > SINGLY_MAX {
+        let all = node.schedules().await?;
+        return Ok(all.into_iter().map(|s| names(s.record)).collect());
+    }
+    let mut found = HashMap::new();
+    for (id, _) in shown.iter().filter(|(_, snapshot)| snapshot.is_none()) {
+        found.extend(node.schedule_of(*id).await?.map(names));
+    }
+    Ok(found)
 }
 
 /// Who coordinates the volumes that are shown, of those that are replicated.

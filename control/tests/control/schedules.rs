@@ -111,6 +111,55 @@ async fn begin(b: &Bench, volume: &str, names: &[&str]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_spec_names_policies_and_the_volume_has_them_from_the_beginning() {
+    let b = Bench::new(Drive::File).await;
+    create(&b, "p", &[every(900, 3)]).await.unwrap();
+    create(&b, "q", &[daily(2, 30, 7)]).await.unwrap();
+    let spec = |schedule: &str| VolumeSpec {
+        size: 1 << 20,
+        snapshot_schedule: schedule.into(),
+        ..Default::default()
+    };
+    let unknown = b.try_create("v", spec("policy=p,none")).await;
+    refused(unknown, Code::NotFound, "schedule policy none");
+    let times = b.try_create("v", spec("periodic=60,5")).await;
+    refused(times, Code::InvalidArgument, "spec.snapshot_schedule");
+    refused(b.inspect("v").await, Code::NotFound, "v");
+    let id = b.try_create("v", spec("policy=p,q")).await.unwrap();
+    let shown = || async {
+        b.inspect("v")
+            .await
+            .unwrap()
+            .spec
+            .unwrap()
+            .snapshot_schedule
+    };
+    assert_eq!(shown().await, "policy=p,q");
+    assert_eq!(b.try_create("v", spec("policy=p,q")).await.unwrap(), id);
+    refused(delete(&b, "p").await, Code::FailedPrecondition, "volume v");
+    tick(&b, 1).await;
+    assert!(!snapshots(&b).await.is_empty(), "they are taken by it");
+    let update = |schedule: &str| {
+        let opt = volume_spec_update::SnapshotScheduleOpt::SnapshotSchedule(schedule.into());
+        let request = SdkVolumeUpdateRequest {
+            volume_id: "v".into(),
+            spec: Some(VolumeSpecUpdate {
+                snapshot_schedule_opt: Some(opt),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let mut volumes = b.volumes();
+        async move { volumes.update(request).await.map(drop) }
+    };
+    update("q").await.unwrap();
+    assert_eq!(shown().await, "policy=q");
+    update("").await.unwrap();
+    assert_eq!(shown().await, "");
+    delete(&b, "p").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn policies_are_made_changed_and_deleted() {
     let b = Bench::new(Drive::File).await;
     create(&b, "p", &[daily(2, 30, 0), every(900, 3)])
