@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 85] = [
+pub const ROUTES: [Route; 88] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -202,6 +202,9 @@ pub const ROUTES: [Route; 85] = [
         "SchedulePolicy",
         "Delete",
     ),
+    route(Get, "/v1/jobs", "Job", "Enumerate"),
+    route(Get, "/v1/jobs/{id}", "Job", "GetStatus"),
+    route(Put, "/v1/jobs/{id}", "Job", "Update"),
     route(Post, "/v1/alerts/filters", "Alerts", "EnumerateWithFilters"),
     route(Post, "/v1/alerts", "Alerts", "Delete"),
     // Of `keelblock.admin.v1.Admin`: what the SDK has no words for.

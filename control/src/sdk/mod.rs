@@ -5,6 +5,7 @@ mod admin;
 mod alerts;
 mod diags;
 mod identity;
+mod jobs;
 mod kvdb;
 mod members;
 mod mount_attach;
@@ -19,6 +20,7 @@ mod spec;
 mod stats;
 mod storage;
 mod trash;
+mod usage;
 mod view;
 mod volumes;
 
@@ -29,6 +31,7 @@ use keelblock_api::admin::admin_server::AdminServer;
 use keelblock_api::openstorage::open_storage_alerts_server::OpenStorageAlertsServer;
 use keelblock_api::openstorage::open_storage_cluster_server::OpenStorageClusterServer;
 use keelblock_api::openstorage::open_storage_identity_server::OpenStorageIdentityServer;
+use keelblock_api::openstorage::open_storage_job_server::OpenStorageJobServer;
 use keelblock_api::openstorage::open_storage_mount_attach_server::OpenStorageMountAttachServer;
 use keelblock_api::openstorage::open_storage_node_server::OpenStorageNodeServer;
 use keelblock_api::openstorage::open_storage_pool_server::OpenStoragePoolServer;
@@ -43,6 +46,9 @@ use tonic::{Response, Status};
 const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Largest answer: a list of all volumes has some 700 bytes of each.
 pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// How long what is only shown may take: exactly means that the data path may have to read pages of maps.
+const SHOW_LIMIT: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What the services share. Cheap to clone.
 #[derive(Clone)]
@@ -78,6 +84,7 @@ impl Services {
             .add_service(OpenStorageMountAttachServer::new(self.clone()))
             .add_service(OpenStoragePoolServer::new(self.clone()))
             .add_service(OpenStorageAlertsServer::new(self.clone()))
+            .add_service(OpenStorageJobServer::new(self.clone()))
             .add_service(OpenStorageSchedulePolicyServer::new(self.clone()))
             .add_service(AdminServer::new(self.clone()))
     }

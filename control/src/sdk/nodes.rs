@@ -196,9 +196,12 @@ impl OpenStorageNode for Services {
 
     async fn volume_usage_by_node(
         &self,
-        _: Request<SdkNodeVolumeUsageByNodeRequest>,
+        request: Request<SdkNodeVolumeUsageByNodeRequest>,
     ) -> Result<Response<SdkNodeVolumeUsageByNodeResponse>, Refusal> {
-        not_yet("OpenStorageNode.VolumeUsageByNode")
+        let usage = self.usage_by_node(request.into_inner()).await;
+        answer(usage.map(|usage| SdkNodeVolumeUsageByNodeResponse {
+            volume_usage_info: Some(usage),
+        }))
     }
 
     async fn relaxed_reclaim_purge(
@@ -236,8 +239,11 @@ impl OpenStorageNode for Services {
 
     async fn volume_bytes_used_by_node(
         &self,
-        _: Request<SdkVolumeBytesUsedRequest>,
+        request: Request<SdkVolumeBytesUsedRequest>,
     ) -> Result<Response<SdkVolumeBytesUsedResponse>, Refusal> {
-        not_yet("OpenStorageNode.VolumeBytesUsedByNode")
+        let used = self.bytes_used_by_node(request.into_inner()).await;
+        answer(used.map(|used| SdkVolumeBytesUsedResponse {
+            vol_util_info: Some(used),
+        }))
     }
 }

@@ -29,4 +29,5 @@ mod scans;
 mod schedules;
 mod snapshots;
 mod trashcan;
+mod usage;
 mod volumes;
