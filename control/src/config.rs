@@ -68,6 +68,9 @@ pub struct Config {
     /// Where REST, Swagger UI, metrics and health are served (HTTP).
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9021")]
     pub rest: SocketAddr,
+    /// Where other nodes' control processes reach this one (UDP): an address of this machine, not 0.0.0.0.
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9023", value_parser = gossip)]
+    pub gossip: SocketAddr,
     /// Where the embedded KVDB is served (etcd v3).
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:9019")]
     pub kvdb: SocketAddr,
@@ -159,6 +162,15 @@ impl Config {
         let variable = self.cluster_key_env.clone().map(Source::Variable);
         let command = self.cluster_key_command.clone().map(Source::Command);
         file.or(variable).or(command).unwrap_or_default()
+    }
+}
+
+/// An address that others can send to.
+fn gossip(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| "write ADDR:PORT, like 10.0.0.7:9023")?;
+    match address.ip().is_unspecified() {
+        true => Err("other nodes are told this address: give one of this machine that they reach".into()),
+        false => Ok(address),
     }
 }
 
@@ -334,6 +346,9 @@ mod tests {
         let other = read(format!("{node} --etcd 127.0.0.1:2379")).unwrap();
         assert_eq!(other.node.unwrap().etcd.as_deref(), Some("127.0.0.1:2379"));
         assert!(read(format!("{node} --etcd a:1 --kvdb 127.0.0.1:1")).is_err());
+        for nowhere in ["0.0.0.0:9023", "[::]:9023", "9023"] {
+            assert!(read(format!("{node} --gossip {nowhere}")).is_err(), "{nowhere}");
+        }
         for half in [
             "--etcd-ca ca",
             "--etcd a:1 --etcd-ca ca --etcd-cert c",

@@ -1,7 +1,7 @@
 //! The control process of a node: everything that is not I/O.
 //!
 //! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database, `records` what is kept in it and `backup` what becomes of it; `membership` says which nodes there are and what is wanted of them; `replication`
-//! is who coordinates a volume, and `coordination` this node's part in it, `mending` what is done about lost replicas without being asked, `rebalancing` has replicas moved by a plan; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
+//! is who coordinates a volume, and `coordination` this node's part in it, `gossip` what nodes tell each other of themselves, `mending` what is done about lost replicas without being asked, `rebalancing` has replicas moved by a plan; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
 //! serves them; `sdk`, `admin` and `rest` are the doors.
 
 pub mod backup;
@@ -10,6 +10,7 @@ pub mod coordination;
 pub mod datadir;
 pub mod datapath;
 pub mod error;
+mod gossip;
 pub mod kvdb;
 mod leader;
 pub mod logs;

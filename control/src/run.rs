@@ -5,6 +5,7 @@ use crate::coordination::{coordinate, stay_alive};
 use crate::datadir::{DataDir, DataDirError};
 use crate::datapath::{Link, supervise};
 use crate::error::OpError;
+use crate::gossip::{bind as bind_gossip, gossip, tell_loads};
 use crate::kvdb::store::OpenError;
 use crate::kvdb::{Client, KvError, Server};
 use crate::membership::lead_membership;
@@ -134,6 +135,13 @@ impl Control {
         };
         let (sdk_listener, sdk) = listen("the SDK", "--sdk", config.sdk).await?;
         let (rest_listener, rest) = listen("REST", "--rest", config.rest).await?;
+        let heard = bind_gossip(config.gossip).await;
+        let (gossip_socket, gossip_at) = heard.map_err(|error| RunError::Listen {
+            what: "gossip",
+            address: config.gossip,
+            flag: "--gossip",
+            error,
+        })?;
         let codec = Codec::new();
         let (server, kvdb) = match own_kvdb {
             Some((listener, at)) => {
@@ -147,7 +155,13 @@ impl Control {
             Keys::new(&config.cluster_id),
         );
         let (link, link_state) = Link::new(&config.datapath_socket);
-        let (node, pokes) = Node::new(config, data.identity(), sdk, rest, registry, link)?;
+        let (node, pokes) = Node::new(
+            config,
+            data.identity(),
+            (sdk, rest, gossip_at),
+            registry,
+            link,
+        )?;
         let node = Arc::new(node);
         node.join().await?;
         // A drive that the pool has may be missing: the others serve, and the pool says so.
@@ -180,6 +194,8 @@ impl Control {
         tasks.spawn(keep_rebalancing(node.clone(), stopped.clone()));
         tasks.spawn(coordinate(node.clone(), pokes, stopped.clone()));
         tasks.spawn(lead_membership(node.clone(), stopped.clone()));
+        tasks.spawn(gossip(node.clone(), gossip_socket, stopped.clone()));
+        tasks.spawn(tell_loads(node.clone(), stopped.clone()));
         tasks.spawn(stay_alive(node.clone(), stopped));
         tracing::info!(%sdk, %rest, %kvdb, cluster = config.cluster_id, node = config.node_id, "control process ready");
         Ok(Self {

@@ -23,6 +23,9 @@ pub struct Observer {
     last: Mutex<(u64, u64)>,
 }
 
+/// What `/proc` counts processor time in (USER_HZ, a hundredth of a second wherever this runs), in ns.
+const TICK_NS: u64 = 10_000_000;
+
 /// The machine's name.
 pub fn hostname() -> String {
     read("/proc/sys/kernel/hostname").trim().to_owned()
@@ -30,6 +33,23 @@ pub fn hostname() -> String {
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// Memory of a process that is in use, in bytes.
+pub fn resident_bytes(process: u32) -> u64 {
+    memory_line(&read(&format!("/proc/{process}/status")), "VmRSS:")
+}
+
+/// Processor time of a process so far, in ns.
+pub fn processor_ns(process: u32) -> u64 {
+    process_ticks(&read(&format!("/proc/{process}/stat"))) * TICK_NS
+}
+
+/// User and system time of `/proc/PID/stat`. The name before it is in brackets, and may have some in it.
+fn process_ticks(text: &str) -> u64 {
+    let rest = text.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = rest.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|t| t.parse::<u64>().ok()).sum()
 }
 
 impl Observer {
@@ -65,7 +85,7 @@ impl Observer {
     }
 }
 
-/// A line of `/proc/meminfo`, in bytes.
+/// A line of `/proc/meminfo` or `/proc/PID/status`, in bytes.
 fn memory_line(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|l| l.strip_prefix(name));
     let kib = line
@@ -104,6 +124,10 @@ mod tests {
             16384
         );
         assert_eq!(memory_line("", "MemTotal:"), 0);
+        let line = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 40 2 0 0 20 0 1 0 5 6 7";
+        assert_eq!((process_ticks(line), process_ticks("")), (42, 0));
+        assert!(resident_bytes(std::process::id()) > 0);
+        assert_eq!((resident_bytes(0), processor_ns(0)), (0, 0));
         let machine = Observer::default().look();
         assert!(machine.cores >= 1 && machine.memory_total > machine.memory_free);
     }

@@ -1,5 +1,6 @@
 //! `keelctl cluster …`.
-use super::node::all_nodes;
+use super::member::MemberView;
+use super::node::all_members;
 use super::placement;
 use super::view::word;
 use crate::client::Client;
@@ -37,7 +38,7 @@ async fn described(client: &mut Client, list: bool) -> Result<Answer> {
         .await;
     let reply = reply.map_err(|s| Failure::from_status("inspect the cluster", &s))?;
     let cluster = reply.into_inner().cluster.unwrap_or_default();
-    let nodes = all_nodes(client).await?;
+    let nodes = all_members(client).await?;
     let status = word(cluster.status().as_str_name(), "STATUS_");
     let data = json!({ "id": cluster.id, "name": cluster.name, "status": status, "nodes": nodes });
     let mut text = facts(&[
@@ -49,15 +50,17 @@ async fn described(client: &mut Client, list: bool) -> Result<Answer> {
         false => text += &facts(&[("Nodes  ", nodes.len().to_string())]),
         true => {
             let rows = nodes.iter().map(|n| {
+                let load = n.member.as_ref().map(MemberView::load_shown);
                 vec![
                     n.id.clone(),
                     n.hostname.clone(),
                     n.data_ip.clone(),
                     n.status.clone(),
+                    load.unwrap_or_default(),
                 ]
             });
             text += "\n";
-            text += &table(&["NODE", "HOST", "ADDRESS", "STATUS"], rows);
+            text += &table(&["NODE", "HOST", "ADDRESS", "STATUS", "LOAD>"], rows);
         }
     }
     Ok(Answer::new(data, text))

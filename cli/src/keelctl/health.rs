@@ -1,4 +1,5 @@
 //! What is wrong in a cluster, each with what to do about it: from what the node that answers says of itself, of all nodes, of volumes, and of alerts.
+use super::member::MemberView;
 use super::view::{NodeView, VolumeView};
 use keelblock_api::admin::NodeStatusReply;
 use keelblock_api::openstorage as sdk;
@@ -6,6 +7,9 @@ use serde::Serialize;
 
 /// Parts of a pool that are free when it is said to be nearly full.
 const LOW: u64 = 10;
+
+/// A node that said something so lately, in ms, is heard now: they do each 2 s.
+const LATELY_MS: u64 = 4000;
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -42,9 +46,8 @@ pub fn findings(
         ));
     }
     for other in nodes.iter().filter(|n| n.id != node.node_id) {
-        if let Some(what) = node_trouble(other) {
-            all.push(what);
-        }
+        all.extend(node_trouble(other));
+        all.extend(other.member.as_ref().and_then(|m| gossip(&other.id, m)));
     }
     all.extend(pools(node));
     all.extend(volumes.iter().filter_map(volume_trouble));
@@ -65,6 +68,27 @@ fn node_trouble(node: &NodeView) -> Option<Finding> {
             what,
             "see that the machine, keelblock-control and keelblock-datapath run there, and that it is reached",
         )),
+    }
+}
+
+/// Gossip and the KVDB do not say the same of a node.
+fn gossip(node: &str, member: &MemberView) -> Option<Finding> {
+    let lately = member.load.as_ref().is_some_and(|l| l.age_ms < LATELY_MS);
+    match (member.alive, member.heard.as_str()) {
+        (true, "down") => Some(finding(
+            "warning",
+            format!("node {node} has its lease in the KVDB, and is not heard by gossip"),
+            format!(
+                "see that UDP gets to {} and back, and that both nodes have the same token; only the choice of replicas to read from suffers",
+                member.gossip_address
+            ),
+        )),
+        (false, "alive") if lately => Some(finding(
+            "warning",
+            format!("node {node} is heard by gossip, and has no lease in the KVDB"),
+            "see that it reaches the KVDB: its volumes are taken over while it does not",
+        )),
+        _ => None,
     }
 }
 
@@ -195,6 +219,38 @@ mod tests {
             findings(&node(), &[other("ok")], &[volume("up", "")], &[]),
             []
         );
+    }
+
+    #[test]
+    fn it_is_said_where_gossip_and_the_kvdb_differ() {
+        let said = |alive, heard: &str, age_ms| {
+            let mut other = other("ok");
+            let member = keelblock_api::admin::Member {
+                alive,
+                heard: heard.into(),
+                gossip_address: "10.0.0.2:9023".into(),
+                load: Some(keelblock_api::admin::MemberLoad {
+                    age_ms,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            other.member = Some(MemberView::new(&member));
+            findings(&node(), &[other], &[], &[])
+        };
+        let unheard = said(true, "down", 9000);
+        assert!(unheard[0].remedy.contains("10.0.0.2:9023"), "{unheard:?}");
+        let cut = said(false, "alive", 1000);
+        assert!(cut[0].what.contains("no lease"), "{cut:?}");
+        for same in [
+            said(true, "alive", 1000),
+            said(true, "suspect", 3000),
+            said(true, "", 0),
+            said(false, "down", 9000),
+            said(false, "alive", 5000),
+        ] {
+            assert_eq!(same, []);
+        }
     }
 
     #[test]

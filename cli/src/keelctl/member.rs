@@ -6,7 +6,7 @@ use crate::render::Answer;
 use clap::{ArgGroup, Args};
 use keelblock_api::admin::update_member_request::Change;
 use keelblock_api::admin::{
-    ListMembersReply, ListMembersRequest, Member, MemberLabels, UpdateMemberRequest,
+    ListMembersReply, ListMembersRequest, Member, MemberLabels, MemberLoad, UpdateMemberRequest,
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -106,6 +106,46 @@ pub struct MemberView {
     pub unfit: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drain: Option<DrainView>,
+    /// By gossip: alive, suspect, down; empty: never.
+    pub heard: String,
+    pub gossip_address: String,
+    /// What it said of itself by gossip.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load: Option<LoadView>,
+}
+
+/// How busy a node is.
+#[derive(Debug, Serialize)]
+pub struct LoadView {
+    pub age_ms: u64,
+    pub version: String,
+    pub load_permille: u32,
+    pub cpu_permille: u32,
+    pub machine_permille: u32,
+    pub memory_used_bytes: u64,
+    pub reads_per_s: u64,
+    pub writes_per_s: u64,
+    pub read_bytes_per_s: u64,
+    pub written_bytes_per_s: u64,
+    pub coordinated: u32,
+}
+
+impl LoadView {
+    fn new(load: &MemberLoad) -> LoadView {
+        LoadView {
+            age_ms: load.age_ms,
+            version: load.version.clone(),
+            load_permille: load.load_permille,
+            cpu_permille: load.cpu_permille,
+            machine_permille: load.machine_permille,
+            memory_used_bytes: load.memory_used_bytes,
+            reads_per_s: load.reads,
+            writes_per_s: load.writes,
+            read_bytes_per_s: load.read_bytes,
+            written_bytes_per_s: load.written_bytes,
+            coordinated: load.coordinated,
+        }
+    }
 }
 
 /// The last drain.
@@ -134,6 +174,34 @@ impl MemberView {
             waits: member.waits.clone(),
             unfit: member.unfit.clone(),
             drain,
+            heard: member.heard.clone(),
+            gossip_address: member.gossip_address.clone(),
+            load: member.load.as_ref().map(LoadView::new),
+        }
+    }
+
+    /// What it said of itself, while it is heard.
+    fn lately(&self) -> Option<&LoadView> {
+        self.load.as_ref().filter(|_| self.heard == "alive")
+    }
+
+    /// How busy its reactors are, in percent.
+    pub fn load_shown(&self) -> String {
+        let load = self.lately().map(|l| format!("{} %", l.load_permille / 10));
+        load.unwrap_or_else(|| "-".into())
+    }
+
+    /// Commands of hosts per second.
+    pub fn iops_shown(&self) -> String {
+        let iops = self.lately().map(|l| l.reads_per_s + l.writes_per_s);
+        iops.map_or_else(|| "-".into(), |n| n.to_string())
+    }
+
+    /// Whether it is heard.
+    pub fn heard_shown(&self) -> String {
+        match self.heard.is_empty() {
+            true => "-".into(),
+            false => self.heard.clone(),
         }
     }
 

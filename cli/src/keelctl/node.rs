@@ -60,6 +60,9 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
                 ("Cores", view.cpu_cores.to_string()),
                 ("Memory", show_size(view.memory_bytes)),
                 ("Member", of(MemberView::shown)),
+                ("Heard", of(MemberView::heard_shown)),
+                ("Load", of(MemberView::load_shown)),
+                ("Commands per second", of(MemberView::iops_shown)),
                 ("Labels", of(MemberView::labels_shown)),
                 ("To be done", of(|m| m.waits.clone())),
             ]);
@@ -77,12 +80,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
 }
 
 async fn list(client: &mut Client) -> Result<Answer> {
-    let mut nodes = all_nodes(client).await?;
-    let known = members(client).await?.members;
-    for node in &mut nodes {
-        let of_it = known.iter().find(|m| m.node_id == node.id);
-        node.member = of_it.map(MemberView::new);
-    }
+    let nodes = all_members(client).await?;
     let rows = nodes.iter().map(|n| {
         let total = n.pools.iter().map(|p| p.total_bytes).sum();
         let used = n.pools.iter().map(|p| p.used_bytes).sum();
@@ -95,6 +93,9 @@ async fn list(client: &mut Client) -> Result<Answer> {
             n.data_ip.clone(),
             show_size(used),
             show_size(total),
+            of(MemberView::heard_shown),
+            of(MemberView::load_shown),
+            of(MemberView::iops_shown),
             of(MemberView::labels_shown),
         ]
     });
@@ -107,6 +108,9 @@ async fn list(client: &mut Client) -> Result<Answer> {
             "ADDRESS",
             "USED>",
             "CAPACITY>",
+            "HEARD",
+            "LOAD>",
+            "IOPS>",
             "LABELS",
         ],
         rows,
@@ -146,6 +150,17 @@ async fn one_node(client: &mut Client, id: Option<String>) -> Result<sdk::Storag
     };
     let node = node.map_err(|s| Failure::from_status(what.clone(), &s))?;
     node.ok_or_else(|| Failure::local(what, "the answer is empty"))
+}
+
+/// Every node of the cluster, and what is wanted and heard of it.
+pub async fn all_members(client: &mut Client) -> Result<Vec<NodeView>> {
+    let mut nodes = all_nodes(client).await?;
+    let known = members(client).await?.members;
+    for node in &mut nodes {
+        let of_it = known.iter().find(|m| m.node_id == node.id);
+        node.member = of_it.map(MemberView::new);
+    }
+    Ok(nodes)
 }
 
 /// Every node of the cluster.

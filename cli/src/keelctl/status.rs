@@ -1,18 +1,20 @@
 //! `keelctl status`: whether anything is wrong, what to do about it, and the cluster and the node at a glance.
 use super::health::{Finding, findings};
-use super::node::all_nodes;
+use super::member::MemberView;
+use super::node::all_members;
 use super::service::{pool_json, pool_table};
 use super::view::{NodeView, VolumeView};
 use crate::client::Client;
 use crate::failure::Result;
 use crate::render::{Answer, facts, table};
 use crate::size::show_size;
-use keelblock_api::admin::{NodeStatusReply, ProvisionedPool, ReactorStatus};
+use keelblock_api::admin::{GossipCounts, NodeStatusReply, ProvisionedPool, ReactorStatus};
 use serde_json::json;
+use std::collections::BTreeMap;
 
 pub async fn status(client: &mut Client) -> Result<Answer> {
     let node = client.node_status().await?;
-    let nodes = all_nodes(client).await?;
+    let nodes = all_members(client).await?;
     let alerts = super::alerts::open(client).await?;
     let room = super::placement::provisioned(client).await?;
     let volumes: Vec<_> = client.list().await?.iter().map(VolumeView::new).collect();
@@ -24,6 +26,7 @@ pub async fn status(client: &mut Client) -> Result<Answer> {
         "nvme_address": node.nvme_address, "memory_bytes": node.memory_bytes, "hugepages": node.hugepages,
         "datapath_started_unix_ms": node.datapath_started_unix_ms,
         "reactors": node.reactors.iter().map(reactor_json).collect::<Vec<_>>(),
+        "gossip": node.gossip.as_ref().map(gossip_json),
         "pools": node.pools.iter().map(pool_json).collect::<Vec<_>>(),
         "volumes": volumes,
     });
@@ -77,15 +80,27 @@ fn node_table(nodes: &[NodeView], room: &[ProvisionedPool]) -> String {
         let of_it = || room.iter().filter(|p| p.node_id == n.id);
         let total: u64 = of_it().map(|p| p.total_bytes).sum();
         let free: u64 = of_it().map(|p| p.free_bytes).sum();
+        let of = |pick: fn(&MemberView) -> String| n.member.as_ref().map(pick).unwrap_or_default();
         vec![
             n.id.clone(),
             n.status.clone(),
             n.data_ip.clone(),
             show_size(free),
             show_size(total),
+            of(MemberView::heard_shown),
+            of(MemberView::load_shown),
         ]
     });
-    table(&["NODE", "STATUS", "ADDRESS", "FREE>", "CAPACITY>"], rows)
+    table(
+        &[
+            "NODE",
+            "STATUS",
+            "ADDRESS",
+            "FREE>",
+            "CAPACITY>",
+            "HEARD",
+            "LOAD>",
+        ], rows)
 }
 
 fn head(node: &NodeStatusReply) -> String {
@@ -146,6 +161,11 @@ fn reactor_table(reactors: &[ReactorStatus]) -> String {
         ],
         rows,
     )
+}
+
+fn gossip_json(counts: &GossipCounts) -> serde_json::Value {
+    let refused: BTreeMap<_, _> = counts.refused.iter().collect();
+    json!({ "sent": counts.sent, "received": counts.received, "refused": refused })
 }
 
 fn reactor_json(r: &ReactorStatus) -> serde_json::Value {

@@ -32,8 +32,8 @@ pub struct UpArgs {
     /// Whether reactors sleep when idle (adaptive) or spin for ever (always).
     #[arg(long, value_enum)]
     pub poll: Option<Poll>,
-    /// First port of the first node: NVMe/TCP on P, SDK on P+1, REST on P+2, KVDB on P+3, replication on P+4. 0 takes any free ports.
-    /// Without it: 4420, 9020, 9021, 9019, 9022.
+    /// First port of the first node: NVMe/TCP on P, SDK on P+1, REST on P+2, KVDB on P+3, replication on P+4, gossip (UDP) on P+5. 0 takes any free ports.
+    /// Without it: 4420, 9020, 9021, 9019, 9022, 9023.
     #[arg(long, value_name = "P")]
     pub port_base: Option<u16>,
     /// A volume to have (repeatable). Without it a new cluster gets `demo:1G`, with three replicas if it has

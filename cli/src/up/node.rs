@@ -162,7 +162,9 @@ fn kvdb(spec: &NodeSpec<'_>) -> String {
 }
 
 fn control_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
-    let Ports { sdk, rest, .. } = &spec.ports;
+    let Ports {
+        sdk, rest, gossip, ..
+    } = &spec.ports;
     let (sdk, rest, kvdb) = (sdk.to_string(), rest.to_string(), kvdb(spec));
     let uses = match spec.joins || spec.etcd.is_some() {
         true => "--etcd",
@@ -178,6 +180,7 @@ fn control_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
         &spec.drive,
     ]));
     list.extend(words(["--sdk", &sdk, "--rest", &rest, uses, &kvdb]));
+    list.extend(words(["--gossip", &gossip.to_string()]));
     list.extend(words(["--diags-file", "datapath.log"]));
     if let Some(file) = &args.cluster_key_file {
         // The process has a working directory of its own.

@@ -1,7 +1,7 @@
 //! The ports of a node.
 use crate::failure::{Failure, Result};
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 
 /// Where everything listens: this machine only.
 const ADDRESS: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -21,6 +21,8 @@ pub struct Ports {
     pub kvdb: SocketAddr,
     /// Replication, for other nodes' data paths.
     pub replication: SocketAddr,
+    /// Gossip, for other nodes' control processes (UDP).
+    pub gossip: SocketAddr,
 }
 
 impl Ports {
@@ -40,17 +42,18 @@ impl Ports {
                     rest: any.next()?,
                     kvdb: any.next()?,
                     replication: any.next()?,
+                    gossip: any.next()?,
                 });
             }
-            None => [4420, 9020, 9021, 9019, 9022].map(|p| p + index * PORTS_PER_NODE),
+            None => [4420, 9020, 9021, 9019, 9022, 9023].map(|p| p + index * PORTS_PER_NODE),
             Some(base) => {
                 let first = base
                     .checked_add(index * PORTS_PER_NODE)
-                    .filter(|first| *first <= u16::MAX - 4);
+                    .filter(|first| *first <= u16::MAX - 5);
                 let first = first.ok_or_else(|| {
                     Failure::Usage(format!("--port-base {base} leaves no room for all ports"))
                 })?;
-                [0, 1, 2, 3, 4].map(|i| first + i)
+                [0, 1, 2, 3, 4, 5].map(|i| first + i)
             }
         };
         let names = [
@@ -60,16 +63,19 @@ impl Ports {
             "the key-value database",
             "replication",
         ];
+        let gossip = numbers[names.len()];
         for (number, name) in numbers.into_iter().zip(names) {
             free(number, name)?;
         }
-        let [nvme, sdk, rest, kvdb, replication] = numbers.map(|p| SocketAddr::from((ADDRESS, p)));
+        free_udp(gossip)?;
+        let [nvme, sdk, rest, kvdb, replication, gossip] = numbers.map(|p| SocketAddr::from((ADDRESS, p)));
         Ok(Ports {
             nvme,
             sdk,
             rest,
             kvdb,
             replication,
+            gossip,
         })
     }
 }
@@ -77,8 +83,18 @@ impl Ports {
 /// Fails with words for a person if a port cannot be listened on.
 fn free(port: u16, name: &str) -> Result<()> {
     let at = SocketAddr::from((ADDRESS, port));
-    let why = match TcpListener::bind(at) {
-        Ok(_) => return Ok(()),
+    told(at, name, TcpListener::bind(at).map(drop))
+}
+
+/// The same of a port of UDP.
+fn free_udp(port: u16) -> Result<()> {
+    let at = SocketAddr::from((ADDRESS, port));
+    told(at, "gossip (UDP)", UdpSocket::bind(at).map(drop))
+}
+
+fn told(at: SocketAddr, name: &str, bound: std::io::Result<()>) -> Result<()> {
+    let why = match bound {
+        Ok(()) => return Ok(()),
         Err(e) if e.kind() == ErrorKind::AddrInUse => {
             "another program listens there. Stop it, or choose other ports with --port-base".into()
         }
@@ -145,6 +161,10 @@ mod tests {
             refused.contains(&port.to_string()) && refused.contains("--port-base"),
             "{refused}"
         );
+        let holder = UdpSocket::bind((ADDRESS, 0)).unwrap();
+        let port = holder.local_addr().unwrap().port();
+        let refused = free_udp(port).unwrap_err().to_string();
+        assert!(refused.contains("gossip"), "{refused}");
     }
 
     #[test]
@@ -152,9 +172,9 @@ mod tests {
         let nodes = Ports::choose(Some(0), 3).unwrap();
         let all = nodes
             .iter()
-            .flat_map(|p| [p.nvme, p.sdk, p.rest, p.kvdb, p.replication]);
+            .flat_map(|p| [p.nvme, p.sdk, p.rest, p.kvdb, p.replication, p.gossip]);
         let set: std::collections::HashSet<_> = all.collect();
-        assert_eq!(set.len(), 15);
+        assert_eq!(set.len(), 18);
     }
 
     #[test]

@@ -86,7 +86,7 @@ fn plan(
         let found = now.get(key);
         let keep = matches!(
             part(key),
-            "nodes" | "members" | "token" | "secrets" | "reservations"
+            "nodes" | "members" | "token" | "gossip" | "secrets" | "reservations"
         );
         let same = found.is_some_and(|kv| keep || kv.lease != 0 || kv.value == value);
         if !same {
@@ -96,7 +96,7 @@ fn plan(
     for (key, kv) in now {
         let kept = matches!(
             part(key),
-            "cluster" | "restore" | "nodes" | "members" | "token" | "secrets"
+            "cluster" | "restore" | "nodes" | "members" | "token" | "gossip" | "secrets"
         );
         let stays = kept || kv.lease != 0 || (then.contains_key(key) && part(key) != "attachments");
         if !stays {

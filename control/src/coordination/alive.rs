@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::datapath::LinkState;
 use crate::error::OpError;
+use crate::gossip::PoolStats;
 use crate::kvdb::client::LeaseGuard;
 use crate::node::Node;
 use crate::records::{AliveRecord, PoolSpace, encode};
@@ -110,6 +111,15 @@ impl Node {
                 c.list_pools(ListPoolsRequest {}).await
             });
         let pools = listed.await.map(|reply| reply.pools).unwrap_or_default();
+        let told = |pool: &keelblock_api::datapath::Pool| {
+            let pool_id = Uuid::try_parse(&pool.pool_id).ok()?;
+            Some(PoolStats {
+                pool_id,
+                total_bytes: pool.total_bytes,
+                used_bytes: pool.used_bytes,
+            })
+        };
+        self.gossip().put_pools(pools.iter().filter_map(told).collect());
         let space = |pool: keelblock_api::datapath::Pool| {
             let pool_id = Uuid::try_parse(&pool.pool_id).ok()?;
             Some(PoolSpace {

@@ -1,6 +1,6 @@
 //! What placement looks at (`crate::placement`), from what is seen of the KVDB; and its answers in words.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
@@ -19,7 +19,8 @@ type Provisioned<'a> = HashMap<(&'a str, Uuid), (u32, u64)>;
 
 impl Seen {
     /// All nodes, their pools, and what is provisioned in those.
-    pub(crate) fn cluster(&self) -> Cluster {
+    /// `loads`: how busy they are, in percent; 0 of those that are not in it.
+    pub(crate) fn cluster(&self, loads: &BTreeMap<String, u8>) -> Cluster {
         let provisioned = self.provisioned();
         let node = |node: &NodeRecord| {
             let life = self.alive().get(&node.node_id);
@@ -32,7 +33,7 @@ impl Seen {
                 refused: unable(node, says)
                     .or(member.and_then(unfit))
                     .map(str::to_owned),
-                load_percent: 0,
+                load_percent: loads.get(&node.node_id).copied().unwrap_or(0),
                 pools: pools.unwrap_or_default(),
             }
         };
@@ -186,7 +187,6 @@ mod tests {
     use super::*;
     use crate::records::{Keys, PoolSpace, encode};
     use keelblock_api::etcd::mvccpb::KeyValue;
-    use std::collections::BTreeMap;
 
     const GIB: u64 = 1 << 30;
     const POOL: Uuid = Uuid::from_u128(1);
@@ -201,6 +201,7 @@ mod tests {
             rest_address: String::new(),
             replication_address: "127.0.0.1:9022".into(),
             public_key: String::new(),
+            gossip_address: String::new(),
         };
         let alive = AliveRecord {
             pid: 1,
@@ -265,7 +266,7 @@ mod tests {
         let mut bare = alive(&mut nodes[5]);
         bare.pools.clear();
         nodes[5].1 = Some(bare);
-        let cluster = seen(&nodes).cluster();
+        let cluster = seen(&nodes).cluster(&BTreeMap::new());
         let labels = BTreeMap::new();
         let mut wish = request(&labels, 3);
         let error = no_place(&cluster.choose(&wish).unwrap_err(), &wish).to_string();

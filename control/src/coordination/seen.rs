@@ -9,7 +9,9 @@ use keelblock_api::etcd::mvccpb::{Event, KeyValue};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
+use crate::gossip::GossipRecord;
 use crate::membership::MemberRecord;
 use crate::records::{
     AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord, TaskRecord,
@@ -56,6 +58,7 @@ pub struct Seen {
     alive: BTreeMap<String, Life>,
     /// Since when a node does not say so, as far as was seen.
     gone: BTreeMap<String, Instant>,
+    gossip: Option<GossipRecord>,
 }
 
 /// What is known of a volume, at a moment.
@@ -194,6 +197,10 @@ impl Seen {
                     Some(member) => drop(self.members.insert(rest.into(), member.record)),
                     None => drop(self.members.remove(rest)),
                 }
+                return touched;
+            }
+            "gossip" => {
+                self.gossip = value.and_then(decode::<GossipRecord>).map(|g| g.record);
                 return touched;
             }
             "alive" => {
@@ -415,6 +422,18 @@ impl Seen {
     /// Where a volume is attached, or only coordinated.
     pub fn attachment(&self, id: Uuid) -> Option<&AttachmentRecord> {
         self.attachments.get(&id).map(|a| &a.0.record)
+    }
+
+    /// How many volumes are attached to a node, or coordinated there for their snapshots or replicas.
+    pub fn attached_to(&self, node: &str) -> u32 {
+        let all = self.attachments.values();
+        let there = all.filter(|(a, _)| a.record.node_id == node).count();
+        u32::try_from(there).unwrap_or(u32::MAX)
+    }
+
+    /// What datagrams between nodes are signed with.
+    pub fn gossip_secret(&self) -> Option<Zeroizing<[u8; 32]>> {
+        self.gossip.as_ref().and_then(GossipRecord::bytes)
     }
 
     /// Volumes with a single copy.

@@ -226,6 +226,7 @@ pub(super) mod tests {
                 rest_address: String::new(),
                 replication_address: "127.0.0.1:1".into(),
                 public_key: String::new(),
+                gossip_address: String::new(),
             };
             let space = PoolSpace {
                 pool_id: id(100 + u128::from(n)),

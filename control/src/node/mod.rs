@@ -44,6 +44,7 @@ use crate::config::{Config, DriveSpec};
 use crate::coordination::{Coordination, Pokes};
 use crate::datapath::Link;
 use crate::error::OpError;
+use crate::gossip::Board;
 use crate::membership::TokenSource;
 use crate::names;
 use crate::records::{ClusterRecord, DriveRecord, NodeRecord, PoolRecord, Registry, unix_ms};
@@ -132,6 +133,8 @@ pub struct Node {
     node_id: String,
     sdk: SocketAddr,
     rest: SocketAddr,
+    gossip_address: SocketAddr,
+    gossip: Board,
     /// The records.
     pub registry: Registry,
     /// The data path.
@@ -153,12 +156,11 @@ pub struct Node {
 }
 
 impl Node {
-    /// From the command line, and the identity that its data directory has; `sdk` and `rest` are where those really listen. The other half is for `coordinate`.
+    /// From the command line, and the identity that its data directory has; `sdk`, `rest` and `gossip_address` are where those really listen. The other half is for `coordinate`.
     pub fn new(
         config: &Config,
         identity: Uuid,
-        sdk: SocketAddr,
-        rest: SocketAddr,
+        (sdk, rest, gossip_address): (SocketAddr, SocketAddr, SocketAddr),
         registry: Registry,
         link: Link,
     ) -> Result<(Self, Pokes), OpError> {
@@ -174,6 +176,8 @@ impl Node {
             node_id: config.node_id.clone(),
             sdk,
             rest,
+            gossip_address,
+            gossip: Board::default(),
             registry,
             link,
             coordination,
@@ -230,6 +234,16 @@ impl Node {
         &self.token_source
     }
 
+    /// Where it gossips.
+    pub(crate) fn gossip_address(&self) -> SocketAddr {
+        self.gossip_address
+    }
+
+    /// What is heard of all nodes.
+    pub(crate) fn gossip(&self) -> &Board {
+        &self.gossip
+    }
+
     /// Whether this process serves the KVDB itself.
     pub(crate) fn serves_kvdb(&self) -> bool {
         self.serves_kvdb
@@ -254,6 +268,7 @@ impl Node {
     /// Brings the cluster's token, makes the cluster's record if there is none, and writes who and where this node is (`docs/membership.md`).
     pub async fn join(&self) -> Result<(), OpError> {
         self.bring_token().await?;
+        self.bring_gossip_secret().await?;
         let key = self.registry.keys().cluster();
         let record = ClusterRecord {
             cluster_id: self.cluster_id.clone(),
@@ -302,6 +317,7 @@ impl Node {
             rest_address: self.rest.to_string(),
             replication_address,
             public_key,
+            gossip_address: self.gossip_address.to_string(),
         }
     }
 }

@@ -111,7 +111,7 @@ impl Node {
             let (revision, _) = self.current().await?;
             let (over, unknown) = {
                 let seen = self.coordination.seen();
-                let (cluster, more) = (seen.cluster(), more(&seen));
+                let (cluster, more) = (seen.cluster(&self.gossip().loads()), more(&seen));
                 let over = refused(&cluster, limits, &more);
                 let over = over.map(|(m, pool, limit)| (m.clone(), pool.clone(), limit));
                 let unknown = more.iter().any(|m| pool(&cluster, m).is_none());

@@ -140,6 +140,11 @@ impl Keys {
         format!("{}token", self.root)
     }
 
+    /// What datagrams between nodes are signed with.
+    pub fn gossip(&self) -> String {
+        format!("{}gossip/secret", self.root)
+    }
+
     /// Who does what is wanted of nodes.
     pub fn member_leader(&self) -> String {
         format!("{}leaders/membership", self.root)

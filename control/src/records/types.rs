@@ -41,6 +41,9 @@ pub struct NodeRecord {
     /// By which it proves who it is there (Ed25519, 64 hex digits).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub public_key: String,
+    /// Where it gossips; empty: it does not, as it is of an older version.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub gossip_address: String,
 }
 
 /// What a node says of itself while it lives.

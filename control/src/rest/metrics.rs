@@ -1,5 +1,6 @@
 //! `/metrics`: reactors, volumes and pools in Prometheus' text format. Counters come straight from the stats page, and begin anew with
 //! each data path.
+use crate::gossip::Board;
 use crate::sdk::Services;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -32,6 +33,7 @@ pub async fn text(services: &Services) -> String {
     let names = services.volume_names().await;
     let mut text = Text::new(&status.node_id);
     node(&mut text, &status);
+    gossip(&mut text, services.node().gossip());
     if let Some(page) = services.node().link.stats().filter(|_| status.datapath_up) {
         reactors(&mut text, &page.reactors());
         let volumes: Vec<VolumeSnapshot> = page.volumes().map(|(_, v)| v).collect();
@@ -132,6 +134,37 @@ fn node(text: &mut Text, status: &NodeStatusReply) {
         &[("hugepages", if status.hugepages { "true" } else { "false" })],
         status.memory_bytes,
     );
+}
+
+fn gossip(text: &mut Text, board: &Board) {
+    text.header(
+        "gossip_members",
+        "gauge",
+        "Nodes by what is heard of them here, this one included.",
+    );
+    for (life, nodes) in board.census() {
+        text.sample("gossip_members", &[("state", life.name())], nodes);
+    }
+    let (sent, received) = board.datagrams();
+    text.header(
+        "gossip_datagrams_total",
+        "counter",
+        "Datagrams sent, and received and taken.",
+    );
+    text.sample("gossip_datagrams_total", &[("direction", "sent")], sent);
+    text.sample(
+        "gossip_datagrams_total",
+        &[("direction", "received")],
+        received,
+    );
+    text.header(
+        "gossip_datagrams_refused_total",
+        "counter",
+        "Datagrams that were dropped, by reason.",
+    );
+    for (why, count) in board.refusals().each() {
+        text.sample("gossip_datagrams_refused_total", &[("reason", why)], count);
+    }
 }
 
 fn reactors(text: &mut Text, reactors: &[ReactorSnapshot]) {

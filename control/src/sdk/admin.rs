@@ -1,6 +1,7 @@
 //! What Keelblock has and the SDK has no words for (`api/proto/keelblock/admin.proto`).
 use super::{Services, answer, replicas, storage};
 use crate::error::OpError;
+use crate::gossip::Board;
 use crate::names;
 use crate::node::{SnapshotWish as Wish, Steer};
 use crate::records::{AttachmentRecord, PathState};
@@ -21,6 +22,7 @@ impl Services {
             node_id: node.node_id().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             control_pid: std::process::id(),
+            gossip: Some(gossip_counts(node.gossip())),
             ..Default::default()
         };
         if let Ok(hello) = node.link.up() {
@@ -181,6 +183,16 @@ fn path(node_id: &str, address: &str, state: PathState) -> Option<Path> {
         port: port.parse().ok()?,
         state: state.name().into(),
     })
+}
+
+fn gossip_counts(board: &Board) -> GossipCounts {
+    let (sent, received) = board.datagrams();
+    let refused = board.refusals().each();
+    GossipCounts {
+        sent,
+        received,
+        refused: refused.map(|(why, n)| (why.to_owned(), n)).collect(),
+    }
 }
 
 fn reactor(r: &ReactorSnapshot) -> ReactorStatus {

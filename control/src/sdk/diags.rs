@@ -23,7 +23,7 @@ const FILE_BYTES_MAX: u64 = 2 << 20;
 /// How long another node may take.
 const NODE_LIMIT: Duration = Duration::from_secs(15);
 /// Records whose values are left out.
-const SECRET: [&str; 2] = ["secrets/", "token"];
+const SECRET: [&str; 3] = ["secrets/", "token", "gossip/"];
 
 /// A file of the bundle.
 struct Entry {

@@ -2,10 +2,12 @@
 use super::Services;
 use super::view::timestamp;
 use crate::error::OpError;
+use crate::gossip::{Heard, NodeStats};
 use crate::membership::{DrainRecord, DrainState, MemberRecord, MemberWish, World};
 use keelblock_api::admin as api;
 use keelblock_api::admin::update_member_request::Change;
 use keelblock_api::openstorage as sdk;
+use std::time::Duration;
 
 /// What can be asked for by a word.
 const ACTIONS: [&str; 9] = [
@@ -68,7 +70,12 @@ fn drain(record: &DrainRecord) -> api::MemberDrain {
 }
 
 /// A node as it is known.
-fn member(world: &World, node_id: &str, record: Option<&MemberRecord>) -> api::Member {
+fn member(
+    world: &World,
+    node_id: &str,
+    record: Option<&MemberRecord>,
+    heard: Option<&Heard>,
+) -> api::Member {
     let node = world.nodes.get(node_id);
     let of = |pick: fn(&crate::records::NodeRecord) -> &String| {
         node.map(pick).cloned().unwrap_or_default()
@@ -93,6 +100,33 @@ fn member(world: &World, node_id: &str, record: Option<&MemberRecord>) -> api::M
         joined_unix_ms: record.map_or(0, |r| r.joined_unix_ms),
         changed_unix_ms: record.map_or(0, |r| r.changed_unix_ms),
         attached: world.attached(node_id),
+        gossip_address: of(|n| &n.gossip_address),
+        heard: heard.map_or("", |h| h.life.name()).into(),
+        load: heard.and_then(|h| h.stats.as_ref()).map(load),
+    }
+}
+
+/// How busy a node is.
+fn load((stats, age): &(NodeStats, Duration)) -> api::MemberLoad {
+    let pools = || stats.pools.iter();
+    api::MemberLoad {
+        age_ms: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        version: stats.version.clone(),
+        datapath_up: stats.datapath_up,
+        load_permille: stats.load_permille.into(),
+        cpu_permille: stats.cpu_permille,
+        machine_permille: stats.machine_permille.into(),
+        cores: stats.cores.into(),
+        memory_total_bytes: stats.memory_total,
+        memory_free_bytes: stats.memory_free,
+        memory_used_bytes: stats.memory_used,
+        reads: stats.reads.into(),
+        writes: stats.writes.into(),
+        read_bytes: stats.read_bytes,
+        written_bytes: stats.written_bytes,
+        coordinated: stats.coordinated,
+        pool_total_bytes: pools().map(|p| p.total_bytes).sum(),
+        pool_used_bytes: pools().map(|p| p.used_bytes).sum(),
     }
 }
 
@@ -142,7 +176,8 @@ impl Services {
         let mut ids: Vec<&String> = world.nodes.keys().chain(known).collect();
         ids.sort();
         ids.dedup();
-        let one = |id: &String| member(&world, id, world.member(id));
+        let gossip = self.node().gossip();
+        let one = |id: &String| member(&world, id, world.member(id), gossip.of(id).as_ref());
         let (storage, alive) = world.quorum();
         Ok(api::ListMembersReply {
             members: ids.into_iter().map(one).collect(),
@@ -170,7 +205,13 @@ impl Services {
         let wish = wish(request.change, request.force)?;
         let record = self.wish(request.node_id.clone(), wish).await?;
         let world = World::look(&self.node().registry).await?;
-        Ok(member(&world, &request.node_id, Some(&record)))
+        let heard = self.node().gossip().of(&request.node_id);
+        Ok(member(
+            &world,
+            &request.node_id,
+            Some(&record),
+            heard.as_ref(),
+        ))
     }
 
     /// Changes what is wanted of a node; its record then.

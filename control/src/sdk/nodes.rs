@@ -2,6 +2,7 @@
 use super::{Services, answer, not_yet};
 use crate::datapath::LinkState;
 use crate::error::OpError;
+use crate::gossip::{PoolStats, STALE};
 use crate::membership::{MemberState, MemberWish, Standing};
 use crate::records::{NodeRecord, PoolRecord, ResizeRecord};
 use keelblock_api::datapath::{Drive, Health, ListPoolsRequest, Pool};
@@ -48,8 +49,11 @@ impl Services {
         };
         if record.node_id == self.node().node_id() {
             self.describe_this(&mut node).await?;
-        } else if !alive {
-            node.set_status(Status::Offline);
+        } else {
+            self.describe_other(&mut node);
+            if !alive {
+                node.set_status(Status::Offline);
+            }
         }
         if let Some(member) = standing.member(&record.node_id) {
             node.node_labels = member.labels.clone().into_iter().collect();
@@ -90,6 +94,29 @@ impl Services {
             LinkState::Up(_) => Status::Ok,
         });
         Ok(())
+    }
+
+    /// What another node said of itself by gossip, if that is of now.
+    fn describe_other(&self, node: &mut StorageNode) {
+        let heard = self.node().gossip().of(&node.id);
+        let said = heard.and_then(|h| h.stats);
+        let Some((stats, _)) = said.filter(|(_, age)| *age < STALE) else {
+            return;
+        };
+        node.cpu = f64::from(stats.machine_permille) / 10.0;
+        node.cpu_cores = stats.cores.into();
+        node.mem_total = stats.memory_total;
+        node.mem_free = stats.memory_free;
+        node.mem_used = stats.memory_total.saturating_sub(stats.memory_free);
+        let pool = |(index, pool): (usize, &PoolStats)| StoragePool {
+            id: index as i32,
+            uuid: pool.pool_id.to_string(),
+            total_size: pool.total_bytes,
+            used: pool.used_bytes,
+            medium: StorageMedium::Ssd.into(),
+            ..Default::default()
+        };
+        node.pools = stats.pools.iter().enumerate().map(pool).collect();
     }
 
     async fn find_node(&self, node_id: &str) -> Result<StorageNode, OpError> {

@@ -333,6 +333,7 @@ fn config(dir: &TempDir, drive: Drive) -> Config {
         datapath_socket: dir.path().join("dp.sock"),
         sdk: any,
         rest: any,
+        gossip: any,
         kvdb: any,
         etcd: None,
         etcd_ca: None,

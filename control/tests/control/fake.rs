@@ -726,6 +726,15 @@ impl Datapath for Service {
         Ok(Response::new(SetNodesReply {}))
     }
 
+    async fn set_loads(
+        &self,
+        request: Request<SetLoadsRequest>,
+    ) -> Result<Response<SetLoadsReply>, Status> {
+        let mut memory = self.begin("set_loads").await?;
+        memory.replication.loads = request.into_inner().peers;
+        Ok(Response::new(SetLoadsReply {}))
+    }
+
     async fn create_replica(
         &self,
         request: Request<CreateReplicaRequest>,

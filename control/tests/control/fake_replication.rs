@@ -10,6 +10,8 @@ use uuid::Uuid;
 pub struct Replication {
     /// As it was told last.
     pub nodes: Vec<ClusterNode>,
+    /// How busy others are, as it was told.
+    pub loads: Vec<PeerLoad>,
     /// By id.
     pub replicas: BTreeMap<String, Replica>,
     /// Open ones.

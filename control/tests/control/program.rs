@@ -1,7 +1,7 @@
 //! The program itself: how it refuses to start, and that it may be killed.
 use crate::fake::Fake;
 use keelblock_control::kvdb::Client;
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -22,7 +22,8 @@ fn command(dir: &Path, extra: &[&str]) -> Command {
         .stderr(Stdio::piped())
         .stdout(Stdio::null());
     let common = ["--cluster-id", "test", "--datapath-socket", "dp.sock"];
-    let ports = ["--sdk", "127.0.0.1:0", "--rest", "127.0.0.1:0"];
+    let any = "127.0.0.1:0";
+    let ports = ["--sdk", any, "--rest", any, "--gossip", any];
     let has = |flag: &str| extra.contains(&flag);
     command
         .args(common)
@@ -66,6 +67,10 @@ fn what_is_wrong_with_the_start_is_said() {
             "{said}"
         );
     }
+    let busy = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let busy = busy.local_addr().unwrap().to_string();
+    let said = fails(at, &["--gossip", &busy]);
+    assert!(said.contains(&busy) && said.contains("in use"), "{said}");
     let said = fails(at, &["--data", "no/such/directory"]);
     assert!(said.contains("no/such/directory"), "{said}");
     let said = fails(at, &["--drive", "/no/such/drive"]);

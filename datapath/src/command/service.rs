@@ -558,6 +558,16 @@ impl Datapath for Service {
         Ok(Response::new(proto::SetNodesReply {}))
     }
 
+    async fn set_loads(
+        &self,
+        request: Request<proto::SetLoadsRequest>,
+    ) -> Result<Response<proto::SetLoadsReply>, Status> {
+        let peers = request.into_inner().peers;
+        self.ask(move |c| async move { c.set_loads(peers).await })
+            .await?;
+        Ok(Response::new(proto::SetLoadsReply {}))
+    }
+
     async fn create_replica(
         &self,
         request: Request<proto::CreateReplicaRequest>,

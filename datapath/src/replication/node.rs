@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::replica::door::{Out, Replicas};
 use super::replica::service::Replica;
 use super::session::{
-    Acceptor, BadKey, Credentials, Identity, Mail, PUBLIC_KEY_BYTES, Peer, Trunk, Trunks,
+    Acceptor, BadKey, Burden, Credentials, Identity, Mail, PUBLIC_KEY_BYTES, Peer, Trunk, Trunks,
 };
 use super::wire::hello::PeerId;
 use crate::reactor::{Endpoint, Handle, NetError, ReactorId};
@@ -104,6 +104,13 @@ impl Node {
     pub fn set_peers(&self, peers: BTreeMap<PeerId, Peer>) {
         if let Some(running) = &*self.0.running.borrow() {
             running.identity.set_peers(peers);
+        }
+    }
+
+    /// How other nodes are, as gossip has it. Does nothing before it has begun.
+    pub fn set_burdens(&self, burdens: BTreeMap<PeerId, Burden>) {
+        if let Some(running) = &*self.0.running.borrow() {
+            running.trunks.set_burdens(burdens);
         }
     }
 

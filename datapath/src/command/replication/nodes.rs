@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use keelblock_api::datapath as proto;
 
 use super::super::{CommandError, Commander, unix_ms};
-use crate::replication::session::{Credentials, PUBLIC_KEY_BYTES, Peer};
+use crate::replication::session::{Burden, Credentials, PUBLIC_KEY_BYTES, Peer};
 use crate::replication::wire::hello::PeerId;
 
 /// The name of a cluster or node, as sessions have it.
@@ -71,6 +71,40 @@ impl Commander {
         let told = self.registry.hub().run_on_all(move |hub| async move {
             if let Some(node) = hub.replication() {
                 node.set_peers(peers);
+            }
+        });
+        told.await;
+        Ok(())
+    }
+}
+
+impl Commander {
+    /// How other nodes are, as gossip has it.
+    pub async fn set_loads(&self, loads: Vec<proto::PeerLoad>) -> Result<(), CommandError> {
+        let replication = self.replication()?;
+        if replication.at.borrow().is_none() {
+            return Err(CommandError::NoReplication);
+        }
+        let mut burdens = BTreeMap::new();
+        for load in &loads {
+            let id = peer_id("peers.node_id", &load.node_id)?;
+            let percent = u8::try_from(load.load_percent).ok().filter(|p| *p <= 100);
+            let load_percent = percent.ok_or_else(|| {
+                let why = format!("{} is more than 100 percent", load.load_percent);
+                CommandError::field("peers.load_percent", why)
+            })?;
+            let doubtful = load.doubtful;
+            burdens.insert(
+                id,
+                Burden {
+                    doubtful,
+                    load_percent,
+                },
+            );
+        }
+        let told = self.registry.hub().run_on_all(move |hub| async move {
+            if let Some(node) = hub.replication() {
+                node.set_burdens(burdens);
             }
         });
         told.await;

@@ -56,4 +56,4 @@ pub use down::{Counts, Down, NoSession};
 pub use identity::{BadKey, Credentials, Identity, PUBLIC_KEY_BYTES, Peer, PrivateKey};
 pub use link::{Link, Owner};
 pub use state::Info;
-pub use trunk::{Rider, Trunk, Trunks};
+pub use trunk::{Burden, Rider, Trunk, Trunks};

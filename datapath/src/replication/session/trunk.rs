@@ -1,6 +1,6 @@
 //! Links that are shared: there is one for each (reactor, peer), and every volume that has a replica there speaks over it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
@@ -18,11 +18,21 @@ pub trait Rider {
     fn up(&self);
 }
 
+/// How a peer is, as control heard by gossip: only for choosing whom to ask. The better one is less.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Burden {
+    /// It may be away.
+    pub doubtful: bool,
+    /// How busy it is.
+    pub load_percent: u8,
+}
+
 /// The link to a peer.
 pub struct Trunk {
     /// `None` once it was stopped.
     link: RefCell<Option<Link>>,
     riders: RefCell<Vec<Weak<dyn Rider>>>,
+    burden: Cell<Burden>,
 }
 
 impl Trunk {
@@ -37,6 +47,11 @@ impl Trunk {
         if link.is_some_and(|l| l.session().is_some()) {
             rider.up();
         }
+    }
+
+    /// How the peer is.
+    pub fn burden(&self) -> Burden {
+        self.burden.get()
     }
 
     /// Opens a channel of the session that is up, if one is.
@@ -65,6 +80,7 @@ pub struct Trunks {
     handle: Handle,
     identity: Rc<Identity>,
     all: RefCell<BTreeMap<PeerId, Rc<Trunk>>>,
+    burdens: RefCell<BTreeMap<PeerId, Burden>>,
 }
 
 impl Trunks {
@@ -74,6 +90,7 @@ impl Trunks {
             handle: handle.clone(),
             identity,
             all: RefCell::default(),
+            burdens: RefCell::default(),
         }
     }
 
@@ -85,11 +102,24 @@ impl Trunks {
         let trunk = Rc::new(Trunk {
             link: RefCell::default(),
             riders: RefCell::default(),
+            burden: Cell::new(self.burden(&peer)),
         });
         self.all.borrow_mut().insert(peer, trunk.clone());
         let link = Link::start(&self.handle, self.identity.clone(), peer, trunk.clone());
         trunk.link.replace(Some(link));
         trunk
+    }
+
+    fn burden(&self, peer: &PeerId) -> Burden {
+        self.burdens.borrow().get(peer).copied().unwrap_or_default()
+    }
+
+    /// How peers are; of others nothing is known any more.
+    pub fn set_burdens(&self, burdens: BTreeMap<PeerId, Burden>) {
+        self.burdens.replace(burdens);
+        for (peer, trunk) in &*self.all.borrow() {
+            trunk.burden.set(self.burden(peer));
+        }
     }
 
     /// Ends all sessions, and makes no more.

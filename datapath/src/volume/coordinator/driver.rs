@@ -29,6 +29,7 @@ use crate::cipher::Cipher;
 use crate::reactor::{Handle, Nanos, Notify};
 use crate::replication::held::Held;
 use crate::replication::seam::{Entry, Id};
+use crate::replication::session::Burden;
 use crate::replication::wire::record::flag;
 use crate::replication::wire::resync::{self as wire, AskLeaf, AskSummaries, Tree};
 use crate::store::map::LeafShape;
@@ -114,6 +115,9 @@ pub trait Peers: 'static {
 
     /// The replica that is cheapest to ask: the one on this node.
     fn near(&self) -> Option<Place>;
+
+    /// How the node of a replica is, as far as is known.
+    fn burden(&self, of: Place) -> Burden;
 
     /// Reads blocks into the beginning of a buffer, with their entries in order. The answer is of this epoch; it comes within a bound.
     async fn read(

@@ -22,7 +22,7 @@ use super::ring::Limits;
 use crate::reactor::Handle;
 use crate::replication::seam::{Entry, Id, Kind};
 use crate::replication::session::{
-    self, Admitted, Amount, Broken, Channel, Down, Ended, Handler, NotSent, Rider, Trunk,
+    self, Admitted, Amount, Broken, Burden, Channel, Down, Ended, Handler, NotSent, Rider, Trunk,
 };
 use crate::replication::wire::frame::Kind as FrameKind;
 use crate::replication::wire::read::{self as wire, ReadDone, ReadResult};
@@ -223,6 +223,10 @@ impl Peers for Links {
 
     fn near(&self) -> Option<Place> {
         self.near.get()
+    }
+
+    fn burden(&self, of: Place) -> Burden {
+        self.way(of).map(|w| w.trunk.burden()).unwrap_or_default()
     }
 
     async fn read(

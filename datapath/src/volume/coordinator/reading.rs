@@ -120,16 +120,22 @@ impl<P: Peers, K: SetStore> Pinned<'_, P, K> {
         }
     }
 
-    /// Somebody who may be asked and was not: the nearest first, else whoever chance says.
+    /// Somebody who may be asked and was not: the nearest first, else the better of two that chance says. Of all the best would be the same for every
+    /// coordinator, for as long as it is not known that it is busy now.
     fn choose(&self, tried: Members) -> Option<Place> {
+        let peers = &self.inner.peers;
         let readable = self.inner.machine.borrow().readable().minus(tried);
-        let near = self.inner.peers.near().filter(|p| readable.has(*p));
-        let chance = || {
-            let n = u64::from(readable.count());
+        let near = peers.near().filter(|p| readable.has(*p));
+        let chance = |among: Members| {
+            let n = u64::from(among.count());
             let which = (n > 0).then(|| (self.inner.handle.random() % n) as usize)?;
-            readable.iter().nth(which)
+            among.iter().nth(which)
         };
-        near.or_else(chance)
+        near.or_else(|| {
+            let one = chance(readable)?;
+            let other = chance(readable.without(one)).unwrap_or(one);
+            [one, other].into_iter().min_by_key(|p| peers.burden(*p))
+        })
     }
 
     fn assemble(&self, found: Option<&[Entry]>) -> Ready {

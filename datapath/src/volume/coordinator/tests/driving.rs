@@ -16,6 +16,7 @@ use super::super::state::{Config, Standing};
 use super::LANES;
 use super::replica::{Replica, Who};
 use crate::reactor::Handle;
+use crate::replication::session::Burden;
 use crate::reactor::sim::Sim;
 use crate::replication::seam::{Entry, Id};
 use crate::replication::wire::resync::{AskLeaf, AskSummaries, Tree};
@@ -38,6 +39,7 @@ struct Net {
     /// Whom reads were asked of.
     asked: RefCell<Vec<usize>>,
     near: Option<Place>,
+    burdens: Cell<[Burden; 5]>,
     /// Leases that were given back.
     released: Cell<usize>,
     kvdb: RefCell<VecDeque<Request>>,
@@ -77,6 +79,10 @@ impl Peers for Ways {
 
     fn near(&self) -> Option<Place> {
         self.0.near
+    }
+
+    fn burden(&self, of: Place) -> Burden {
+        self.0.burdens.get()[of.index()]
     }
 
     async fn read(
@@ -201,6 +207,7 @@ fn bench_with(config: Config, replicas: usize, minimum: u8, near: Option<usize>)
         down: Cell::new([false; 3]),
         asked: RefCell::default(),
         near: near.and_then(Place::new),
+        burdens: Cell::default(),
         released: Cell::new(0),
         kvdb: RefCell::default(),
         kvdb_down: Cell::new(false),

@@ -1,0 +1,5 @@
+//! Gossip over a simulated network, by a clock of numbers; and over whatever bytes.
+
+mod fuzz;
+mod net;
+mod simulated;
