@@ -282,7 +282,16 @@ impl Engine {
         all.map(|m| (m.id(), m.state()))
     }
 
+    /// Everything of another node, for messages of tests.
+    #[cfg(test)]
+    pub fn member(&self, id: &str) -> Option<&foca::Member<Peer>> {
+        self.foca
+            .iter_membership_state()
+            .find(|m| *m.id().id == *id)
+    }
+
     /// This node, as it is known.
+    #[cfg(test)]
     pub fn me(&self) -> &Peer {
         self.foca.identity()
     }

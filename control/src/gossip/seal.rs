@@ -215,7 +215,7 @@ mod tests {
             let mut changed = datagram.clone();
             changed[at] ^= 1;
             assert!(here.open(&changed).is_err(), "byte {at}");
-            assert_eq!(here.open(&datagram[..at]), Err(Refused::Short));
+            assert!(here.open(&datagram[..at]).is_err(), "{at} bytes");
         }
         assert_eq!(here.open(&datagram), Ok(&b"hello"[..]));
     }

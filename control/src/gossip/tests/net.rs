@@ -42,6 +42,9 @@ pub struct Net {
     random: StdRng,
     /// All that was sent, for who wants to send it again.
     pub recorded: Vec<(usize, Vec<u8>)>,
+    /// What changed in what was heard of whom.
+    seen: BTreeMap<(usize, usize), String>,
+    pub history: Vec<String>,
 }
 
 pub fn id(node: usize) -> String {
@@ -67,6 +70,8 @@ impl Net {
             say_at: Duration::ZERO,
             random: StdRng::seed_from_u64(seed),
             recorded: Vec::new(),
+            seen: BTreeMap::new(),
+            history: Vec::new(),
         };
         (0..nodes).for_each(|n| net.start(n));
         net
@@ -190,11 +195,36 @@ impl Net {
                     self.send(n, to, datagram);
                 }
             }
+            self.note();
             look(self);
             if next.is_none() {
                 return;
             }
         }
+    }
+
+    fn note(&mut self) {
+        for (a, engine) in self.engines.iter().enumerate() {
+            let Some(engine) = engine else { continue };
+            for b in 0..self.engines.len() {
+                let Some(member) = engine.member(&id(b)) else {
+                    continue;
+                };
+                let (of, state) = (member.id().generation, member.state());
+                let now = format!("{state:?} {of}.{}", member.incarnation());
+                if self.seen.get(&(a, b)) != Some(&now) {
+                    self.history
+                        .push(format!("{:?}: {a} of {b}: {now}", self.now));
+                    self.seen.insert((a, b), now);
+                }
+            }
+        }
+    }
+
+    /// The last changes.
+    pub fn lately(&self) -> String {
+        let from = self.history.len().saturating_sub(40);
+        self.history[from..].join("\n")
     }
 
     pub fn pass(&mut self, time: Duration) {
