@@ -64,6 +64,7 @@ pub struct Engine {
     timers: BTreeMap<(Duration, u64), Timer<Peer>>,
     set: u64,
     announce_at: Duration,
+    connected: bool,
     /// Other nodes of the records.
     known: Vec<(Arc<str>, SocketAddr)>,
     out: Vec<(SocketAddr, Vec<u8>)>,
@@ -82,6 +83,8 @@ impl std::fmt::Debug for Engine {
 struct Asked {
     send: Vec<(Peer, Vec<u8>)>,
     timers: Vec<(Duration, Timer<Peer>)>,
+    /// Somebody knows this node by its generation of now, or nobody does any more.
+    connected: Option<bool>,
 }
 
 impl Runtime<Peer> for Asked {
@@ -93,7 +96,10 @@ impl Runtime<Peer> for Asked {
             Notification::MemberDown(peer) => {
                 tracing::warn!(node = &*peer.id, address = %peer.address, "gossip: a node is not heard");
             }
+            Notification::Active => self.connected = Some(true),
+            Notification::Idle | Notification::Defunct => self.connected = Some(false),
             Notification::Rejoin(me) => {
+                self.connected = Some(false);
                 tracing::info!(
                     generation = me.generation,
                     "gossip: others took this node for dead"
@@ -148,6 +154,7 @@ impl Engine {
             timers: BTreeMap::new(),
             set: 0,
             announce_at: Duration::ZERO,
+            connected: false,
             known: Vec::new(),
             out: Vec::new(),
             sequence: 0,
@@ -206,9 +213,17 @@ impl Engine {
                 break;
             }
             let timer = first.remove();
+            let doomed = match &timer {
+                Timer::ChangeSuspectToDown { member_id, .. } => Some(member_id.clone()),
+                _ => None,
+            };
             let mut asked = Asked::default();
             if let Err(error) = self.foca.handle_timer(timer, &mut asked) {
                 tracing::debug!(%error, "gossip");
+            }
+            // foca 2.0.0 tells a node that it is dead also if it said in time that it lives.
+            if doomed.is_some_and(|peer| !self.is_down(&peer)) {
+                asked.send.clear();
             }
             self.heed(now, asked);
         }
@@ -216,6 +231,11 @@ impl Engine {
             self.announce_at = now + ANNOUNCE;
             self.announce(now);
         }
+    }
+
+    fn is_down(&self, peer: &Peer) -> bool {
+        let mut all = self.foca.iter_membership_state();
+        all.any(|m| m.id() == peer && m.state() == State::Down)
     }
 
     /// Nobody is taken for dead because this process was stopped: what was due moves by what it missed.
@@ -230,9 +250,11 @@ impl Engine {
     }
 
     fn announce(&mut self, now: Duration) {
+        // Who has raised its generation is known to nobody until somebody answers.
         let heard: Vec<Arc<str>> = self
             .foca
             .iter_members()
+            .filter(|_| self.connected)
             .map(|m| m.id().id.clone())
             .collect();
         let mut silent: Vec<_> = self
@@ -254,6 +276,7 @@ impl Engine {
     }
 
     fn heed(&mut self, now: Duration, asked: Asked) {
+        self.connected = asked.connected.unwrap_or(self.connected);
         for (after, timer) in asked.timers {
             self.set += 1;
             self.timers.insert((now + after, self.set), timer);

@@ -6,6 +6,9 @@ use std::sync::Arc;
 /// Longest node id, in bytes.
 pub const ID_MAX: usize = 64;
 
+/// Most by which a generation rises at once: more than a clock can be wrong by, in ms, and so little that it never ends.
+const STEP_MAX: u64 = 1 << 42;
+
 /// A node, as gossip knows it. Of two with one id the higher generation is the node.
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -47,7 +50,7 @@ impl foca::Identity for Peer {
         let generation = self.generation.checked_add(self.step)?;
         Some(Self {
             generation,
-            step: self.step.saturating_mul(2),
+            step: (self.step * 2).min(STEP_MAX),
             ..self.clone()
         })
     }

@@ -54,8 +54,9 @@ fn nobody_is_taken_for_dead_while_a_fifth_is_lost() {
                     let dead = a != b && net.hears(a, b) == Some(State::Down);
                     assert!(
                         !dead,
-                        "seed {seed}, {nodes} nodes: {a} takes {b} for dead at {:?}",
-                        net.now
+                        "seed {seed}, {nodes} nodes: {a} takes {b} for dead at {:?}\n{}",
+                        net.now,
+                        net.lately()
                     );
                 }
             });
