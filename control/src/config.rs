@@ -167,9 +167,13 @@ impl Config {
 
 /// An address that others can send to.
 fn gossip(text: &str) -> Result<SocketAddr, String> {
-    let address: SocketAddr = text.parse().map_err(|_| "write ADDR:PORT, like 10.0.0.7:9023")?;
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| "write ADDR:PORT, like 10.0.0.7:9023")?;
     match address.ip().is_unspecified() {
-        true => Err("other nodes are told this address: give one of this machine that they reach".into()),
+        true => Err(
+            "other nodes are told this address: give one of this machine that they reach".into(),
+        ),
         false => Ok(address),
     }
 }
@@ -347,7 +351,10 @@ mod tests {
         assert_eq!(other.node.unwrap().etcd.as_deref(), Some("127.0.0.1:2379"));
         assert!(read(format!("{node} --etcd a:1 --kvdb 127.0.0.1:1")).is_err());
         for nowhere in ["0.0.0.0:9023", "[::]:9023", "9023"] {
-            assert!(read(format!("{node} --gossip {nowhere}")).is_err(), "{nowhere}");
+            assert!(
+                read(format!("{node} --gossip {nowhere}")).is_err(),
+                "{nowhere}"
+            );
         }
         for half in [
             "--etcd-ca ca",

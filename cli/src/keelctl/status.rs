@@ -100,7 +100,9 @@ fn node_table(nodes: &[NodeView], room: &[ProvisionedPool]) -> String {
             "CAPACITY>",
             "HEARD",
             "LOAD>",
-        ], rows)
+        ],
+        rows,
+    )
 }
 
 fn head(node: &NodeStatusReply) -> String {

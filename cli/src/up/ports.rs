@@ -68,7 +68,8 @@ impl Ports {
             free(number, name)?;
         }
         free_udp(gossip)?;
-        let [nvme, sdk, rest, kvdb, replication, gossip] = numbers.map(|p| SocketAddr::from((ADDRESS, p)));
+        let [nvme, sdk, rest, kvdb, replication, gossip] =
+            numbers.map(|p| SocketAddr::from((ADDRESS, p)));
         Ok(Ports {
             nvme,
             sdk,

@@ -119,7 +119,8 @@ impl Node {
                 used_bytes: pool.used_bytes,
             })
         };
-        self.gossip().put_pools(pools.iter().filter_map(told).collect());
+        self.gossip()
+            .put_pools(pools.iter().filter_map(told).collect());
         let space = |pool: keelblock_api::datapath::Pool| {
             let pool_id = Uuid::try_parse(&pool.pool_id).ok()?;
             Some(PoolSpace {

@@ -249,6 +249,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn of_equal_nodes_the_calm_one_gets_it() {
+        let nodes = ["a", "b", "c"].map(|id| {
+            let (record, alive) = node(id);
+            (record, Some(alive))
+        });
+        let labels = BTreeMap::new();
+        let picked = |loads: &[(&str, u8)]| {
+            let loads = loads.iter().map(|(id, load)| ((*id).to_owned(), *load));
+            let cluster = seen(&nodes).cluster(&loads.collect());
+            cluster.choose(&request(&labels, 1)).unwrap().picks()
+        };
+        assert_eq!(picked(&[]), [("a".to_owned(), POOL)]);
+        let busy = picked(&[("a", 80), ("b", 30), ("c", 10)]);
+        assert_eq!(busy, [("c".to_owned(), POOL)]);
+        // Of one that is not heard nothing is known: it counts as calm.
+        assert_eq!(picked(&[("a", 80), ("c", 10)]), [("b".to_owned(), POOL)]);
+    }
+
+    #[tokio::test]
     async fn who_cannot_have_one_is_named_with_the_reason() {
         let mut nodes = ["a", "b", "c", "d", "e", "f"].map(|id| {
             let (record, alive) = node(id);

@@ -125,7 +125,10 @@ impl Node {
         let (_, limits) = self.current().await?;
         self.known(&ask.nodes)?;
         let seen = self.coordination.seen();
-        let (cluster, request) = (seen.cluster(&self.gossip().loads()), self.request(&seen, ask, limits));
+        let (cluster, request) = (
+            seen.cluster(&self.gossip().loads()),
+            self.request(&seen, ask, limits),
+        );
         Ok(match cluster.choose(&request) {
             Ok(choice) => (choice.explain(), None),
             Err(none) => (none.explain(), Some(no_place(&none, &request))),
@@ -153,7 +156,10 @@ impl Node {
     fn choose(&self, ask: &Ask<'_>, limits: Limits) -> Result<Vec<(String, Uuid)>, OpError> {
         self.known(&ask.nodes)?;
         let seen = self.coordination.seen();
-        let (cluster, request) = (seen.cluster(&self.gossip().loads()), self.request(&seen, ask, limits));
+        let (cluster, request) = (
+            seen.cluster(&self.gossip().loads()),
+            self.request(&seen, ask, limits),
+        );
         let choice = cluster.choose(&request);
         choice
             .map(|c| c.picks())

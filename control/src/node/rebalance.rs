@@ -77,7 +77,9 @@ impl Node {
         // Else the plan would follow the order of a hash table.
         movable.sort_by_key(|m| m.volume_id);
         left.sort();
-        let plan = seen.cluster(&self.gossip().loads()).rebalance(movable, limits, aim);
+        let plan = seen
+            .cluster(&self.gossip().loads())
+            .rebalance(movable, limits, aim);
         names.retain(|id, _| plan.moves.iter().any(|m| m.volume_id == *id));
         Ok(NamedPlan { plan, names, left })
     }

@@ -321,7 +321,11 @@ impl Services {
         let both = limits.and_then(|limits| Ok((limits, names?)));
         answer(both.map(|(limits, records)| {
             let names: HashMap<_, _> = records.into_iter().map(|r| (r.pool_id, r.name)).collect();
-            let cluster = self.node().coordination.seen().cluster(&self.node().gossip().loads());
+            let cluster = self
+                .node()
+                .coordination
+                .seen()
+                .cluster(&self.node().gossip().loads());
             let of_node = |node: &crate::placement::Node| {
                 let pool = |pool: &crate::placement::Pool| ProvisionedPool {
                     node_id: node.node_id.clone(),

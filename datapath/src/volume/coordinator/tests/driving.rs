@@ -16,9 +16,9 @@ use super::super::state::{Config, Standing};
 use super::LANES;
 use super::replica::{Replica, Who};
 use crate::reactor::Handle;
-use crate::replication::session::Burden;
 use crate::reactor::sim::Sim;
 use crate::replication::seam::{Entry, Id};
+use crate::replication::session::Burden;
 use crate::replication::wire::resync::{AskLeaf, AskSummaries, Tree};
 use crate::store::types::{LaneBlock, SnapshotId};
 
@@ -299,6 +299,32 @@ fn the_replica_on_this_node_is_asked_first() {
         }
     });
     assert_eq!(*bench.net.asked.borrow(), [1; 5]);
+}
+
+/// Where none is on this node: who may be away is not asked, and who is busy less than others.
+#[test]
+fn of_two_replicas_the_better_one_is_asked() {
+    let bench = bench(3, 2, None);
+    let burden = |doubtful, load_percent| Burden {
+        doubtful,
+        load_percent,
+    };
+    let of = [burden(false, 90), burden(false, 10), burden(true, 0)];
+    let mut burdens = [Burden::default(); 5];
+    burdens[..3].copy_from_slice(&of);
+    bench.net.burdens.set(burdens);
+    bench.run(async |driver, handle| {
+        put(&driver, &handle, 3, 5).await.unwrap();
+        handle.sleep(Duration::from_secs(1)).await;
+        for _ in 0..60 {
+            assert_eq!(get(&driver, &handle, 3..4).await.unwrap(), [5]);
+        }
+    });
+    let asked = bench.net.asked.borrow();
+    let times = |n| asked.iter().filter(|a| **a == n).count();
+    assert_eq!(times(2), 0, "it may be away");
+    // Of three pairs two have the best one.
+    assert!(times(1) > times(0) && times(0) > 0, "{asked:?}");
 }
 
 /// Two replicas: a write needs both. One dies; it is excluded as soon as a write waits for it.
