@@ -78,6 +78,7 @@ async fn join(kv: &Client, keys: &Keys, n: usize, id: &str) -> Result<LeaseGuard
         rest_address: at(24_000 + n),
         replication_address: at(26_000 + n),
         public_key: "07".repeat(32),
+        gossip_address: String::new(),
     };
     let lease = kv.hold_lease(ALIVE_TTL_S).await?;
     let says = AliveRecord {

@@ -200,7 +200,7 @@ impl Seen {
                 return touched;
             }
             "gossip" => {
-                self.gossip = value.and_then(decode::<GossipRecord>).map(|g| g.record);
+                self.gossip = self.decode::<GossipRecord>(at, value).map(|g| g.record);
                 return touched;
             }
             "alive" => {

@@ -57,9 +57,12 @@ impl Refusals {
     }
 }
 
+/// Nodes by id: whether each is heard, and its newest statistics with when they came.
+pub(crate) type Nodes = BTreeMap<String, (Life, Option<(NodeStats, Instant)>)>;
+
 #[derive(Debug, Default)]
 struct Shown {
-    nodes: BTreeMap<String, (Life, Option<(NodeStats, Instant)>)>,
+    nodes: Nodes,
     counts: Counts,
     pools: Vec<PoolStats>,
 }
@@ -75,11 +78,7 @@ impl Board {
     }
 
     /// What is heard now, this node included, each with statistics and when they came.
-    pub fn put(
-        &self,
-        nodes: BTreeMap<String, (Life, Option<(NodeStats, Instant)>)>,
-        counts: Counts,
-    ) {
+    pub fn put(&self, nodes: Nodes, counts: Counts) {
         let mut shown = self.shown();
         shown.nodes = nodes;
         shown.counts = counts;
@@ -106,12 +105,12 @@ impl Board {
     /// How busy each node is, in percent, as far as it is heard and said so lately.
     pub fn loads(&self) -> BTreeMap<String, u8> {
         let shown = self.shown();
-        let of = |(id, (life, stats)): (&String, &(Life, Option<(NodeStats, Instant)>))| {
-            let (stats, at) = stats.as_ref().filter(|_| *life == Life::Alive)?;
-            let percent = (stats.load_permille / 10).min(100) as u8;
-            (at.elapsed() < STALE).then(|| (id.clone(), percent))
-        };
-        shown.nodes.iter().filter_map(of).collect()
+        let alive = shown.nodes.iter().filter(|(_, n)| n.0 == Life::Alive);
+        let told = alive.filter_map(|(id, n)| Some((id, n.1.as_ref()?)));
+        let fresh = told.filter(|(_, (_, at))| at.elapsed() < STALE);
+        let percent = |stats: &NodeStats| (stats.load_permille / 10).min(100) as u8;
+        let loads = fresh.map(|(id, (stats, _))| (id.clone(), percent(stats)));
+        loads.collect()
     }
 
     /// Nodes that are not alive.
