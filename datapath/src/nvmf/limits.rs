@@ -41,7 +41,7 @@ pub const RECV_BYTES: usize = 256 << 10;
 /// A header or capsule that was cut by the end of a receive waits in the connection's own memory, at most this much.
 pub const CARRY_BYTES: usize = RECV_BYTES;
 /// The outbox is sent when it holds this much, even amid a batch.
-pub const FLUSH_BYTES: usize = 256 << 10;
+pub const FLUSH_BYTES: usize = 512 << 10;
 /// Unsent bytes (and reads on their way) of a connection beyond which it takes no more commands.
 pub const OUTBOX_BYTES: usize = 4 << 20;
 /// Write data that one connection may have buffers for at once; the next R2T waits. One transfer is always allowed.
