@@ -4,8 +4,8 @@ use crate::failure::{Failure, Result};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Packages that hold the programs of a node; each program is named like its package.
-const PACKAGES: [&str; 2] = ["keelblock-datapath", "keelblock-control"];
+/// The programs of a node.
+const PROGRAMS: [&str; 2] = ["keelblock-datapath", "keelblock-control"];
 
 /// Where the programs of a node are.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ impl Binaries {
         ) {
             build(Path::new(&cargo), Path::new(&manifest), dir)?;
         }
-        let [datapath, control] = PACKAGES.map(|name| dir.join(name));
+        let [datapath, control] = PROGRAMS.map(|name| dir.join(name));
         for program in [&datapath, &control] {
             if !program.is_file() {
                 let why = "it is not there. `cargo build --release --workspace --bins` builds all programs into one directory";
@@ -53,13 +53,15 @@ fn build(cargo: &Path, manifest_dir: &Path, dir: &Path) -> Result<()> {
         Some("release") => drop(command.arg("--release")),
         Some(profile) => drop(command.args(["--profile", profile])),
     }
-    // The command line goes with them: what `up` prints tells people to use it.
-    for package in PACKAGES.into_iter().chain(["keelblock-cli"]) {
-        command.args(["--package", package]);
+    // Of the whole workspace, as `cargo run` chooses it: of these packages alone, dependencies would have other features, and most of what
+    // `cargo run` has just built would be built again. The command line goes with them: what `up` prints tells people to use it.
+    command.arg("--workspace");
+    for program in PROGRAMS.into_iter().chain(["keelctl"]) {
+        command.args(["--bin", program]);
     }
     println!(
         "Bringing {} and keelctl up to date with cargo (the first time takes minutes).",
-        PACKAGES.join(", ")
+        PROGRAMS.join(", ")
     );
     // What cargo set for this program is not meant for another run of cargo.
     for (name, _) in std::env::vars_os() {

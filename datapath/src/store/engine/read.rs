@@ -18,7 +18,7 @@ use crate::reactor::Nanos;
 /// Pieces of one read that are under way at a time.
 const PIECES_MAX: usize = 32;
 
-/// Blocks between the one that is summed and the one that is fetched.
+/// How many blocks behind the one that is summed the one lies that is fetched.
 const BLOCKS_AHEAD: usize = 1;
 
 /// What one pass sums, in blocks' worth of time: four reads of 128 KiB, or some twenty of a block.
