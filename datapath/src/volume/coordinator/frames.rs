@@ -8,7 +8,7 @@ use keelblock_hugepages::Buffer;
 use super::message::{LaneState, Message, Said, State};
 use super::ring::Out;
 use crate::replication::held::{Held, What};
-use crate::replication::seam::{Id, Standing};
+use crate::replication::seam::{Id, KeptSet, Standing};
 use crate::replication::wire::WireError;
 use crate::replication::wire::ack::{Ack, LaneAck};
 use crate::replication::wire::batch::{BatchWriter, Settled};
@@ -199,6 +199,11 @@ pub fn said(
                 standing: promised.head.standing,
                 level: promised.head.level,
                 leaves: promised.head.degraded,
+                kept: KeptSet {
+                    epoch: promised.head.set.0,
+                    version: promised.head.set.1,
+                    members: promised.members.iter().collect(),
+                },
             })
         }
         Kind::Opened => {
@@ -214,6 +219,7 @@ pub fn said(
                 },
                 level: 0,
                 leaves: false,
+                kept: KeptSet::default(),
             })
         }
         Kind::Listed => {

@@ -9,7 +9,7 @@ use super::members::Place;
 use super::ring::Out;
 use super::set::{Outcome, Request};
 use crate::replication::held::{Held, What};
-use crate::replication::seam::{Id, Standing};
+use crate::replication::seam::{Id, KeptSet, Standing};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
 use crate::replication::wire::refused::Reason;
 use crate::store::types::{SnapshotId, Stamp};
@@ -124,6 +124,8 @@ pub struct State {
     pub level: u64,
     /// Its list has degraded to leaves (rule 16).
     pub leaves: bool,
+    /// The newest set that it kept.
+    pub kept: KeptSet,
 }
 
 /// From a replica.

@@ -6,6 +6,7 @@
 //!
 //! [`takeover`] is §10, [`serving`] §8, [`change`] K3 to K6, [`peer`] what is known of a replica, [`reading`] what reads ask, [`reserving`] what forwarded commands do, [`resync`] what a resync does, [`snapshots`] §12.
 
+mod adopt;
 mod change;
 mod peer;
 mod reading;
@@ -41,6 +42,7 @@ use crate::reactor::Nanos;
 use crate::replication::seam::Id;
 use crate::replication::wire::refused::Reason;
 use crate::store::types::{BLOCKS_MAX, Stamp};
+use adopt::Asked;
 use change::Transition;
 use peer::Peer;
 use serving::Queued;
@@ -77,6 +79,8 @@ pub struct Config {
     pub foreground: Duration,
     /// Blocks are encrypted by this (§16).
     pub cipher: Option<Rc<dyn Cipher>>,
+    /// The set of the record means nothing, since the KVDB was restored (rule 10).
+    pub unverified: bool,
 }
 
 impl Config {
@@ -94,6 +98,7 @@ impl Config {
             lane_blocks: BLOCKS_MAX,
             foreground: Duration::from_millis(10),
             cipher: None,
+            unverified: false,
         }
     }
 }
@@ -150,6 +155,8 @@ pub struct ReplicaStatus {
 pub struct Machine {
     config: Config,
     record: VolumeRecord,
+    /// Whom a takeover asks.
+    asked: Asked,
     phase: Phase,
     peers: Vec<Peer>,
     sets: Sets,
@@ -187,6 +194,7 @@ impl Machine {
         let peers: Vec<Peer> = record.replicas.iter().map(|r| Peer::new(r.0)).collect();
         let mut machine = Self {
             phase: Phase::Promising(Takeover::new(now)),
+            asked: Asked::new(config.unverified),
             peers,
             sets: Sets::new(Set {
                 members: Members::NONE,
@@ -212,7 +220,7 @@ impl Machine {
             config,
             record,
         };
-        machine.sets = Sets::new(machine.set_of(&machine.record));
+        machine.sets = Sets::new(machine.asked_set());
         machine
     }
 

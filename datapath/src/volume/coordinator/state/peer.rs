@@ -118,7 +118,7 @@ impl Peer {
 impl Machine {
     pub(super) fn connected(&mut self, place: Place, out: &mut Vec<Action>) {
         let (version, attempt) = (self.record.version, self.record.attempt);
-        let member = self.set_of(&self.record).members.has(place);
+        let member = self.asked_set().members.has(place);
         let promise = match &self.phase {
             Phase::Promising(_) => member,
             _ => false,

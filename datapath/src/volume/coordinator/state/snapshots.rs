@@ -14,6 +14,7 @@ use super::super::flush::Token;
 use super::super::members::{Members, Place};
 use super::super::message::{Action, Failed, Message};
 use super::super::order::{Entry, stamps_of};
+use super::adopt::Asked;
 use super::{End, Machine, Phase};
 use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
@@ -452,7 +453,9 @@ impl Machine {
         match self.phase {
             Phase::Promising(_) => {
                 let mut named = self.config.snapshots.iter();
-                let lacks = named.find(|n| n.ready && !ids.contains(&n.id));
+                // Of those who may be no members it is looked at later.
+                let known = !matches!(self.asked, Asked::All);
+                let lacks = named.find(|n| known && n.ready && !ids.contains(&n.id));
                 if let Some(lacks) = lacks {
                     // Whoever lacks what every member has is none.
                     tracing::error!(?place, snapshot = %lacks.id, "a member lacks a snapshot, and does not count");

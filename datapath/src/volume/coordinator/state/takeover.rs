@@ -16,7 +16,6 @@ use super::{Machine, Phase};
 use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
 use crate::replication::planted::{self, Bug};
-use crate::replication::seam::Standing;
 use crate::store::types::{BLOCK_BYTES, Crc, Stamp};
 
 /// How long more members than must be are waited for, so that nobody is left out for nothing.
@@ -78,20 +77,22 @@ impl Machine {
         if subscriber && matches!(self.phase, Phase::Serving) {
             return self.subscribed(place, &state, out);
         }
-        let copied = match state.standing {
-            Standing::Promised => true,
-            Standing::Resyncing => false,
-            // It was level when the K4 was sent that this record is of.
-            Standing::Level => self.record.version >= state.level,
-        };
         let whole = state.lanes.len() == usize::from(lanes) && state.lanes.iter().all(|l| !l.lost);
-        let member = self.set_of(&self.record).members.has(place);
+        let member = self.asked_set().members.has(place);
+        let boot = state.boot;
+        let lists = Lists {
+            state,
+            records: Vec::new(),
+            open: (1 << lanes) - 1,
+            having: None,
+        };
+        let whole = whole && self.is_whole(&lists);
         // Who lost a lane, or is being copied to, is not the member that the set names (rule 9).
-        if !matches!(self.phase, Phase::Promising(_)) || !member || !whole || !copied {
+        if !matches!(self.phase, Phase::Promising(_)) || !member || !whole {
             return;
         }
         self.name_snapshots(place, out);
-        for (lane, at) in state.lanes.iter().enumerate() {
+        for (lane, at) in lists.state.lanes.iter().enumerate() {
             let list = Message::List {
                 lane: lane as u8,
                 after: at.settled,
@@ -99,13 +100,8 @@ impl Machine {
             out.push(Action::Send(place, list));
         }
         let peer = &mut self.peers[place.index()];
-        peer.boot = Some(state.boot);
-        peer.lists = Some(Lists {
-            state,
-            records: Vec::new(),
-            open: (1 << lanes) - 1,
-            having: None,
-        });
+        peer.boot = Some(boot);
+        peer.lists = Some(lists);
     }
 
     pub(super) fn listed(
@@ -139,7 +135,7 @@ impl Machine {
 
     /// Who has promised and listed all.
     fn heard(&self) -> Members {
-        let set = self.set_of(&self.record).members;
+        let set = self.asked_set().members;
         set.iter()
             .filter(|p| {
                 let lists = self.peers[p.index()].lists.as_ref();
@@ -155,13 +151,17 @@ impl Machine {
     }
 
     fn enough(&self, part: Members) -> bool {
-        let set = self.set_of(&self.record);
-        part.count() >= set.read_quorum() && part.count() >= u32::from(set.minimum)
+        let minimum = u32::from(self.record.minimum);
+        part.count() >= self.must_hear() && part.count() >= minimum
     }
 
     pub(super) fn try_complete(&mut self, now: Nanos, out: &mut Vec<Action>) {
-        let part = self.heard_enough();
-        let set = self.set_of(&self.record).members;
+        let heard = self.heard();
+        let part = match self.adopt(heard) {
+            true => self.heard_enough(),
+            false => None,
+        };
+        let set = self.asked_set().members;
         let Phase::Promising(takeover) = &mut self.phase else {
             return;
         };

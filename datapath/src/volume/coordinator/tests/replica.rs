@@ -7,7 +7,7 @@ use super::super::message::{LaneState, Message, Said, State};
 use super::LANES;
 use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
-use crate::replication::seam::{Entry, Id, Kind, Standing};
+use crate::replication::seam::{Entry, Id, KeptSet, Kind, Standing};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
 use crate::replication::wire::record::flag;
 use crate::replication::wire::refused::Reason;
@@ -143,6 +143,7 @@ impl Replica {
             standing: self.standing,
             level: self.level,
             leaves: false,
+            kept: KeptSet::default(),
         }
     }
 
