@@ -300,6 +300,7 @@ impl DataPaths {
             keys: self.keys.clone(),
             snapshots: Vec::new(),
             compared_bytes: 0,
+            unverified: false,
         };
         self.call(node, |mut c| async move { c.serve(serve).await });
         self.serves(node);

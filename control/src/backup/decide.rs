@@ -1,4 +1,4 @@
-//! After a restore nobody knows which replicas of a volume have everything: a person says so (K7 of `docs/replication.md` §3), and answers for it.
+//! After a restore nobody knows which replicas of a volume have everything: a takeover hears all of them (`docs/replication.md` §13), or a person says so (K7 of §3), and answers for it.
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
@@ -22,18 +22,57 @@ impl Node {
     /// # Errors
     /// [`OpError::State`] since a restore of the KVDB, with the way out.
     pub(crate) async fn verified(&self, volume: &VolumeRecord) -> Result<(), OpError> {
-        let keys = self.registry.keys();
-        let id = volume.volume_id;
-        let set: Option<Versioned<ReplicationRecord>> =
-            self.registry.get(&keys.replication(id)).await?;
-        let cluster: Option<Versioned<ClusterRecord>> = self.registry.get(&keys.cluster()).await?;
-        let (Some(set), Some(cluster)) = (set, cluster) else {
+        match self.unverified_set(volume).await? {
+            None => Ok(()),
+            Some(_) => {
+                let why = "nobody has served it since: attach it while all nodes with its replicas are there";
+                Err(unverified(volume, why.into()))
+            }
+        }
+    }
+
+    /// That a takeover of a volume can be done: since a restore of the KVDB all replicas of its record are heard (rule 10), so none may be known to be away or lost.
+    ///
+    /// # Errors
+    /// [`OpError::State`]: which one is in the way, with the way out.
+    pub(crate) async fn can_be_heard(&self, volume: &VolumeRecord) -> Result<(), OpError> {
+        let Some(set) = self.unverified_set(volume).await? else {
             return Ok(());
         };
-        match set.record.unverified(cluster.record.generation) {
-            true => Err(AttachError::Unverified(id).into()),
-            false => Ok(()),
+        let keys = self.registry.keys();
+        let stay = set.replicas.iter();
+        for replica in stay.filter(|r| r.state != ReplicaState::Leaving) {
+            let node = &replica.node_id;
+            let key = keys.replica(volume.volume_id, replica.replica_id);
+            let known = self.registry.get::<ReplicaRecord>(&key).await?;
+            if known.is_some_and(|k| k.record.lost) {
+                let why = format!("the replica that node {node} had is not there any more");
+                return Err(unverified(volume, why));
+            }
+            if !self.coordination.seen().alive().contains_key(node) {
+                let why = format!("node {node}, which has one, is away: start it");
+                return Err(unverified(volume, why));
+            }
         }
+        Ok(())
+    }
+
+    /// The set of a volume, if it means nothing.
+    async fn unverified_set(
+        &self,
+        volume: &VolumeRecord,
+    ) -> Result<Option<ReplicationRecord>, OpError> {
+        let keys = self.registry.keys();
+        let set: Option<Versioned<ReplicationRecord>> = self
+            .registry
+            .get(&keys.replication(volume.volume_id))
+            .await?;
+        let cluster: Option<Versioned<ClusterRecord>> = self.registry.get(&keys.cluster()).await?;
+        let (Some(set), Some(cluster)) = (set, cluster) else {
+            return Ok(None);
+        };
+        let unverified = set.record.unverified(cluster.record.generation);
+        Ok(unverified.then_some(set.record))
     }
 
     /// Makes the replicas on these nodes the set of a volume whose set is unverified, or that nobody could take over. `minimum` 0: as it was, or as many as
@@ -130,4 +169,9 @@ impl Node {
             }),
         }
     }
+}
+
+fn unverified(volume: &VolumeRecord, why: String) -> OpError {
+    let volume = volume.volume_id;
+    AttachError::Unverified { volume, why }.into()
 }

@@ -30,7 +30,7 @@ const LOOK: Duration = Duration::from_millis(100);
 impl From<AttachError> for OpError {
     fn from(error: AttachError) -> Self {
         match error {
-            AttachError::Refused { .. } | AttachError::Unverified(_) => {
+            AttachError::Refused { .. } | AttachError::Unverified { .. } => {
                 Self::State(error.to_string())
             }
             AttachError::NoRecord(_) | AttachError::NoCluster | AttachError::Swap(_) => {
@@ -184,6 +184,7 @@ impl Node {
         };
         // Before an epoch is taken: without them it would be for nothing, and take the volume from who serves it.
         let data_keys = self.data_keys(&volume.record).await?;
+        self.can_be_heard(&volume.record).await?;
         let (kv, keys) = (self.registry.kv(), self.registry.keys());
         let taken = attach(kv, keys, now.id, &process, PATIENCE).await?;
         let record = &taken.record.record;
@@ -208,6 +209,7 @@ impl Node {
             // Behind K1: whatever was said to exist before is named, and what is named later is this epoch's business.
             snapshots: self.named_snapshots(now.id, record.epoch.number()).await?,
             compared_bytes: self.size_to_compare(now.id, size_bytes).await?,
+            unverified: taken.unverified,
         };
         // Not sent again if its outcome is not known: another epoch is taken, as nobody may serve one twice (rule 2).
         let what = format!("serve volume {}", volume.record.name);

@@ -34,7 +34,7 @@ impl Node {
                 self.not_replicated(&volume.record, "make it a further namespace")?;
             }
             self.usable(&volume.record)?;
-            self.verified(&volume.record).await?;
+            self.can_be_heard(&volume.record).await?;
             return self.attach_replicated(&volume, to).await;
         }
         if let Some(node) = to.filter(|node| *node != volume.record.node_id) {

@@ -33,6 +33,8 @@ pub struct Taken {
     pub record: Versioned<ReplicationRecord>,
     /// To whom.
     pub coordinator: Coordinator,
+    /// The KVDB was restored since its set was known to be right (rule 10): all replicas are to be heard.
+    pub unverified: bool,
 }
 
 /// Why no epoch was given.
@@ -63,11 +65,16 @@ pub enum AttachError {
     /// Others changed the record all the time.
     #[error("volume {0} was changed by others at the same time, again and again: try again")]
     Contended(Uuid),
-    /// The KVDB was restored since its set was known to be right (rule 10).
+    /// The KVDB was restored since its set was known to be right (rule 10), and something is in the way of hearing all replicas.
     #[error(
-        "which replicas of volume {0} have everything is not known since the KVDB was restored: say so with `keelctl volume decide-replicas`, then attach it"
+        "which replicas of volume {volume} have everything is not known since the KVDB was restored, and {why}; or say so with `keelctl volume decide-replicas`, then attach it"
     )]
-    Unverified(Uuid),
+    Unverified {
+        /// The volume.
+        volume: Uuid,
+        /// What is in the way, and the way out.
+        why: String,
+    },
     /// The KVDB did not answer in time. Epochs may have been raised, for nobody.
     #[error("whether volume {volume} got an epoch is not known: {reason}; try again")]
     Unknown {
@@ -129,10 +136,7 @@ async fn attempt(
     let (generation, cluster) = generation(kv, keys).await?;
     let found = swap::read(kv, key).await?;
     let found = found.ok_or(AttachError::NoRecord(volume))?;
-    // To hear every replica and adopt the newest set that one of them kept is not built: a person decides.
-    if found.record.unverified(generation) {
-        return Err(AttachError::Unverified(volume));
-    }
+    let unverified = found.record.unverified(generation);
     let before = *first.get_or_insert(found.record.epoch);
     if let Some(other) = other(&found.record, before, process) {
         let node_id = other.node_id.clone();
@@ -163,6 +167,7 @@ async fn attempt(
             Ok(Ok(Taken {
                 record,
                 coordinator,
+                unverified,
             }))
         }
         Outcome::Conflict(_) => Ok(Err(Lost::Beaten)),

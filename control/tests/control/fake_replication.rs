@@ -34,6 +34,8 @@ pub struct Replication {
     asked: BTreeMap<String, set_change::Change>,
     /// Epochs that it was given, one after the other.
     pub served: Vec<u32>,
+    /// In the last of them all replicas were to be heard.
+    pub unverified: bool,
     /// Replicas that were deleted, and whether their snapshots were kept.
     pub removed: Vec<(String, bool)>,
     /// Snapshots that exist, as coordinators here know.
@@ -119,6 +121,7 @@ impl Replication {
             return Err(Status::failed_precondition("that epoch was served before"));
         }
         self.served.push(record.epoch);
+        self.unverified = request.unverified;
         let ready = request.snapshots.iter().filter(|s| s.ready);
         self.snapshots = ready.map(|s| s.snapshot_id.clone()).collect();
         self.named = request.snapshots;

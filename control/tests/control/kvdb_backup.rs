@@ -301,9 +301,9 @@ async fn decide(b: &Bench, nodes: &[&str]) -> Result<DecideReplicasReply, Status
     Ok(b.admin().decide_replicas(request).await?.into_inner())
 }
 
-/// The set of a backup may name replicas that lack acknowledged writes: it is not served by it.
+/// The set of a backup may name replicas that lack acknowledged writes: whoever serves it is told to hear all, or a person says which count.
 #[tokio::test(flavor = "multi_thread")]
-async fn replicated_volumes_wait_for_a_person_after_a_restore() {
+async fn of_replicated_volumes_all_replicas_are_heard_after_a_restore_or_a_person_decides() {
     let c = Nodes::start(3).await;
     let id = c.create("v", 3).await;
     c.attach_to(0, "v", "n1").await.unwrap();
@@ -320,13 +320,24 @@ async fn replicated_volumes_wait_for_a_person_after_a_restore() {
     );
     // Where it was attached then is not put back.
     assert_eq!(c.locate(2, "v").await.state, "detached");
-    let attached = c.attach_to(0, "v", "n2").await;
-    refused(attached, Code::FailedPrecondition, "decide-replicas");
     let begun = |c: &Nodes| {
         let serves = |b: &Bench| !b.fake.memory().replication.coordinators.is_empty();
         c.nodes.iter().filter(|b| serves(b)).count()
     };
     assert_eq!(begun(&c), 0, "nobody was told to serve it");
+    let unverified = |n: usize| c.nodes[n].fake.memory().replication.unverified;
+    done(async || c.attach_to(0, "v", "n2").await).await;
+    assert!(unverified(1), "it is to hear all");
+    // That takeover verified the set: nothing is left to decide, and the next one is as any.
+    c.nodes[1].detach("v").await.unwrap();
+    let refusal = decide(&c.nodes[2], &["n3", "n2"]).await;
+    refused(refusal, Code::FailedPrecondition, "volume v");
+    done(async || c.attach_to(0, "v", "n3").await).await;
+    assert!(!unverified(2));
+    c.nodes[1].detach("v").await.unwrap();
+    // Restored once more; a person knows better.
+    let restored = restore(&c.nodes[1], &taken).await.unwrap();
+    assert_eq!(restored.generation, 2);
     let refusal = decide(&c.nodes[2], &["n9"]).await;
     refused(refusal, Code::InvalidArgument, "n1, n2, n3");
     let decided = decide(&c.nodes[2], &["n3", "n2"]).await.unwrap();
@@ -344,10 +355,10 @@ async fn replicated_volumes_wait_for_a_person_after_a_restore() {
     let kv = Client::new(&c.nodes[0].control().kvdb).unwrap();
     let record = kv.get(format!("/test/replication/{id}")).await.unwrap();
     let record: serde_json::Value = serde_json::from_slice(&record.unwrap().value).unwrap();
-    assert_eq!(record["generation"], 1);
+    assert_eq!(record["generation"], 2);
     assert_eq!(
         record["epoch"],
-        (1 << 24) + 1,
+        (2 << 24) + 1,
         "the first epoch of the new generation"
     );
     c.stop().await;

@@ -673,6 +673,7 @@ impl Datapath for Service {
             keys: request.keys.map(keys_of).transpose()?,
             snapshots: named_of(&request.snapshots)?,
             compared_bytes: request.compared_bytes,
+            unverified: request.unverified,
         };
         let served = self.ask(move |c| async move { c.serve(path, epoch).await });
         served.await.map(Response::new)

@@ -61,6 +61,8 @@ pub struct Epoch {
     pub snapshots: Vec<Named>,
     /// So far replicas are compared, if that is more than the size.
     pub compared_bytes: u64,
+    /// The KVDB was restored, and the set of the record means nothing.
+    pub unverified: bool,
 }
 
 /// The data keys of a volume.
@@ -258,6 +260,7 @@ impl Commander {
         let mut config = Config::new(lanes);
         config.volatile = path.volatile_cache;
         config.snapshots = snapshots;
+        config.unverified = epoch.unverified;
         let compared = path.size_bytes.max(epoch.compared_bytes);
         config.lane_blocks = lane_blocks(compared, path.lanes.into());
         let lease = match epoch.lease_ms {
