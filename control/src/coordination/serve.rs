@@ -184,6 +184,7 @@ impl Node {
         };
         // Before an epoch is taken: without them it would be for nothing, and take the volume from who serves it.
         let data_keys = self.data_keys(&volume.record).await?;
+        self.no_restore().await?;
         self.can_be_heard(&volume.record).await?;
         let (kv, keys) = (self.registry.kv(), self.registry.keys());
         let taken = attach(kv, keys, now.id, &process, PATIENCE).await?;

@@ -156,7 +156,11 @@ async fn attempt(
         to: &to,
     };
     // A KVDB that was restored meanwhile has raised the cluster's generation: then this epoch is too low.
-    let also = [Guard::at(keys.cluster(), cluster)];
+    // While that goes on, what is read may be put back yet.
+    let also = [
+        Guard::at(keys.cluster(), cluster),
+        Guard::absent(keys.restore()),
+    ];
     match swap::once(kv, swap, &also).await? {
         Outcome::Done(record) => {
             let coordinator = Coordinator {
