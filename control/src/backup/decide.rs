@@ -1,4 +1,5 @@
 //! After a restore nobody knows which replicas of a volume have everything: a takeover hears all of them (`docs/replication.md` §13), or a person says so (K7 of §3), and answers for it.
+use super::looked::Unheard;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
@@ -31,12 +32,13 @@ impl Node {
         }
     }
 
-    /// That a takeover of a volume can be done: since a restore of the KVDB all replicas of its record are heard (rule 10), so none may be known to be away or lost.
+    /// That a takeover of a volume can be done: since a restore of the KVDB all replicas are heard (rule 10), so none of its record may be known to be away or lost,
+    /// and no node may have one that the record does not know.
     ///
     /// # Errors
-    /// [`OpError::State`]: which one is in the way, with the way out.
+    /// [`OpError::State`]: what is in the way, with the way out. [`OpError::Unavailable`]: a node has not said yet what it has.
     pub(crate) async fn can_be_heard(&self, volume: &VolumeRecord) -> Result<(), OpError> {
-        let Some(set) = self.unverified_set(volume).await? else {
+        let Some((set, generation)) = self.unverified_set(volume).await? else {
             return Ok(());
         };
         let keys = self.registry.keys();
@@ -54,14 +56,20 @@ impl Node {
                 return Err(unverified(volume, why));
             }
         }
-        Ok(())
+        match self.nobody_has_more(volume.volume_id, generation).await? {
+            None => Ok(()),
+            Some(Unheard::Yet(why)) => {
+                Err(OpError::Unavailable(unverified(volume, why).to_string()))
+            }
+            Some(Unheard::Until(why)) => Err(unverified(volume, why)),
+        }
     }
 
-    /// The set of a volume, if it means nothing.
+    /// The set of a volume, if it means nothing, and the cluster's generation.
     async fn unverified_set(
         &self,
         volume: &VolumeRecord,
-    ) -> Result<Option<ReplicationRecord>, OpError> {
+    ) -> Result<Option<(ReplicationRecord, u8)>, OpError> {
         let keys = self.registry.keys();
         let set: Option<Versioned<ReplicationRecord>> = self
             .registry
@@ -71,8 +79,9 @@ impl Node {
         let (Some(set), Some(cluster)) = (set, cluster) else {
             return Ok(None);
         };
-        let unverified = set.record.unverified(cluster.record.generation);
-        Ok(unverified.then_some(set.record))
+        let generation = cluster.record.generation;
+        let unverified = set.record.unverified(generation);
+        Ok(unverified.then_some((set.record, generation)))
     }
 
     /// Makes the replicas on these nodes the set of a volume whose set is unverified, or that nobody could take over. `minimum` 0: as it was, or as many as

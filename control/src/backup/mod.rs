@@ -3,10 +3,13 @@
 
 mod decide;
 mod file;
+mod looked;
 mod restore;
 
 pub use decide::Decided;
 pub use file::{Backup, BackupError};
+pub use looked::{LookedRecord, Stray};
+pub(crate) use looked::say_what_is_here;
 pub use restore::{RestoreRecord, Restored};
 
 use crate::error::OpError;

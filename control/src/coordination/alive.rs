@@ -11,6 +11,7 @@ use keelblock_api::datapath::ListPoolsRequest;
 use tokio::sync::watch;
 use uuid::Uuid;
 
+use crate::backup::say_what_is_here;
 use crate::datapath::LinkState;
 use crate::error::OpError;
 use crate::gossip::PoolStats;
@@ -76,6 +77,7 @@ async fn live_on(node: &Node, lease: &mut LeaseGuard) {
     };
     tokio::select! {
         () = speak => {}
+        () = say_what_is_here(node, id) => {}
         () = lease.lost() => {}
     }
 }

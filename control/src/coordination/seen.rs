@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::gossip::GossipRecord;
 use crate::membership::MemberRecord;
 use crate::records::{
-    AliveRecord, AttachmentRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord, TaskRecord,
+    AliveRecord, AttachmentRecord, ClusterRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord, TaskRecord,
     Versioned, VolumeRecord,
 };
 use crate::replication::record::{Phase, ReplicationRecord};
@@ -59,6 +59,10 @@ pub struct Seen {
     /// Since when a node does not say so, as far as was seen.
     gone: BTreeMap<String, Instant>,
     gossip: Option<GossipRecord>,
+    /// Of the cluster: how often the KVDB was restored.
+    generation: u8,
+    /// A backup is being put back.
+    restoring: bool,
 }
 
 /// What is known of a volume, at a moment.
@@ -180,6 +184,14 @@ impl Seen {
         let mut touched = Touched::default();
         let key = at.key.strip_prefix(keys.root().as_bytes());
         let key = key.and_then(|k| std::str::from_utf8(k).ok());
+        match key {
+            Some("cluster") => {
+                let cluster = self.decode::<ClusterRecord>(at, value);
+                self.generation = cluster.map_or(0, |c| c.record.generation);
+            }
+            Some("restore") => self.restoring = value.is_some(),
+            _ => {}
+        }
         let Some((kind, rest)) = key.and_then(|k| k.split_once('/')) else {
             return touched;
         };
@@ -391,6 +403,18 @@ impl Seen {
     pub fn served_by(&self, id: Uuid) -> Option<&str> {
         let set = self.set(id).filter(|s| s.phase == Phase::Serving)?;
         set.holder.as_ref().map(|h| h.node_id.as_str())
+    }
+
+    /// The generation of the restore that ended last; `None`: there was none, or one is under way.
+    pub fn restored(&self) -> Option<u8> {
+        let ended = self.complete && !self.restoring && self.generation > 0;
+        ended.then_some(self.generation)
+    }
+
+    /// Of a node's data path; `None`: neither is known to live.
+    pub fn incarnation_of(&self, node: &str) -> Option<String> {
+        let says = self.alive.get(node).map(|l| l.says.incarnation.clone());
+        says.filter(|i| !i.is_empty())
     }
 
     /// Volumes that are attached to other nodes than this.

@@ -130,6 +130,13 @@ impl Told {
         here.map(|(id, _)| *id).collect()
     }
 
+    /// All replicas that are here, with their volumes.
+    pub fn all_replicas(&self) -> Vec<(Uuid, Uuid)> {
+        let all = self.replicas.iter();
+        let with_volume = all.filter_map(|(id, r)| Some((Uuid::try_parse(&r.volume_id).ok()?, *id)));
+        with_volume.collect()
+    }
+
     /// Volumes that the data path has something of.
     pub fn volume_ids(&self) -> HashSet<Uuid> {
         let replicas = self.replicas.values();

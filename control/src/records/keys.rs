@@ -160,6 +160,16 @@ impl Keys {
         format!("{}{node_id}", self.alive_all())
     }
 
+    /// What nodes said that they have since a restore of the KVDB.
+    pub fn looked_all(&self) -> String {
+        format!("{}looked/", self.root)
+    }
+
+    /// What a node has.
+    pub fn looked(&self, node_id: &str) -> String {
+        format!("{}{node_id}", self.looked_all())
+    }
+
     /// A pool.
     pub fn pool(&self, pool_id: Uuid) -> String {
         format!("{}{pool_id}", self.pools())
