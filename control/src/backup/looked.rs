@@ -174,7 +174,7 @@ impl Node {
             }
             let says = looked.get(id).filter(|l| l.generation == generation);
             let now = self.coordination.seen().incarnation_of(id);
-            let Some(says) = says.filter(|l| Some(l.incarnation.to_string()) == now) else {
+            let Some(says) = says.filter(|l| Some(l.incarnation) == now) else {
                 yet = Some(Unheard::Yet(format!(
                     "node {id} has not said yet what it has: see that its data path runs, and try again"
                 )));

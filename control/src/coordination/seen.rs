@@ -17,7 +17,7 @@ use crate::records::{
     AliveRecord, AttachmentRecord, ClusterRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord, TaskRecord,
     Versioned, VolumeRecord,
 };
-use crate::replication::record::{Phase, ReplicationRecord};
+use crate::replication::record::{Phase, ReplicationRecord, Token};
 
 /// Who reads the KVDB for the first time does not know since when a node is away: perhaps all start at this moment, as after a power cut.
 const COLD: Duration = Duration::from_secs(5);
@@ -412,9 +412,9 @@ impl Seen {
     }
 
     /// Of a node's data path; `None`: neither is known to live.
-    pub fn incarnation_of(&self, node: &str) -> Option<String> {
-        let says = self.alive.get(node).map(|l| l.says.incarnation.clone());
-        says.filter(|i| !i.is_empty())
+    pub fn incarnation_of(&self, node: &str) -> Option<Token> {
+        let life = self.alive.get(node)?;
+        super::incarnation(&life.says.incarnation).ok()
     }
 
     /// Volumes that are attached to other nodes than this.

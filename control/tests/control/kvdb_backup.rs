@@ -54,6 +54,7 @@ async fn names(b: &Bench) -> Vec<String> {
 
 /// Until what is asked is done: after a restore each node looks at everything again first.
 async fn done<T>(what: impl AsyncFn() -> Result<T, Status>) -> T {
+    let mut last = None;
     let again = async {
         loop {
             match what().await {
@@ -61,14 +62,14 @@ async fn done<T>(what: impl AsyncFn() -> Result<T, Status>) -> T {
                 Err(status) => {
                     let away = status.message().contains("no data path at the moment");
                     assert!(away || status.code() == Code::Unavailable, "{status:?}");
+                    last = Some(status);
                 }
             }
             tokio::time::sleep(LOOK).await;
         }
     };
-    tokio::time::timeout(PATIENCE, again)
-        .await
-        .expect("it is done")
+    let done = tokio::time::timeout(PATIENCE, again).await;
+    done.unwrap_or_else(|_| panic!("it is not done: {last:?}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,6 +287,8 @@ async fn replicas_that_a_backup_does_not_name_stay() {
     }
     let refusal = decide(&c.nodes[2], &["n1", "n2"]).await;
     refused(refusal, Code::FailedPrecondition, "not there any more");
+    let attached = c.attach_to(0, "v", "n2").await;
+    refused(attached, Code::FailedPrecondition, "not there any more");
     let deleted = c.nodes[2].delete("v").await;
     refused(deleted, Code::FailedPrecondition, "decide-replicas");
     assert_eq!(here(&c), after, "what the record does not name stays");
@@ -361,5 +364,68 @@ async fn of_replicated_volumes_all_replicas_are_heard_after_a_restore_or_a_perso
         (2 << 24) + 1,
         "the first epoch of the new generation"
     );
+    c.stop().await;
+}
+
+/// The node that has no replica.
+fn spare(c: &Nodes) -> usize {
+    let none = |b: &Bench| b.fake.memory().replication.replicas.is_empty();
+    let found = (0..c.nodes.len()).find(|n| none(&c.nodes[*n]));
+    found.expect("one has none")
+}
+
+/// A replica was added since the backup: it may alone have what was acknowledged last, and no takeover by the record of then would hear it, but delete it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_has_more_than_a_restored_record_knows_is_in_the_way_of_an_attach() {
+    let c = Nodes::start(3).await;
+    c.create("v", 2).await;
+    let spare = spare(&c);
+    let first = (spare + 1) % 3;
+    let [first_id, spare_id] = [first, spare].map(|n| format!("n{}", n + 1));
+    c.attach_to(first, "v", &first_id).await.unwrap();
+    let taken = backup(&c.nodes[first]).await;
+    let request = UpdateReplicasRequest {
+        volume: "v".into(),
+        change: Some(update_replicas_request::Change::Replicas(3)),
+        node: spare_id.clone(),
+    };
+    c.nodes[0].admin().update_replicas(request).await.unwrap();
+    let here = || c.nodes[spare].fake.memory().replication.replicas.clone();
+    c.until("it is added", |_| !here().is_empty()).await;
+    c.nodes[first].detach("v").await.unwrap();
+    restore(&c.nodes[0], &taken).await.unwrap();
+    let before = here();
+    let attached = c.attach_to(first, "v", &first_id).await;
+    let why = format!("node {spare_id} has a replica that the restored record does not know");
+    refused(attached, Code::FailedPrecondition, &why);
+    assert_eq!(here(), before, "it stays");
+    // A person answers for what the record knows.
+    decide(&c.nodes[spare], &[&first_id]).await.unwrap();
+    done(async || c.attach_to(first, "v", &first_id).await).await;
+    c.stop().await;
+}
+
+/// A node that is away may have a replica that came since.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restore_every_node_says_what_it_has_before_a_takeover() {
+    let mut c = Nodes::start(3).await;
+    c.create("v", 2).await;
+    let (spare, first) = (spare(&c), (spare(&c) + 1) % 3);
+    let [spare_id, first_id] = [spare, first].map(|n| format!("n{}", n + 1));
+    let taken = backup(&c.nodes[first]).await;
+    restore(&c.nodes[first], &taken).await.unwrap();
+    c.nodes[spare].stop_control().await;
+    let kv = Client::new(&c.kvdb()).unwrap();
+    let gone = async {
+        let key = format!("/test/alive/{spare_id}");
+        while kv.get(&key).await.unwrap().is_some() {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    let gone = tokio::time::timeout(PATIENCE, gone).await;
+    gone.expect("its lease ends");
+    let attached = c.attach_to(first, "v", &first_id).await;
+    let why = format!("node {spare_id}, which may have one");
+    refused(attached, Code::FailedPrecondition, &why);
     c.stop().await;
 }

@@ -1,4 +1,5 @@
 //! A coordinator with replicas that are simple enough to be looked through, and everything between them that may fail.
+mod adopting;
 mod driving;
 mod history;
 mod replica;
