@@ -146,11 +146,7 @@ impl Node {
         }
     }
 
-    async fn who_has_more(
-        &self,
-        volume: Uuid,
-        generation: u8,
-    ) -> Result<Option<Unheard>, OpError> {
+    async fn who_has_more(&self, volume: Uuid, generation: u8) -> Result<Option<Unheard>, OpError> {
         let keys = self.registry.keys();
         let prefix = keys.looked_all();
         let listed = self.registry.kv().list(&prefix).await?.kvs;

@@ -8,8 +8,8 @@ mod restore;
 
 pub use decide::Decided;
 pub use file::{Backup, BackupError};
-pub use looked::{LookedRecord, Stray};
 pub(crate) use looked::say_what_is_here;
+pub use looked::{LookedRecord, Stray};
 pub use restore::{RestoreRecord, Restored};
 
 use crate::error::OpError;

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 use crate::gossip::GossipRecord;
 use crate::membership::MemberRecord;
 use crate::records::{
-    AliveRecord, AttachmentRecord, ClusterRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord, TaskRecord,
-    Versioned, VolumeRecord,
+    AliveRecord, AttachmentRecord, ClusterRecord, Keys, NodeRecord, ReplicaRecord, SnapshotRecord,
+    TaskRecord, Versioned, VolumeRecord,
 };
 use crate::replication::record::{Phase, ReplicationRecord, Token};
 

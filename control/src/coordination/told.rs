@@ -133,7 +133,8 @@ impl Told {
     /// All replicas that are here, with their volumes.
     pub fn all_replicas(&self) -> Vec<(Uuid, Uuid)> {
         let all = self.replicas.iter();
-        let with_volume = all.filter_map(|(id, r)| Some((Uuid::try_parse(&r.volume_id).ok()?, *id)));
+        let with_volume =
+            all.filter_map(|(id, r)| Some((Uuid::try_parse(&r.volume_id).ok()?, *id)));
         with_volume.collect()
     }
 

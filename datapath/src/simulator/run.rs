@@ -360,7 +360,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         changes.step(&mut cluster, &mut wrong);
         snapshots.step(&mut cluster, &hosts);
         rot.step(&mut cluster, &mut wrong);
-        restored.step(&mut cluster);
+        restored.step(&mut cluster, faults.rest());
         if faults.rest() {
             late.step(&mut cluster, &hosts, &mut wrong);
             promised.step(&mut cluster, &mut wrong);

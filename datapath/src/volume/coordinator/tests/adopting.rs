@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::super::members::Place;
 use super::super::message::{Action, Event, LaneState, Message, Said, State};
+use super::super::ring::Limits;
 use super::super::set::{ReplicaState, VolumeRecord};
 use super::super::state::{Config, Machine, Named};
 use super::LANES;
