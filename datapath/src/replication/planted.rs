@@ -83,13 +83,11 @@ pub enum Bug {
     SnapshotWhileCopied = 38,
     /// §12: a replica that comes back is not given the snapshots that it lacks.
     SnapshotsNotCopied = 39,
-    /// Rule 10: after a restore of the KVDB the members of its record are believed.
-    RestoreBelieved = 43,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 40] = [
+pub const ALL: [Bug; 39] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -129,7 +127,6 @@ pub const ALL: [Bug; 40] = [
     Bug::SnapshotVoidKept,
     Bug::SnapshotWhileCopied,
     Bug::SnapshotsNotCopied,
-    Bug::RestoreBelieved,
 ];
 
 #[cfg(planted)]
