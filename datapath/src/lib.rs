@@ -2,6 +2,8 @@
 //!
 //! Under `cfg(loom)` only the reactor's lock-free parts are compiled, for the model checker.
 
+#[cfg(all(test, not(loom)))]
+mod cases;
 #[cfg(not(loom))]
 pub mod cipher;
 #[cfg(not(loom))]

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, and one summary at the end.
 use crate::ahead::{Ahead, loom_tests};
-use crate::crashes::{CrashesArgs, crashes};
+use crate::crashes::{CrashesArgs, crashes, program};
 use crate::run::{Outcome, cargo, root, step, step_seen};
 use crate::simulate::{SimulateArgs, simulate};
 use crate::tools;
@@ -130,6 +130,10 @@ pub fn test(args: &TestArgs) -> Outcome {
     } else {
         failed.extend(crashes(&CRASHES).err());
         failed.extend(simulate(&SEEDS).err());
+        match longer() {
+            Ok(mut longer) => failed.extend(step_seen(&mut longer, |line| summary.see(line)).err()),
+            Err(e) => failed.push(e),
+        }
         let mut loom = loom_tests(&["--", "loom"]);
         failed.extend(step_seen(&mut loom, |line| summary.see(line)).err());
         if tools::has_nightly() {
@@ -146,6 +150,17 @@ pub fn test(args: &TestArgs) -> Outcome {
     } else {
         Err(failed.join("\n       "))
     }
+}
+
+/// The store's tests of random work once more, in release and with more cases than a build for debugging has the time for.
+fn longer() -> Outcome<std::process::Command> {
+    let mut command = std::process::Command::new(program(false)?);
+    command
+        .args(["store::mover", "store::map::family", "store::group"])
+        .args(["store::engine::catalogue", "replication::wire"])
+        .env("PROPTEST_CASES", "512")
+        .current_dir(root().join("datapath"));
+    Ok(command)
 }
 
 /// The tests of the crate that hands out DMA memory, under AddressSanitizer (nightly only).

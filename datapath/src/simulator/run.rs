@@ -497,7 +497,7 @@ mod tests {
         let first = variable("KEEL_SEED", 1);
         let steps = variable("KEEL_STEPS", 60) as usize;
         let mut sum = Counts::default();
-        for seed in first..first + variable("KEEL_SEEDS", 6) {
+        for seed in first..first + variable("KEEL_SEEDS", 3) {
             sum.add(&run(seed, steps));
         }
         println!("{sum:?}");

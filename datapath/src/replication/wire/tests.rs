@@ -82,6 +82,8 @@ fn record(blocks_max: usize) -> impl Strategy<Value = Owned> {
 }
 
 proptest! {
+    #![proptest_config(crate::cases::cases(64))]
+
     #[test]
     fn batches_come_back(
         settled in vec((0_u8..16, stamp()), 0..16),

@@ -483,6 +483,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::cases::cases(48))]
+
         #[test]
         fn what_is_known_beside_the_records_follows_them(
             steps in prop::collection::vec(((1u32..120, 0u32..120, 0usize..5, 0u8..6), 0u8..5), 1..200),

@@ -334,7 +334,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(crate::cases::cases(16))]
     #[test]
     fn space_is_sets_of_blocks(bytes in prop_oneof![Just(16_u64 << 20), (16_u64 << 20)..(420 << 20)], steps in steps()) {
         let mut run = Trial::new(bytes);

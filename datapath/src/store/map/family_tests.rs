@@ -462,17 +462,8 @@ fn wide_change() -> impl Strategy<Value = Op> {
     })
 }
 
-/// Few cases, unless the environment says how many.
-fn config() -> ProptestConfig {
-    if std::env::var_os("PROPTEST_CASES").is_some() {
-        ProptestConfig::default()
-    } else {
-        ProptestConfig::with_cases(48)
-    }
-}
-
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(crate::cases::cases(32))]
 
     #[test]
     fn every_root_keeps_its_blocks_and_every_block_has_a_root(
