@@ -140,7 +140,8 @@ async fn nobody_uses_it_before_it_is_set_back_wholly() {
         // What hangs there already has its time, and a busy machine takes more of it than whoever restores waits.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         while let Err(error) = c.nodes[2].restore("v", "t").await {
-            assert_eq!(error.code(), Code::Unavailable, "{error}");
+            let again = [Code::Unavailable, Code::Aborted];
+            assert!(again.contains(&error.code()), "{error}");
             assert!(tokio::time::Instant::now() < deadline, "{error}");
         }
     };
