@@ -3,6 +3,7 @@
 //! of a sync is shared by all who waited for it, and nobody hears of a change that a power cut could undo.
 use super::error::StoreError;
 use super::lease::Leases;
+use super::recent::Recent;
 use super::store::Store;
 use super::txn::Writer;
 use keelblock_api::etcd::etcdserverpb::*;
@@ -63,6 +64,7 @@ struct Job {
 pub struct Engine {
     jobs: mpsc::Sender<Job>,
     revision: watch::Receiver<u64>,
+    recent: Arc<Recent>,
 }
 
 impl Engine {
@@ -72,11 +74,18 @@ impl Engine {
         leases: Arc<Leases>,
     ) -> Result<(Self, JoinHandle<()>), StoreError> {
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let (publish, revision) = watch::channel(store.snapshot()?.revisions.current);
+        let current = store.snapshot()?.revisions.current;
+        let (publish, revision) = watch::channel(current);
+        let recent = Arc::new(Recent::new(current));
+        let newest = recent.clone();
         let thread = std::thread::Builder::new().name("kvdb-writer".into());
-        let thread = thread.spawn(move || write_loop(&store, &leases, queue, &publish));
+        let thread = thread.spawn(move || write_loop(&store, &leases, &newest, queue, &publish));
         Ok((
-            Self { jobs, revision },
+            Self {
+                jobs,
+                revision,
+                recent,
+            },
             thread.map_err(|e| StoreError::Storage(e.to_string()))?,
         ))
     }
@@ -91,6 +100,11 @@ impl Engine {
         answered.await.map_err(|_| StoreError::Stopped)?
     }
 
+    /// The newest changes, all that were before [`Self::revision`] says so among them.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
     /// The newest durable revision, and how to wait for the next.
     pub fn revision(&self) -> watch::Receiver<u64> {
         self.revision.clone()
@@ -100,12 +114,13 @@ impl Engine {
 fn write_loop(
     store: &Store,
     leases: &Leases,
+    recent: &Recent,
     mut queue: mpsc::Receiver<Job>,
     publish: &watch::Sender<u64>,
 ) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-        match commit(store, leases, &batch) {
+        match commit(store, leases, recent, &batch) {
             Ok((answers, revision)) => {
                 publish.send_if_modified(|r| std::mem::replace(r, revision) != revision);
                 for (job, answer) in batch.drain(..).zip(answers) {
@@ -125,11 +140,16 @@ fn write_loop(
 }
 
 /// Applies a batch and syncs it. An error of the file fails the whole batch; a refused request only itself.
-fn commit(store: &Store, leases: &Leases, batch: &[Job]) -> Result<(Vec<Answer>, u64), StoreError> {
+fn commit(
+    store: &Store,
+    leases: &Leases,
+    recent: &Recent,
+    batch: &[Job],
+) -> Result<(Vec<Answer>, u64), StoreError> {
     let mut txn = store.db.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     let mut answers = Vec::with_capacity(batch.len());
-    let (revision, dirty) = {
+    let (at, dirty, events) = {
         let mut writer = Writer::new(&txn)?;
         for job in batch {
             match apply(&mut writer, leases, &job.change) {
@@ -141,12 +161,14 @@ fn commit(store: &Store, leases: &Leases, batch: &[Job]) -> Result<(Vec<Answer>,
             }
         }
         compact_history(&mut writer)?;
-        (writer.revisions.current, writer.dirty)
+        (writer.revisions, writer.dirty, writer.events)
     };
     if dirty {
         txn.commit()?;
+        // Not before: nobody is to hear of what a power cut could undo.
+        recent.append(events, at.current, at.compacted);
     }
-    Ok((answers, revision))
+    Ok((answers, at.current))
 }
 
 fn apply(writer: &mut Writer<'_>, leases: &Leases, change: &Change) -> Result<Outcome, StoreError> {

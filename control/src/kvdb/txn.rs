@@ -9,7 +9,8 @@ use keelblock_api::etcd::etcdserverpb::compare::{CompareResult, CompareTarget, T
 use keelblock_api::etcd::etcdserverpb::request_op::Request;
 use keelblock_api::etcd::etcdserverpb::response_op::Response;
 use keelblock_api::etcd::etcdserverpb::*;
-use keelblock_api::etcd::mvccpb::KeyValue;
+use keelblock_api::etcd::mvccpb::event::EventType;
+use keelblock_api::etcd::mvccpb::{Event, KeyValue};
 use redb::{ReadableTable, Table, WriteTransaction};
 use std::cmp::Ordering;
 use std::collections::HashSet;
@@ -35,6 +36,8 @@ pub struct Writer<'t> {
     changes: u32,
     /// Whether there is anything to commit.
     pub dirty: bool,
+    /// All changes so far, as watchers are told of them.
+    pub events: Vec<Event>,
 }
 
 /// Which branch a transaction takes, and those inside it: all comparisons look at the store before any change.
@@ -61,6 +64,7 @@ impl<'t> Writer<'t> {
             revisions,
             changes: 0,
             dirty: false,
+            events: Vec::new(),
         })
     }
 
@@ -219,7 +223,8 @@ impl<'t> Writer<'t> {
         self.versions
             .insert((key, revision), record.encode().as_slice())?;
         self.live.insert(key, revision)?;
-        self.log_change(key, revision)?;
+        let now = record.key_value(key, revision);
+        self.log_change(EventType::Put, now.unwrap_or_default())?;
         if lease_before != lease {
             self.lease_keys.remove((lease_before, key))?;
         }
@@ -252,7 +257,12 @@ impl<'t> Writer<'t> {
             self.versions
                 .insert((key, revision), Version::Tombstone.encode().as_slice())?;
             self.live.remove(key)?;
-            self.log_change(key, revision)?;
+            let deleted = KeyValue {
+                key: key.to_vec(),
+                mod_revision: revision as i64,
+                ..Default::default()
+            };
+            self.log_change(EventType::Delete, deleted)?;
             self.lease_keys.remove((kv.lease, key))?;
         }
         response.deleted = gone.len() as i64;
@@ -262,9 +272,15 @@ impl<'t> Writer<'t> {
         Ok(response)
     }
 
-    fn log_change(&mut self, key: &[u8], revision: u64) -> Result<(), StoreError> {
-        self.log.insert((revision, self.changes), key)?;
+    fn log_change(&mut self, kind: EventType, kv: KeyValue) -> Result<(), StoreError> {
+        let at = (kv.mod_revision as u64, self.changes);
+        self.log.insert(at, kv.key.as_slice())?;
         self.changes += 1;
+        self.events.push(Event {
+            r#type: kind.into(),
+            kv: Some(kv),
+            prev_kv: None,
+        });
         Ok(())
     }
 

@@ -1,10 +1,10 @@
 //! Watches: one task per stream, many watches on it. There are no queues of events: a watch remembers the next revision
-//! that it wants, and reads it from the log of the file when the store has got there. One whose next revision has been
-//! compacted away is cancelled, and told so.
+//! that it wants, and takes it from the newest changes when the store has got there, or, if it is behind those, reads it from
+//! the log of the file. One whose next revision has been compacted away is cancelled, and told so.
 use super::error::StoreError;
 use super::server::{Shared, stopped};
 use super::span::Span;
-use super::store::{Changes, Filter};
+use super::store::{Changes, Filter, Snapshot};
 use keelblock_api::etcd::etcdserverpb::watch_create_request::FilterType;
 use keelblock_api::etcd::etcdserverpb::watch_request::RequestUnion;
 use keelblock_api::etcd::etcdserverpb::{WatchCreateRequest, WatchRequest, WatchResponse};
@@ -218,10 +218,14 @@ impl Stream {
             return Ok(());
         };
         let (from, filter, fragment) = (watch.next, watch.filter.clone(), watch.fragment);
-        let read = self
-            .shared
-            .read(move |snapshot| snapshot.changes(from, &filter, ENTRIES_MAX))
-            .await;
+        let recent = self.shared.engine.recent();
+        let read = match recent.changes(from, &filter, ENTRIES_MAX) {
+            Some(changes) => Ok(changes),
+            None => {
+                let older = move |s: &Snapshot| s.changes(from, &filter, ENTRIES_MAX);
+                self.shared.read(older).await
+            }
+        };
         let Changes { events, through } = match read {
             Ok(changes) => changes,
             Err(error) => return self.cancel(watch_id, &error).await,
