@@ -14,6 +14,7 @@
 //! | a replica leaves, or the volume is being deleted | has it | deleted; the last one to be deleted takes the records with it |
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keelblock_api::datapath::ForwardTo;
@@ -30,8 +31,28 @@ use crate::replication::record::{Replica, ReplicaState};
 
 /// How soon what failed is tried again: at first, and doubled up to the second.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// Nothing is missed, so this is only for what nobody thought of.
-const LONG: Duration = Duration::from_secs(30);
+/// Of one that tries: nothing is missed, so this is only for what nobody thought of.
+pub(super) const LONG: Duration = Duration::from_secs(30);
+
+/// How an actor is told that there may be something to do.
+#[derive(Debug, Default)]
+pub(super) struct Poked {
+    notify: Notify,
+    count: AtomicU64,
+}
+
+impl Poked {
+    /// Once more.
+    pub(super) fn poke(&self) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    /// How often so far.
+    pub(super) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+}
 
 /// Attempts to coordinate that came to nothing, one after the other.
 #[derive(Debug, Default)]
@@ -57,6 +78,11 @@ impl Attempts {
         self.last = Some(Instant::now());
     }
 
+    /// There is nothing to remember of any.
+    fn none(&self) -> bool {
+        self.count == 0 && self.advance.is_none()
+    }
+
     /// It serves: what fails after this fails for another reason.
     pub(super) fn well(&mut self) {
         self.count = 0;
@@ -68,15 +94,22 @@ fn doubled(times: u32) -> Duration {
     longest.min(first * 2u32.saturating_pow(times.saturating_sub(1).min(16)))
 }
 
-/// Looks after a volume until nothing of it is left.
-pub(super) async fn act(node: Arc<Node>, id: Uuid, poked: Arc<Notify>) {
+/// Looks after a volume until there is nothing to do about it, or nothing of it is left; the pokes that it had had before it looked for the last time: one that came later
+/// begins it again. There may be thousands of volumes, and a task that only waits is tens of KiB.
+pub(super) async fn act(node: Arc<Node>, id: Uuid, poked: Arc<Poked>) -> u64 {
     let mut attempts = Attempts::default();
     let mut failures = 0;
     loop {
-        let wait = match node.look_after(id, &mut attempts).await {
+        let heard = poked.count();
+        let looked = node.look_after(id, &mut attempts).await;
+        let wait = match looked {
             Ok(None) if node.coordination.seen().volume(id).is_none() => {
                 node.coordination.set_trouble(id, None);
-                return;
+                return heard;
+            }
+            Ok(None) if attempts.none() => {
+                node.coordination.stir();
+                return heard;
             }
             Ok(wait) => {
                 failures = 0;
@@ -93,7 +126,7 @@ pub(super) async fn act(node: Arc<Node>, id: Uuid, poked: Arc<Notify>) {
         };
         node.coordination.stir();
         tokio::select! {
-            () = poked.notified() => {}
+            () = poked.notify.notified() => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -38,6 +38,11 @@ impl Now {
 pub(super) struct Advance(Option<(u64, u64, Instant)>);
 
 impl Advance {
+    /// Nothing was looked at.
+    pub(super) fn is_none(&self) -> bool {
+        self.0.is_none()
+    }
+
     /// For how long nothing has changed: neither the record nor what was compared and copied.
     fn stands_still(&mut self, now: &Now, coordinator: &Coordinator, at: Instant) -> Duration {
         let version = now.set.as_ref().map_or(0, |s| s.record.version);

@@ -153,6 +153,7 @@ mod tests {
     use crate::records::{AliveRecord, AttachmentRecord, PathState, Versioned};
     use crate::replication::record::{Holder, Token};
     use crate::replication::transition::{self, Coordinator};
+    use std::sync::Arc;
     use uuid::Uuid;
 
     const ID: Uuid = Uuid::from_u128(9);
@@ -231,12 +232,12 @@ mod tests {
             let now = Now {
                 id: ID,
                 volume: None,
-                set: Some(Versioned {
+                set: Some(Arc::new(Versioned {
                     record: self.set.clone(),
                     revision: 1,
-                }),
+                })),
                 set_since: Some(self.start),
-                attachment: Some(at(attachment)),
+                attachment: Some(Arc::new(at(attachment))),
                 attached_since: Some(self.start),
                 replicas: BTreeMap::new(),
                 task: None,

@@ -7,6 +7,7 @@ use keelblock_api::datapath::{HoldSnapshotRequest, ReleaseSnapshotRequest, TakeS
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Kept;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::Node;
@@ -156,7 +157,7 @@ impl Node {
     }
 
     /// Writes that all are ready, as long as no volume has another epoch than that of its snapshot.
-    async fn group_ready(&self, group: &[Versioned<SnapshotRecord>]) -> Result<(), OpError> {
+    async fn group_ready(&self, group: &[Kept<SnapshotRecord>]) -> Result<(), OpError> {
         let keys = self.registry.keys();
         for _ in 0..ATTEMPTS {
             let (mut guards, mut writes) = (Vec::new(), Vec::new());

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::Seen;
-use super::actor::act;
-use super::seen::Touched;
+use super::actor::{LONG, Poked, act};
+use super::now::Touched;
 use crate::error::OpError;
 use crate::kvdb::client::WatchEvent;
 use crate::node::Node;
@@ -19,6 +19,10 @@ use crate::node::Node;
 const RETRY: Duration = Duration::from_millis(300);
 /// How often it is looked at what replicas hear of coordinators on other nodes.
 const LISTEN: Duration = Duration::from_secs(1);
+
+/// A round over all volumes has so many steps.
+const STEPS: u32 = 30;
+const STEP: Duration = LONG.checked_div(STEPS).expect("not 0");
 
 /// Volumes that are to be looked at.
 #[derive(Debug)]
@@ -132,38 +136,91 @@ async fn listen(node: &Node) {
     }
 }
 
-/// An actor for each volume, as long as there is something of it.
+/// An actor for each volume that was poked, as long as there is something to do about it.
 async fn keep_actors(node: &Arc<Node>, mut pokes: mpsc::UnboundedReceiver<Uuid>) {
-    let mut actors: HashMap<Uuid, Arc<Notify>> = HashMap::new();
+    let mut actors: HashMap<Uuid, Arc<Poked>> = HashMap::new();
     let mut running = JoinSet::new();
     let mut of_task = HashMap::new();
+    let mut rounds = Rounds::default();
+    let mut tick = tokio::time::interval(STEP);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             poked = pokes.recv() => {
                 let Some(id) = poked else { return };
-                let notify = actors.entry(id).or_insert_with(|| {
-                    let notify = Arc::new(Notify::new());
-                    let task = running.spawn(act(node.clone(), id, notify.clone()));
+                let poked = actors.entry(id).or_insert_with(|| {
+                    let poked = Arc::new(Poked::default());
+                    let task = running.spawn(act(node.clone(), id, poked.clone()));
                     of_task.insert(task.id(), id);
-                    notify
+                    poked
                 });
-                notify.notify_one();
+                poked.poke();
             }
             Some(ended) = running.join_next_with_id() => {
-                let task = match &ended {
-                    Ok((task, ())) => *task,
+                let (task, heard) = match ended {
+                    Ok((task, heard)) => (task, Some(heard)),
                     Err(error) => {
                         tracing::error!(%error, "what looked after a volume ended with a fault of this program");
-                        error.id()
+                        (error.id(), None)
                     }
                 };
                 if let Some(id) = of_task.remove(&task) {
-                    actors.remove(&id);
+                    let poked = actors.remove(&id);
                     // What came between its last look and now.
-                    if ended.is_err() || node.coordination.seen().volume(id).is_some() {
+                    if poked.is_some_and(|p| heard.is_none_or(|heard| p.count() > heard)) {
                         node.coordination.poke(id);
                     }
                 }
+            }
+            _ = tick.tick() => {
+                let due = rounds.step(|| node.coordination.volume_ids());
+                due.into_iter().for_each(|id| node.coordination.poke(id));
+            }
+        }
+    }
+}
+
+/// All volumes are looked at now and then, some at a time: nothing is missed, so this is only for what nobody thought of.
+#[derive(Debug, Default)]
+struct Rounds {
+    left: Vec<Uuid>,
+    steps: u32,
+}
+
+impl Rounds {
+    /// The next ones; `all` is asked for at the begin of each round.
+    fn step(&mut self, all: impl FnOnce() -> Vec<Uuid>) -> Vec<Uuid> {
+        if self.steps == 0 {
+            self.left = all();
+            self.steps = STEPS;
+        }
+        let some = self.left.len().div_ceil(self.steps as usize);
+        self.steps -= 1;
+        self.left.split_off(self.left.len() - some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_has_each_volume_once_and_begins_anew() {
+        for count in [0, 1, 29, 30, 31, 1000_u128] {
+            let all: Vec<Uuid> = (0..count).map(Uuid::from_u128).collect();
+            let mut rounds = Rounds::default();
+            for _ in 0..2 {
+                let mut had = Vec::new();
+                for step in 0..STEPS {
+                    let some = rounds.step(|| match step {
+                        0 => all.clone(),
+                        _ => panic!("a round asks once"),
+                    });
+                    assert!(some.len() <= all.len().div_ceil(STEPS as usize));
+                    had.extend(some);
+                }
+                had.sort();
+                assert_eq!(had, all);
             }
         }
     }

@@ -1,9 +1,9 @@
 //! Replicated volumes, as this node has a part in them (`docs/replication.md`).
 //!
-//! `seen` is what the KVDB says, kept current by one watch; `told` is what the data path was told and reports. For each volume one *actor* (`actor`)
+//! `seen` is what the KVDB says, kept current by one watch; `told` is what the data path was told and reports. For each volume that changed one *actor* (`actor`)
 //! compares the two and does what is missing: replicas of this node (`replicas`), the path that hosts have here, and, if the volume is attached to
 //! this node, K1 and serving (`serve`). When the node of a volume is dead another takes it (`failover`, `takeover`). `changes` answers what coordinators ask for
-//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `groups` those of several volumes at one moment, `clones` those that are for one, `restores` sets it back to one, `kept` keeps them when it is deleted, `errands` has it coordinated for that while it is attached nowhere, `connect` begins with a data path, `place` chooses nodes, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
+//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `groups` those of several volumes at one moment, `clones` those that are for one, `restores` sets it back to one, `kept` keeps them when it is deleted, `errands` has it coordinated for that while it is attached nowhere, `connect` begins with a data path, `place` chooses nodes by what `provisioned` counts, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
 
 mod actor;
 mod alive;
@@ -16,7 +16,9 @@ mod groups;
 mod ha;
 mod kept;
 mod manager;
+mod now;
 pub(crate) mod place;
+mod provisioned;
 mod replicas;
 mod restores;
 mod seen;
@@ -30,7 +32,8 @@ mod wait;
 
 pub(crate) use alive::stay_alive;
 pub(crate) use manager::{Pokes, coordinate};
-pub(crate) use seen::{Life, Now, Seen};
+pub(crate) use now::{Beside, Kept, Now};
+pub(crate) use seen::{Life, Seen};
 pub(crate) use told::Told;
 
 use crate::error::OpError;
@@ -116,9 +119,15 @@ impl Coordination {
 
     /// Has all volumes looked at, those that only the data path knows too.
     pub(crate) fn poke_all(&self) {
+        let all = self.volume_ids();
+        all.into_iter().for_each(|id| self.poke(id));
+    }
+
+    /// All volumes, those that only the data path knows too.
+    fn volume_ids(&self) -> Vec<Uuid> {
         let mut all: HashSet<Uuid> = self.seen().volume_ids().collect();
         all.extend(self.told().volume_ids());
-        all.into_iter().for_each(|id| self.poke(id));
+        all.into_iter().collect()
     }
 
     /// Tells those who wait that something has changed.

@@ -1,6 +1,6 @@
 //! What placement looks at (`crate::placement`), from what is seen of the KVDB; and its answers in words.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
@@ -9,24 +9,20 @@ use super::seen::Life;
 use crate::error::OpError;
 use crate::membership::unfit;
 use crate::placement::{Cluster, Neighbour, NoPlace, Node, Outcome, Pool, Request, Verdict};
-use crate::records::{AliveRecord, NodeRecord, TaskState, VolumeRecord};
+use crate::records::{AliveRecord, NodeRecord, VolumeRecord};
 
 /// Most nodes that an error names with their reasons.
 const NAMED_MAX: usize = 16;
-
-/// Volumes and bytes that are provisioned in a pool of a node.
-type Provisioned<'a> = HashMap<(&'a str, Uuid), (u32, u64)>;
 
 impl Seen {
     /// All nodes, their pools, and what is provisioned in those.
     /// `loads`: how busy they are, in percent; 0 of those that are not in it.
     pub(crate) fn cluster(&self, loads: &BTreeMap<String, u8>) -> Cluster {
-        let provisioned = self.provisioned();
         let node = |node: &NodeRecord| {
             let life = self.alive().get(&node.node_id);
             let says = life.map(|Life { says, .. }| says);
             let member = self.member(&node.node_id);
-            let pools = says.map(|s| pools(s, &node.node_id, &provisioned));
+            let pools = says.map(|s| self.pools(s, &node.node_id));
             Node {
                 node_id: node.node_id.clone(),
                 labels: member.map(|m| m.labels.clone()).unwrap_or_default(),
@@ -40,55 +36,44 @@ impl Seen {
         Cluster::new(self.nodes().map(node).collect())
     }
 
-    fn provisioned(&self) -> Provisioned<'_> {
-        let mut all = Provisioned::new();
-        let mut add = |node, pool, bytes| {
-            let one = all.entry((node, pool)).or_default();
-            *one = (one.0 + 1, one.1.saturating_add(bytes));
+    fn pools(&self, says: &AliveRecord, node_id: &str) -> Vec<Pool> {
+        let pool = |p: &crate::records::PoolSpace| {
+            let (replicas, provisioned_bytes) = self.provisioned_in(node_id, p.pool_id);
+            Pool {
+                pool_id: p.pool_id,
+                // What lies in memory is lost with the process, and with it a copy that others count on (rule 9).
+                memory: p.memory,
+                total_bytes: p.total_bytes,
+                free_bytes: p.free_bytes,
+                provisioned_bytes,
+                replicas,
+            }
         };
-        for (volume, set) in self.sets() {
-            let bytes = volume.counted_bytes();
-            for replica in &set.replicas {
-                add(&replica.node_id, replica.pool_id, bytes);
-            }
-            let task = self.task(volume.volume_id);
-            let runs = task.filter(|t| t.state == TaskState::Running);
-            for coming in runs.into_iter().flat_map(|t| t.coming()) {
-                // It was given its place, and whoever serves the volume has not taken it in yet.
-                if set.replica(coming.replica_id).is_none() {
-                    add(&coming.node_id, coming.pool_id, bytes);
-                }
-            }
-        }
-        for (clone, set) in self.clones_to_be() {
-            for replica in &set.replicas {
-                add(&replica.node_id, replica.pool_id, clone.counted_bytes());
-            }
-        }
-        for volume in self.singles() {
-            let node = volume.node_id.as_str();
-            add(node, volume.pool_id, volume.counted_bytes());
-        }
-        all
+        says.pools.iter().map(pool).collect()
     }
 
     /// Volumes that a rule of a volume may speak of, or whose rules may speak of it: all but itself, if any rule speaks of volumes at all.
     pub(crate) fn neighbours(&self, volume: Option<Uuid>, all: bool) -> Vec<Neighbour<'_>> {
-        let speaks = |v: &VolumeRecord| {
-            let rules = v.placement.as_ref();
-            rules.is_some_and(|r| !r.volume_anti_affinity.is_empty())
-        };
         // One in the trashcan is in nobody's way.
-        let other = |v: &VolumeRecord| {
-            Some(v.volume_id) != volume && v.trashed.is_none() && (all || speaks(v))
+        let other = |v: &&VolumeRecord| Some(v.volume_id) != volume && v.trashed.is_none();
+        let one = |v| {
+            let nodes = match self.single(v) {
+                Some(single) => vec![single.node_id.as_str()],
+                None => {
+                    let replicas = &self.set(v)?.replicas;
+                    replicas.iter().map(|r| r.node_id.as_str()).collect()
+                }
+            };
+            Some(neighbour(self.volume_record(v).filter(other)?, nodes))
         };
-        let sets = self.sets().filter(|(v, _)| other(v)).map(|(v, set)| {
-            let nodes = set.replicas.iter().map(|r| r.node_id.as_str());
-            neighbour(v, nodes.collect())
-        });
-        let singles = self.singles().filter(|v| other(v));
-        let singles = singles.map(|v| neighbour(v, vec![v.node_id.as_str()]));
-        sets.chain(singles).collect()
+        match all {
+            true => {
+                let all = self.volume_records().map(|v| v.volume_id);
+                all.filter_map(one).collect()
+            }
+            // There may be thousands, and few have rules.
+            false => self.speaking().filter_map(one).collect(),
+        }
     }
 }
 
@@ -99,23 +84,6 @@ fn neighbour<'a>(volume: &'a VolumeRecord, nodes: Vec<&'a str>) -> Neighbour<'a>
         rules: volume.placement.as_ref(),
         nodes,
     }
-}
-
-fn pools(says: &AliveRecord, node_id: &str, provisioned: &Provisioned<'_>) -> Vec<Pool> {
-    let pool = |p: &crate::records::PoolSpace| {
-        let there = provisioned.get(&(node_id, p.pool_id));
-        let (replicas, provisioned_bytes) = there.copied().unwrap_or_default();
-        Pool {
-            pool_id: p.pool_id,
-            // What lies in memory is lost with the process, and with it a copy that others count on (rule 9).
-            memory: p.memory,
-            total_bytes: p.total_bytes,
-            free_bytes: p.free_bytes,
-            provisioned_bytes,
-            replicas,
-        }
-    };
-    says.pools.iter().map(pool).collect()
 }
 
 /// Why a node can have no replica, whatever room it has.

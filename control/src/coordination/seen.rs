@@ -2,6 +2,7 @@
 //! as one. It may be a moment old: what is decided by it is written by comparing revisions.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keelblock_api::etcd::mvccpb::event::EventType;
@@ -11,6 +12,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::now::{Beside, Kept, Now, Touched};
+use super::provisioned::Provisioned;
 use crate::gossip::GossipRecord;
 use crate::membership::MemberRecord;
 use crate::records::{
@@ -38,19 +41,19 @@ pub struct Seen {
     pub complete: bool,
     /// Of the KVDB: everything of the cluster up to it has been seen.
     pub revision: i64,
-    /// Volumes with a single copy, which is a part of its node's pool: they are only counted, and listed.
-    singles: HashMap<Uuid, VolumeRecord>,
+    /// Volumes with a single copy, which is a part of its node's pool: they are only counted, and listed. (Records are shared with whoever lists them or looks after them.)
+    singles: HashMap<Uuid, Kept<VolumeRecord>>,
     /// Their snapshots.
-    single_snapshots: HashMap<Uuid, SnapshotRecord>,
+    single_snapshots: HashMap<Uuid, Kept<SnapshotRecord>>,
     /// Keys whose records cannot be read.
     unreadable: HashSet<Vec<u8>>,
-    volumes: HashMap<Uuid, Versioned<VolumeRecord>>,
-    sets: HashMap<Uuid, (Versioned<ReplicationRecord>, Instant)>,
-    attachments: HashMap<Uuid, (Versioned<AttachmentRecord>, Instant)>,
+    volumes: HashMap<Uuid, Kept<VolumeRecord>>,
+    sets: HashMap<Uuid, (Kept<ReplicationRecord>, Instant)>,
+    attachments: HashMap<Uuid, (Kept<AttachmentRecord>, Instant)>,
     replicas: HashMap<Uuid, BTreeMap<Uuid, Versioned<ReplicaRecord>>>,
-    tasks: HashMap<Uuid, Versioned<TaskRecord>>,
+    tasks: HashMap<Uuid, Kept<TaskRecord>>,
     /// Of replicated volumes.
-    snapshots: HashMap<Uuid, Versioned<SnapshotRecord>>,
+    snapshots: HashMap<Uuid, Kept<SnapshotRecord>>,
     /// Which of these are of a volume: there may be thousands of others.
     snapshot_ids: HashMap<Uuid, HashSet<Uuid>>,
     nodes: BTreeMap<String, NodeRecord>,
@@ -63,40 +66,8 @@ pub struct Seen {
     generation: u8,
     /// A backup is being put back.
     restoring: bool,
-}
-
-/// What is known of a volume, at a moment.
-#[derive(Debug, Clone)]
-pub struct Now {
-    /// Its id.
-    pub id: Uuid,
-    /// Its record.
-    pub volume: Option<Versioned<VolumeRecord>>,
-    /// Its replicas and who coordinates them.
-    pub set: Option<Versioned<ReplicationRecord>>,
-    /// Since when that is so, as far as was seen.
-    pub set_since: Option<Instant>,
-    /// Where it is attached.
-    pub attachment: Option<Versioned<AttachmentRecord>>,
-    /// Since when that is so, as far as was seen.
-    pub attached_since: Option<Instant>,
-    /// What became of its replicas.
-    pub replicas: BTreeMap<Uuid, Versioned<ReplicaRecord>>,
-    /// The task that changes them, or the last one that did.
-    pub task: Option<Versioned<TaskRecord>>,
-    /// Its snapshots, the oldest first.
-    pub snapshots: Vec<Versioned<SnapshotRecord>>,
-}
-
-/// Whom a change concerns.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// These volumes.
-    pub volumes: HashSet<Uuid>,
-    /// Nodes: where they are, or who they are.
-    pub nodes: bool,
-    /// Whether nodes live.
-    pub alive: bool,
+    /// What follows from the records above.
+    pub(super) provisioned: Provisioned,
 }
 
 /// Puts what is there, or takes away what is not.
@@ -228,11 +199,31 @@ impl Seen {
         let Ok(id) = Uuid::try_parse(volume) else {
             return touched;
         };
+        let counts = part.is_none() && matches!(kind, "volumes" | "replication" | "tasks");
+        if counts {
+            self.uncount(id);
+        }
+        let touched = self.put_of(id, (kind, part), at, value);
+        if counts {
+            self.count(id);
+        }
+        touched
+    }
+
+    /// Of a volume, or snapshot.
+    fn put_of(
+        &mut self,
+        id: Uuid,
+        (kind, part): (&str, Option<&str>),
+        at: &KeyValue,
+        value: Option<&KeyValue>,
+    ) -> Touched {
+        let mut touched = Touched::default();
         match (kind, part.map(Uuid::try_parse)) {
             ("volumes", None) => {
-                let record = self.decode::<VolumeRecord>(at, value);
-                let single = record.as_ref().map(|v| &v.record);
-                let single = single.filter(|v| v.replicated.is_none());
+                let record = self.decode::<VolumeRecord>(at, value).map(Arc::new);
+                let single = record.as_ref();
+                let single = single.filter(|v| v.record.replicated.is_none());
                 set(&mut self.singles, id, single.cloned());
                 let record = record.filter(|v| v.record.replicated.is_some());
                 if record.is_none() && !self.volumes.contains_key(&id) {
@@ -247,15 +238,13 @@ impl Seen {
             }
             ("replication", None) => {
                 let record = self.decode::<ReplicationRecord>(at, value);
-                set(&mut self.sets, id, record.map(|r| (r, Instant::now())));
+                let record = record.map(|r| (Arc::new(r), Instant::now()));
+                set(&mut self.sets, id, record);
             }
             ("attachments", None) => {
                 let record = self.decode::<AttachmentRecord>(at, value);
-                set(
-                    &mut self.attachments,
-                    id,
-                    record.map(|r| (r, Instant::now())),
-                );
+                let record = record.map(|r| (Arc::new(r), Instant::now()));
+                set(&mut self.attachments, id, record);
                 if self.volume(id).is_none() {
                     // Of a volume with one replica. Should this be one with several, its own record comes, too.
                     return touched;
@@ -274,12 +263,12 @@ impl Seen {
             }
             ("tasks", None) => {
                 let record = self.decode::<TaskRecord>(at, value);
-                set(&mut self.tasks, id, record);
+                set(&mut self.tasks, id, record.map(Arc::new));
             }
             ("snapshots", None) => {
-                let record = self.decode::<SnapshotRecord>(at, value);
-                let single = record.as_ref().map(|s| &s.record);
-                let single = single.filter(|s| s.epoch.is_none());
+                let record = self.decode::<SnapshotRecord>(at, value).map(Arc::new);
+                let single = record.as_ref();
+                let single = single.filter(|s| s.record.epoch.is_none());
                 set(&mut self.single_snapshots, id, single.cloned());
                 let record = record.filter(|s| s.record.epoch.is_some());
                 let before = self.snapshots.remove(&id);
@@ -291,7 +280,7 @@ impl Seen {
                     let all = self.group(group).into_iter();
                     touched.volumes.extend(all.map(|s| s.record.volume_id));
                 }
-                self.index_snapshot(id, before.as_ref(), record.as_ref());
+                self.index_snapshot(id, before.as_deref(), record.as_deref());
                 set(&mut self.snapshots, id, record);
                 return touched;
             }
@@ -344,7 +333,7 @@ impl Seen {
         ids.into_iter().filter_map(|id| self.volume(id)).collect()
     }
 
-    fn snapshots_of(&self, id: Uuid) -> Vec<Versioned<SnapshotRecord>> {
+    fn snapshots_of(&self, id: Uuid) -> Vec<Kept<SnapshotRecord>> {
         let ids = self.snapshot_ids.get(&id).into_iter().flatten();
         let mut of_it: Vec<_> = ids.filter_map(|s| self.snapshots.get(s).cloned()).collect();
         of_it.sort_by_key(|s| (s.record.created_unix_ms, s.record.snapshot_id));
@@ -372,10 +361,9 @@ impl Seen {
     }
 
     /// Those that are taken at one moment, as long as they are being taken or given up.
-    pub fn group(&self, group: Uuid) -> Vec<Versioned<SnapshotRecord>> {
+    pub fn group(&self, group: Uuid) -> Vec<Kept<SnapshotRecord>> {
         let all = self.snapshots.values();
-        let of =
-            |s: &&Versioned<SnapshotRecord>| s.record.joint.is_some() && s.record.group == group;
+        let of = |s: &&Kept<SnapshotRecord>| s.record.joint.is_some() && s.record.group == group;
         all.filter(of).cloned().collect()
     }
 
@@ -431,21 +419,44 @@ impl Seen {
         self.complete && self.revision >= revision && self.unreadable.is_empty()
     }
 
+    /// A volume with several replicas.
+    pub(super) fn replicated_record(&self, id: Uuid) -> Option<&VolumeRecord> {
+        self.volumes.get(&id).map(|v| &v.record)
+    }
+
+    /// A volume with a single copy.
+    pub(super) fn single(&self, id: Uuid) -> Option<&VolumeRecord> {
+        self.singles.get(&id).map(|v| &v.record)
+    }
+
+    /// A volume, whatever it has.
+    pub(super) fn volume_record(&self, id: Uuid) -> Option<&VolumeRecord> {
+        self.replicated_record(id).or_else(|| self.single(id))
+    }
+
     /// All volumes, in no order.
     pub fn volume_records(&self) -> impl Iterator<Item = &VolumeRecord> {
-        let replicated = self.volumes.values().map(|v| &v.record);
-        replicated.chain(self.singles.values())
+        self.volumes().map(|v| &v.record)
+    }
+
+    /// The same, to be kept.
+    pub fn volumes(&self) -> impl Iterator<Item = &Kept<VolumeRecord>> {
+        self.volumes.values().chain(self.singles.values())
     }
 
     /// All snapshots, in no order.
-    pub fn snapshot_records(&self) -> impl Iterator<Item = &SnapshotRecord> {
-        let replicated = self.snapshots.values().map(|s| &s.record);
+    pub fn snapshots(&self) -> impl Iterator<Item = &Kept<SnapshotRecord>> {
+        let replicated = self.snapshots.values();
         replicated.chain(self.single_snapshots.values())
     }
 
-    /// Where a volume is attached, or only coordinated.
-    pub fn attachment(&self, id: Uuid) -> Option<&AttachmentRecord> {
-        self.attachments.get(&id).map(|a| &a.0.record)
+    /// What is kept beside a volume: who coordinates it and its replicas, where it is attached or only coordinated, and the last task.
+    pub fn beside(&self, id: Uuid) -> Beside {
+        Beside {
+            set: self.sets.get(&id).map(|s| s.0.clone()),
+            attachment: self.attachments.get(&id).map(|a| a.0.clone()),
+            task: self.tasks.get(&id).cloned(),
+        }
     }
 
     /// How many volumes are attached to a node, or coordinated there for their snapshots or replicas.
@@ -460,25 +471,10 @@ impl Seen {
         self.gossip.as_ref().and_then(GossipRecord::bytes)
     }
 
-    /// Volumes with a single copy.
-    pub fn singles(&self) -> impl Iterator<Item = &VolumeRecord> {
-        self.singles.values()
-    }
-
     /// Replicated volumes, and their replicas.
     pub fn sets(&self) -> impl Iterator<Item = (&VolumeRecord, &ReplicationRecord)> {
         let all = self.volumes.iter();
         all.filter_map(|(id, v)| Some((&v.record, self.set(*id)?)))
-    }
-
-    /// Clones of volumes that have no replicas yet, and the replicas of what they are cloned of: theirs will be beside those.
-    pub fn clones_to_be(&self) -> impl Iterator<Item = (&VolumeRecord, &ReplicationRecord)> {
-        let all = self.volumes.iter();
-        let none = all.filter(|(id, _)| !self.sets.contains_key(*id));
-        none.filter_map(|(_, v)| {
-            let source = v.record.source.as_ref().filter(|s| s.own)?;
-            Some((&v.record, self.set(source.volume_id)?))
-        })
     }
 
     /// All nodes.

@@ -1,6 +1,7 @@
 //! What is decided about a volume's replicas, by records alone.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -74,8 +75,8 @@ impl World {
         };
         let now = Now {
             id: id(200),
-            volume: Some(at(volume())),
-            set: Some(at(set)),
+            volume: Some(at(volume()).into()),
+            set: Some(at(set).into()),
             set_since: None,
             attachment: None,
             attached_since: None,
@@ -114,8 +115,12 @@ impl World {
         &mut self.now.replicas.get_mut(&id(n)).unwrap().record
     }
 
+    fn volume(&mut self) -> &mut VolumeRecord {
+        &mut Arc::make_mut(self.now.volume.as_mut().unwrap()).record
+    }
+
     fn set(&mut self, change: impl Fn(&mut Fields)) {
-        let set = self.now.set.as_mut().unwrap();
+        let set = Arc::make_mut(self.now.set.as_mut().unwrap());
         let mut fields = Fields::from(set.record.clone());
         change(&mut fields);
         set.record = ReplicationRecord::try_from(fields).unwrap();
@@ -155,7 +160,7 @@ impl World {
             created_unix_ms: 0,
             updated_unix_ms: NOW_MS - ago_ms,
         };
-        self.now.task = Some(at(record));
+        self.now.task = Some(at(record).into());
     }
 }
 
@@ -238,11 +243,11 @@ fn volumes_that_are_not_to_be_touched_are_left_alone() {
     restored.generation = 1;
     assert!(waits(&restored.verdict(), "decide-replicas"));
     assert!(!restored.wants_errand());
-    w.now.volume.as_mut().unwrap().record.error = "contradictions".into();
+    w.volume().error = "contradictions".into();
     assert!(waits(&w.verdict(), "contradictions"));
-    w.now.volume.as_mut().unwrap().record.restoring = Some(id(7));
+    w.volume().restoring = Some(id(7));
     assert_eq!(w.verdict(), Verdict::Well);
-    w.now.volume.as_mut().unwrap().record = VolumeRecord {
+    *w.volume() = VolumeRecord {
         phase: Phase::Kept,
         ..volume()
     };

@@ -7,6 +7,7 @@ mod diags;
 mod identity;
 mod jobs;
 mod kvdb;
+mod lists;
 mod members;
 mod mount_attach;
 mod nodes;
@@ -37,6 +38,7 @@ use keelblock_api::openstorage::open_storage_node_server::OpenStorageNodeServer;
 use keelblock_api::openstorage::open_storage_pool_server::OpenStoragePoolServer;
 use keelblock_api::openstorage::open_storage_schedule_policy_server::OpenStorageSchedulePolicyServer;
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolumeServer;
+use lists::WithLists;
 use prost_reflect::DescriptorPool;
 use std::sync::Arc;
 use tonic::service::Routes;
@@ -72,15 +74,13 @@ impl Services {
 
     /// All of them, for a server, or to be called in this process.
     pub fn routes(&self) -> Routes {
-        let limited = |service: OpenStorageVolumeServer<Self>| {
-            service
-                .max_decoding_message_size(REQUEST_BYTES_MAX)
-                .max_encoding_message_size(ANSWER_BYTES_MAX)
-        };
+        let volumes = OpenStorageVolumeServer::new(self.clone())
+            .max_decoding_message_size(REQUEST_BYTES_MAX)
+            .max_encoding_message_size(ANSWER_BYTES_MAX);
         Routes::new(OpenStorageIdentityServer::new(self.clone()))
             .add_service(OpenStorageClusterServer::new(self.clone()))
             .add_service(OpenStorageNodeServer::new(self.clone()))
-            .add_service(limited(OpenStorageVolumeServer::new(self.clone())))
+            .add_service(WithLists::new(volumes, self.clone()))
             .add_service(OpenStorageMountAttachServer::new(self.clone()))
             .add_service(OpenStoragePoolServer::new(self.clone()))
             .add_service(OpenStorageAlertsServer::new(self.clone()))

@@ -1,20 +1,21 @@
 //! A volume as the SDK shows it, and a snapshot, which is a volume that is read-only and has a parent.
 use super::replicas;
 use super::spec::spec;
-use crate::coordination::Seen;
+use crate::coordination::{Beside, Seen};
 use crate::datapath::LinkState;
 use crate::error::OpError;
 use crate::membership::MemberState;
 use crate::names;
 use crate::node::{Node, level};
 use crate::records::{
-    AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, TaskRecord, VolumeRecord,
+    AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, Versioned, VolumeRecord,
 };
 use crate::replication::record::ReplicationRecord;
 use crate::schedule::ScheduleRecord;
 use keelblock_api::datapath::{ListReplicasRequest, ListSnapshotsRequest, ListVolumesRequest};
 use keelblock_api::openstorage::*;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -24,7 +25,7 @@ pub struct Viewer {
     this_node: String,
     datapath_up: bool,
     around: Around,
-    used: HashMap<String, u64>,
+    used: HashMap<Uuid, u64>,
     /// Schedule policies of volumes.
     policies: HashMap<Uuid, Vec<String>>,
 }
@@ -51,13 +52,16 @@ pub fn shown_snapshot(record: &SnapshotRecord) -> Shown {
 /// What is known of volumes beside their own records.
 #[derive(Default)]
 struct Around {
-    attachments: HashMap<Uuid, AttachmentRecord>,
     /// With whether each lives.
     nodes: HashMap<String, (NodeRecord, bool)>,
-    /// Of replicated volumes.
-    sets: HashMap<Uuid, ReplicationRecord>,
-    /// What changes their replicas, or did last.
-    tasks: HashMap<Uuid, TaskRecord>,
+    /// Of volumes that have something beside their record.
+    beside: HashMap<Uuid, Beside>,
+}
+
+/// Volumes that are shown, of which these may be snapshots.
+fn volumes(shown: &[Shown]) -> impl Iterator<Item = Uuid> {
+    let volumes = shown.iter().filter(|(_, snapshot)| snapshot.is_none());
+    volumes.map(|(id, _)| *id)
 }
 
 impl Around {
@@ -78,42 +82,35 @@ impl Around {
             let lives = seen.alive().contains_key(&n.node_id);
             (n.node_id.clone(), (n.clone(), lives))
         };
-        let volumes = || {
-            shown
-                .iter()
-                .filter(|(_, of)| of.is_none())
-                .map(|(id, _)| *id)
-        };
-        let attached = |id: Uuid| {
-            let found = seen.attachment(id).filter(|a| !a.errand)?;
-            Some((id, found.clone()))
-        };
         let nodes = seen.nodes().filter(|n| !left(&n.node_id));
         Self {
-            attachments: volumes().filter_map(attached).collect(),
             nodes: nodes.map(life).collect(),
-            sets: volumes()
-                .filter_map(|id| Some((id, seen.set(id)?.clone())))
-                .collect(),
-            tasks: volumes()
-                .filter_map(|id| Some((id, seen.task(id)?.clone())))
-                .collect(),
+            beside: volumes(shown).map(|id| (id, seen.beside(id))).collect(),
         }
     }
 
     async fn read(node: &Node, shown: &[Shown]) -> Result<Self, OpError> {
-        let attachments = node.registry.attachments().await?;
+        let key = node.registry.keys().attachments();
+        let attachments = node.registry.list::<AttachmentRecord>(&key).await?;
         let nodes = node.registry.nodes().await?;
         let by_id = |(n, lives): (NodeRecord, bool)| (n.node_id.clone(), (n, lives));
+        let mut beside: HashMap<Uuid, Beside> = HashMap::new();
+        for (id, set) in sets(node, shown).await? {
+            beside.entry(id).or_default().set = Some(Arc::new(set));
+        }
+        for found in attachments {
+            let of = beside.entry(found.record.volume_id).or_default();
+            of.attachment = Some(Arc::new(found));
+        }
+        let seen = node.coordination.seen();
+        for id in volumes(shown) {
+            if let Some(task) = seen.beside(id).task {
+                beside.entry(id).or_default().task = Some(task);
+            }
+        }
         Ok(Self {
-            attachments: attachments.into_iter().map(|a| (a.volume_id, a)).collect(),
             nodes: nodes.into_iter().map(by_id).collect(),
-            sets: sets(node, shown).await?,
-            tasks: {
-                let seen = node.coordination.seen();
-                let task = |(id, _): &Shown| Some((*id, seen.task(*id)?.clone()));
-                shown.iter().filter_map(task).collect()
-            },
+            beside,
         })
     }
 }
@@ -140,7 +137,7 @@ impl Viewer {
 
     /// Bytes that a volume uses, if that is known.
     pub fn used(&self, record: &VolumeRecord) -> Option<u64> {
-        self.used.get(&record.volume_id.to_string()).copied()
+        self.used.get(&record.volume_id).copied()
     }
 
     /// A volume or snapshot.
@@ -154,7 +151,7 @@ impl Viewer {
     /// A snapshot with its name and labels.
     pub fn snapshot(&self, record: &SnapshotRecord) -> SdkVolumeInspectResponse {
         let (name, labels) = (record.name.clone(), record.labels.clone());
-        let usage = self.used.get(&record.snapshot_id.to_string());
+        let usage = self.used.get(&record.snapshot_id);
         let mut volume = Volume {
             id: record.snapshot_id.to_string(),
             source: Some(Source {
@@ -210,9 +207,11 @@ impl Viewer {
     }
 
     fn volume(&self, record: &VolumeRecord) -> Volume {
-        let attachment = self.around.attachments.get(&record.volume_id);
-        let set = self.around.sets.get(&record.volume_id);
-        let task = self.around.tasks.get(&record.volume_id);
+        let beside = self.around.beside.get(&record.volume_id);
+        let attachment = beside.and_then(|b| b.attachment.as_ref());
+        let attachment = attachment.map(|a| &a.record).filter(|a| !a.errand);
+        let set = beside.and_then(|b| b.set.as_ref()).map(|s| &s.record);
+        let task = beside.and_then(|b| b.task.as_ref()).map(|t| &t.record);
         let replicas_shown = set.map_or(1, |s| level(s.wanted, task));
         let policies = self.policies.get(&record.volume_id);
         let policies = policies.map_or(&[][..], Vec::as_slice);
@@ -313,14 +312,17 @@ async fn policies(node: &Node, shown: &[Shown]) -> Result<HashMap<Uuid, Vec<Stri
         return Ok(all.into_iter().map(|s| names(s.record)).collect());
     }
     let mut found = HashMap::new();
-    for (id, _) in shown.iter().filter(|(_, snapshot)| snapshot.is_none()) {
-        found.extend(node.schedule_of(*id).await?.map(names));
+    for id in volumes(shown) {
+        found.extend(node.schedule_of(id).await?.map(names));
     }
     Ok(found)
 }
 
 /// Who coordinates the volumes that are shown, of those that are replicated.
-async fn sets(node: &Node, shown: &[Shown]) -> Result<HashMap<Uuid, ReplicationRecord>, OpError> {
+async fn sets(
+    node: &Node,
+    shown: &[Shown],
+) -> Result<Vec<(Uuid, Versioned<ReplicationRecord>)>, OpError> {
     if shown.len() > SINGLY_MAX {
         let keys = node.registry.keys();
         let prefix = keys.replications();
@@ -328,15 +330,15 @@ async fn sets(node: &Node, shown: &[Shown]) -> Result<HashMap<Uuid, ReplicationR
         let read = |kv: &keelblock_api::etcd::mvccpb::KeyValue| {
             let id = kv.key.strip_prefix(prefix.as_bytes())?;
             let id = Uuid::try_parse(std::str::from_utf8(id).ok()?).ok()?;
-            Some((id, serde_json::from_slice(&kv.value).ok()?))
+            let record = serde_json::from_slice(&kv.value).ok()?;
+            let revision = kv.mod_revision;
+            Some((id, Versioned { record, revision }))
         };
         return Ok(all.kvs.iter().filter_map(read).collect());
     }
-    let mut sets = HashMap::new();
-    for (id, _) in shown.iter().filter(|(_, snapshot)| snapshot.is_none()) {
-        if let Some(set) = node.replication(*id).await? {
-            sets.insert(*id, set.record);
-        }
+    let mut sets = Vec::new();
+    for id in volumes(shown) {
+        sets.extend(node.replication(id).await?.map(|set| (id, set)));
     }
     Ok(sets)
 }
@@ -352,7 +354,7 @@ pub fn has_labels(labels: &BTreeMap<String, String>, wanted: &HashMap<String, St
 const USED_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// By id of a volume or snapshot. Of few, only theirs: that the data path counts exactly costs pages that it reads.
-async fn used_bytes(node: &Node, shown: &[Shown]) -> HashMap<String, u64> {
+async fn used_bytes(node: &Node, shown: &[Shown]) -> HashMap<Uuid, u64> {
     let mut used = HashMap::new();
     if shown.len() > SINGLY_MAX {
         let (volumes, snapshots, replicas) = tokio::join!(
@@ -364,23 +366,27 @@ async fn used_bytes(node: &Node, shown: &[Shown]) -> HashMap<String, u64> {
         return used;
     }
     for (volume, snapshot) in shown {
-        let volume = volume.to_string();
         used.extend(match snapshot {
-            None => match volumes_used(node, volume.clone()).await {
+            None => match volumes_used(node, volume.to_string()).await {
                 found if !found.is_empty() => found,
                 _ => {
                     let mut replicas = replicas_used(node).await;
-                    replicas.retain(|(id, _)| *id == volume);
+                    replicas.retain(|(id, _)| id == volume);
                     replicas
                 }
             },
-            Some(id) => snapshots_used(node, volume, id.to_string()).await,
+            Some(id) => snapshots_used(node, volume.to_string(), id.to_string()).await,
         });
     }
     used
 }
 
-async fn volumes_used(node: &Node, volume_id: String) -> Vec<(String, u64)> {
+/// What the data path says by id.
+fn by_id(id: &str, bytes: u64) -> Option<(Uuid, u64)> {
+    Some((Uuid::try_parse(id).ok()?, bytes))
+}
+
+async fn volumes_used(node: &Node, volume_id: String) -> Vec<(Uuid, u64)> {
     let request = ListVolumesRequest { volume_id };
     let listed = node
         .link
@@ -388,25 +394,25 @@ async fn volumes_used(node: &Node, volume_id: String) -> Vec<(String, u64)> {
             c.list_volumes(request).await
         });
     let volumes = listed.await.map(|reply| reply.volumes).unwrap_or_default();
-    let used = volumes.into_iter().map(|v| (v.volume_id, v.used_bytes));
-    used.collect()
+    let used = volumes.iter();
+    used.filter_map(|v| by_id(&v.volume_id, v.used_bytes))
+        .collect()
 }
 
 /// Of replicated volumes, what their replicas here use: each uses as much.
-async fn replicas_used(node: &Node) -> Vec<(String, u64)> {
+async fn replicas_used(node: &Node) -> Vec<(Uuid, u64)> {
     let listed = node
         .link
         .call_within(USED_TIMEOUT, "list replicas", |mut c| async move {
             c.list_replicas(ListReplicasRequest {}).await
         });
     let replicas = listed.await.map(|reply| reply.replicas).unwrap_or_default();
-    replicas
-        .into_iter()
-        .map(|r| (r.volume_id, r.used_bytes))
+    let used = replicas.iter();
+    used.filter_map(|r| by_id(&r.volume_id, r.used_bytes))
         .collect()
 }
 
-async fn snapshots_used(node: &Node, volume_id: String, snapshot_id: String) -> Vec<(String, u64)> {
+async fn snapshots_used(node: &Node, volume_id: String, snapshot_id: String) -> Vec<(Uuid, u64)> {
     let request = ListSnapshotsRequest {
         volume_id,
         snapshot_id,
@@ -418,8 +424,9 @@ async fn snapshots_used(node: &Node, volume_id: String, snapshot_id: String) -> 
         });
     let snapshots = listed.await.map(|reply| reply.snapshots);
     let snapshots = snapshots.unwrap_or_default();
-    let used = snapshots.into_iter().map(|s| (s.snapshot_id, s.used_bytes));
-    used.collect()
+    let used = snapshots.iter();
+    used.filter_map(|s| by_id(&s.snapshot_id, s.used_bytes))
+        .collect()
 }
 
 /// A time of the SDK.

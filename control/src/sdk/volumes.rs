@@ -1,6 +1,7 @@
 //! Volume.
 use super::view::{self, Shown, Viewer, has_labels};
 use super::{Services, answer, not_yet, stats};
+use crate::coordination::Kept;
 use crate::error::OpError;
 use crate::records::{
     Found, SnapshotRecord, VolumeRecord, snapshot_is_there, unix_ms, volume_is_there,
@@ -8,12 +9,14 @@ use crate::records::{
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolume;
 use keelblock_api::openstorage::*;
 use keelblock_api::stats::VolumeSnapshot;
+use prost::Message;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use tonic::{Request, Response, Status as Refusal};
 use uuid::Uuid;
 
 /// What a volume must have to be selected.
-struct Selection {
+pub(super) struct Selection {
     name: String,
     labels: HashMap<String, String>,
     /// No volume is in a group yet, so one that is asked for selects none.
@@ -49,40 +52,50 @@ impl Selection {
 
 /// Volumes and snapshots.
 #[derive(Default)]
-struct Selected {
-    volumes: Vec<VolumeRecord>,
-    snapshots: Vec<SnapshotRecord>,
+pub(super) struct Selected {
+    pub volumes: Vec<Kept<VolumeRecord>>,
+    pub snapshots: Vec<Kept<SnapshotRecord>>,
 }
 
 impl Selected {
     fn retain(&mut self, selection: &Selection) {
         self.volumes
-            .retain(|v| selection.selects(&v.name, &v.labels));
+            .retain(|v| selection.selects(&v.record.name, &v.record.labels));
         self.snapshots
-            .retain(|s| selection.selects(&s.name, &s.labels));
+            .retain(|s| selection.selects(&s.record.name, &s.record.labels));
     }
 
     fn ids(&self) -> Vec<String> {
-        let volumes = self.volumes.iter().map(|v| v.volume_id.to_string());
-        let snapshots = self.snapshots.iter().map(|s| s.snapshot_id.to_string());
+        let volumes = self.volumes.iter().map(|v| v.record.volume_id.to_string());
+        let snapshots = self.snapshots.iter();
+        let snapshots = snapshots.map(|s| s.record.snapshot_id.to_string());
         volumes.chain(snapshots).collect()
     }
 
-    fn shown(&self) -> Vec<Shown> {
-        let volumes = self.volumes.iter().map(|v| (v.volume_id, None));
-        let snapshots = self.snapshots.iter().map(view::shown_snapshot);
+    pub fn shown(&self) -> Vec<Shown> {
+        let volumes = self.volumes.iter().map(|v| (v.record.volume_id, None));
+        let snapshots = self.snapshots.iter();
+        let snapshots = snapshots.map(|s| view::shown_snapshot(&s.record));
         volumes.chain(snapshots).collect()
     }
 }
 
+impl TryFrom<SdkVolumeInspectWithFiltersRequest> for Selection {
+    type Error = OpError;
+
+    fn try_from(r: SdkVolumeInspectWithFiltersRequest) -> Result<Self, OpError> {
+        Self::new(r.name, r.labels, r.ownership, r.group)
+    }
+}
+
 impl Services {
-    async fn select(&self, selection: Selection) -> Result<Selected, OpError> {
+    pub(super) async fn select(&self, selection: Selection) -> Result<Selected, OpError> {
         // There may be thousands, and a name is of one.
         if !selection.name.is_empty() {
             let mut one = Selected::default();
             match self.node().registry.named(&selection.name).await? {
-                Some(Found::Volume(v)) => one.volumes.push(v.record),
-                Some(Found::Snapshot(s)) => one.snapshots.push(s.record),
+                Some(Found::Volume(v)) => one.volumes.push(Arc::new(v)),
+                Some(Found::Snapshot(s)) => one.snapshots.push(Arc::new(s)),
                 None => {}
             }
             one.retain(&selection);
@@ -91,30 +104,37 @@ impl Services {
         if self.node().sees_now().await? {
             return Ok(self.seen(&selection));
         }
+        let registry = &self.node().registry;
+        let volumes = registry.list(&registry.keys().volumes()).await?;
+        let snapshots = registry.list(&registry.keys().snapshots()).await?;
         let mut all = Selected {
-            volumes: self.node().registry.volumes().await?,
-            snapshots: self.node().registry.snapshots().await?,
+            volumes: volumes.into_iter().map(Arc::new).collect(),
+            snapshots: snapshots.into_iter().map(Arc::new).collect(),
         };
+        all.volumes.retain(|v| volume_is_there(&v.record));
+        all.snapshots.retain(|s| snapshot_is_there(&s.record));
         all.retain(&selection);
         Ok(all)
     }
 
-    /// From what is seen, in the order of ids as the KVDB has it: only what is selected is copied.
+    /// From what is seen, in the order of ids as the KVDB has it.
     fn seen(&self, selection: &Selection) -> Selected {
         let seen = self.node().coordination.seen();
-        let volumes = seen
-            .volume_records()
-            .filter(|v| volume_is_there(v) && selection.selects(&v.name, &v.labels));
-        let snapshots = seen
-            .snapshot_records()
-            .filter(|s| snapshot_is_there(s) && selection.selects(&s.name, &s.labels));
+        let volume = |v: &&Kept<VolumeRecord>| {
+            let v = &v.record;
+            volume_is_there(v) && selection.selects(&v.name, &v.labels)
+        };
+        let snapshot = |s: &&Kept<SnapshotRecord>| {
+            let s = &s.record;
+            snapshot_is_there(s) && selection.selects(&s.name, &s.labels)
+        };
         let mut all = Selected {
-            volumes: volumes.cloned().collect(),
-            snapshots: snapshots.cloned().collect(),
+            volumes: seen.volumes().filter(volume).cloned().collect(),
+            snapshots: seen.snapshots().filter(snapshot).cloned().collect(),
         };
         drop(seen);
-        all.volumes.sort_unstable_by_key(|v| v.volume_id);
-        all.snapshots.sort_unstable_by_key(|s| s.snapshot_id);
+        all.volumes.sort_unstable_by_key(|v| v.record.volume_id);
+        all.snapshots.sort_unstable_by_key(|s| s.record.snapshot_id);
         all
     }
 
@@ -198,17 +218,11 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeInspectWithFiltersRequest>,
     ) -> Result<Response<SdkVolumeInspectWithFiltersResponse>, Refusal> {
-        let r = request.into_inner();
-        let selected = self
-            .select(Selection::new(r.name, r.labels, r.ownership, r.group)?)
-            .await?;
-        let viewer = Viewer::new(self.node(), &selected.shown()).await?;
-        let volumes = selected.volumes.iter().map(|r| viewer.response(r));
-        let snapshots = selected.snapshots.iter().map(|r| viewer.snapshot(r));
-        let volumes = volumes.chain(snapshots).collect();
-        Ok(Response::new(SdkVolumeInspectWithFiltersResponse {
-            volumes,
-        }))
+        // Over the wire it is `lists` that answers.
+        let listed = self.listed(request.into_inner()).await?;
+        SdkVolumeInspectWithFiltersResponse::decode(listed.bytes())
+            .map(Response::new)
+            .map_err(|error| Refusal::internal(error.to_string()))
     }
 
     async fn enumerate(
