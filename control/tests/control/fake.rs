@@ -805,7 +805,8 @@ impl Datapath for Service {
             .serve(request.into_inner(), self.incarnation)?;
         if let (Some(asks), Some(events)) = (asks, &memory.events) {
             let what = event::What::SetChange(asks);
-            events.try_send(Ok(happened(what))).unwrap();
+            // Nobody hears of it if the control process is being restarted.
+            let _ = events.try_send(Ok(happened(what)));
         }
         Ok(Response::new(coordinator))
     }
