@@ -80,7 +80,7 @@ fn a_host_of_a_node_that_forwards_goes_on_when_the_coordinator_dies() {
 }
 
 #[test]
-fn a_volume_is_moved_and_survives_a_stop_of_everything() {
+fn a_volume_is_moved_and_survives_a_stop_of_everything_and_an_older_kvdb() {
     let mut cluster = three();
     let first = coordinator(&cluster);
     let written = write_region(&at(&cluster, first), seed()).unwrap();
@@ -95,4 +95,19 @@ fn a_volume_is_moved_and_survives_a_stop_of_everything() {
     verify_region(&at(&cluster, coordinator(&cluster)), &written).unwrap();
     let replicas = cluster.keelctl_json(&["volume", "replicas", "r"]);
     assert_eq!(replicas.as_array().map(Vec::len), Some(3), "{replicas}");
+    // The KVDB is put back: what replicas say of the set counts, and nobody has to decide.
+    let backup = cluster.path("kvdb-backup");
+    let backup = backup.to_str().expect("it is text");
+    cluster.keelctl_json(&["service", "kvdb", "backup", backup]);
+    let more = write_region(&at(&cluster, coordinator(&cluster)), seed()).unwrap();
+    let run = |words: &[&str]| {
+        let done = cluster.keelctl(words);
+        assert!(done.status.success(), "{words:?}: {done:?}");
+    };
+    run(&["host", "detach", "r"]);
+    run(&["service", "kvdb", "restore", backup, "--yes"]);
+    let to = cluster.ready().nodes[first].id.clone();
+    run(&["volume", "attach", "r", "--node", &to]);
+    cluster.wait_until("it is served", |r| r.volume("r").coordinator == to);
+    verify_region(&at(&cluster, first), &more).unwrap();
 }

@@ -2,8 +2,9 @@
 //! written is in any file of any node, the KVDB's included.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use keelblock_tests::cluster::{Cluster, Volume};
+use keelblock_tests::cluster::{Cluster, PATIENCE, Volume};
 use keelblock_tests::marked::{Marker, Token};
 use keelblock_tests::recorder::file_holds;
 use keelblock_tests::seed;
@@ -11,6 +12,8 @@ use keelblock_tests::several::until_members;
 use keelblock_tests::workload::Target;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+
+const LOOK: Duration = Duration::from_millis(50);
 
 /// A cluster of three nodes, and the file that their cluster key is in.
 fn three(key: &str) -> (Cluster, std::path::PathBuf) {
@@ -179,14 +182,70 @@ fn a_clone_of_an_encrypted_volume_is_opened_by_its_parents_key_and_has_one_of_it
         host.verify(round + 1);
     }
     Marker::connect(&target(&cluster, "s"), token).verify(2);
-    // What it was made of goes, and its key with it; the clone has what it needs.
-    keelctl(&cluster, &["volume", "clone", "s1", "--name", "d"]).unwrap();
-    keelctl(&cluster, &["volume", "snapshot", "delete", "s1"]).unwrap();
+    set_back(&cluster, token);
+    // What it was made of goes but for its snapshot, and its key stays as long as that.
     keelctl(&cluster, &["host", "detach", "s"]).unwrap();
+    let parent = cluster.keelctl_json(&["volume", "inspect", "s"])[0]["id"].clone();
+    let parent = parent.as_str().expect("it has an id").to_owned();
     keelctl(&cluster, &["volume", "delete", "s", "--yes"]).unwrap();
+    assert!(has_key(&cluster, &parent));
+    until_done(
+        &cluster,
+        &["volume", "clone", "s1", "--name", "d", "--no-attach"],
+        "not made",
+    );
+    keelctl(&cluster, &["volume", "snapshot", "delete", "s1"]).unwrap();
+    // Its key goes with the last of it, from backups that are made then, too; clones have what they need.
+    let deadline = Instant::now() + PATIENCE;
+    while has_key(&cluster, &parent) {
+        assert!(Instant::now() < deadline, "its key is there still");
+        std::thread::sleep(LOOK);
+    }
+    let clone = cluster.keelctl_json(&["volume", "inspect", "d"])[0]["id"].clone();
+    let backup = file.parent().unwrap().join("backup");
+    let path = backup.to_str().unwrap();
+    keelctl(&cluster, &["service", "kvdb", "backup", path]).unwrap();
+    let kept = |id: &str| file_holds(&backup, format!("secrets/{id}").as_bytes()).unwrap();
+    assert!(kept(clone.as_str().expect("it has an id")) && !kept(&parent));
     keelctl(&cluster, &["volume", "attach", "d", "--node", "node-2"]).unwrap();
     Marker::connect(&target(&cluster, "d"), token).verify(1);
     Marker::connect(&target(&cluster, "c"), token).verify(4);
     let (with, all) = found(&file.parent().unwrap().join("data"), &token[..16]);
     assert!(with.is_empty() && all > 9, "{with:?} of {all}");
+}
+
+/// It is set back: what was sealed before its snapshot is opened, and what is written afterwards, by each node in its turn.
+fn set_back(cluster: &Cluster, token: Token) {
+    keelctl(cluster, &["host", "detach", "s"]).unwrap();
+    let restore = ["volume", "restore", "s", "--snapshot", "s1"];
+    until_done(cluster, &restore, "not wholly set back");
+    for (round, node) in [(1, "node-3"), (5, "node-1"), (6, "node-2")] {
+        keelctl(cluster, &["volume", "attach", "s", "--node", node]).unwrap();
+        cluster.wait_until("it is there", |r| {
+            r.volumes
+                .iter()
+                .any(|v| v.name == "s" && v.coordinator == node)
+        });
+        let mut host = Marker::connect(&target(cluster, "s"), token);
+        host.verify(round);
+        host.write(if round == 1 { 5 } else { round + 1 });
+    }
+    Marker::connect(&target(cluster, "s"), token).verify(7);
+}
+
+/// Whether the wrapped keys of a volume are in the KVDB.
+fn has_key(cluster: &Cluster, volume: &str) -> bool {
+    let shown = cluster.keelctl_json(&["secrets", "show"]);
+    let all = shown["volumes"].as_array().expect("a list");
+    all.iter().any(|v| v["id"] == volume)
+}
+
+/// Runs `keelctl` until it succeeds, as long as this is what it says.
+fn until_done(cluster: &Cluster, words: &[&str], waits: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    while let Err(said) = keelctl(cluster, words) {
+        let on = said.contains(waits) || said.contains("try again");
+        assert!(on && Instant::now() < deadline, "{words:?}: {said}");
+        std::thread::sleep(LOOK);
+    }
 }

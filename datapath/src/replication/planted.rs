@@ -83,11 +83,13 @@ pub enum Bug {
     SnapshotWhileCopied = 38,
     /// §12: a replica that comes back is not given the snapshots that it lacks.
     SnapshotsNotCopied = 39,
+    /// Rule 10: after a restore of the KVDB the members of its record are believed.
+    RestoreBelieved = 43,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 39] = [
+pub const ALL: [Bug; 40] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -127,6 +129,7 @@ pub const ALL: [Bug; 39] = [
     Bug::SnapshotVoidKept,
     Bug::SnapshotWhileCopied,
     Bug::SnapshotsNotCopied,
+    Bug::RestoreBelieved,
 ];
 
 #[cfg(planted)]

@@ -322,6 +322,7 @@ impl Cluster {
         config.lane_blocks = 1 << 20;
         config.command_limit = Duration::from_secs(4);
         config.snapshots = self.kvdb.named(record.epoch);
+        config.unverified = self.kvdb.unverified.get();
         if let Some(ledger) = &self.ledger {
             config.cipher = Some(ledger.clone());
         }

@@ -12,6 +12,9 @@ use crate::volume::coordinator::driver::SetStore;
 use crate::volume::coordinator::set::{Outcome, Request, VolumeRecord};
 use crate::volume::coordinator::state::Named;
 
+/// Above it is the generation of an epoch (`docs/replication.md` §2).
+const GENERATION_SHIFT: u32 = 24;
+
 /// Where a snapshot's record is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -37,6 +40,8 @@ pub struct Kvdb {
     pub mute: Cell<bool>,
     /// Requests and answers get lost, and some come very late.
     pub lossy: Cell<bool>,
+    /// It was restored, and no takeover has ended since.
+    pub unverified: Cell<bool>,
 }
 
 /// A time that a request or an answer takes; `None`: it is lost.
@@ -62,6 +67,7 @@ impl Kvdb {
             cut: Cell::new(None),
             mute: Cell::new(false),
             lossy: Cell::new(false),
+            unverified: Cell::new(false),
         })
     }
 
@@ -83,6 +89,20 @@ impl Kvdb {
         record.attempt = [self.handle.random() as u8; 16];
         record.serving = false;
         record.clone()
+    }
+
+    /// The record is what it was; its generation is higher than any that there was.
+    pub fn restore(&self, backup: &VolumeRecord) {
+        let mut record = self.record.borrow_mut();
+        let generation = (record.epoch >> GENERATION_SHIFT) + 1;
+        *record = VolumeRecord {
+            epoch: generation << GENERATION_SHIFT,
+            incarnation: [0; 16],
+            attempt: [0; 16],
+            serving: false,
+            ..backup.clone()
+        };
+        self.unverified.set(true);
     }
 
     /// What whoever holds an epoch is told of snapshots: it reads them after K1.
@@ -112,10 +132,12 @@ impl Kvdb {
         if takeover && planted::is(Bug::SwapNotDone) {
             return Outcome::Done;
         }
-        if record.version != request.expected && !planted::is(Bug::BlindSwap) {
+        // Revisions are compared, and those of a backup are others.
+        let same = record.version == request.expected && record.epoch == request.record.epoch;
+        if !same && !planted::is(Bug::BlindSwap) {
             return Outcome::Conflict(record.clone());
         }
-        if record.version == request.expected {
+        if same {
             assert_eq!(
                 record.after(&request.change).as_ref(),
                 Ok(&request.record),
@@ -128,6 +150,9 @@ impl Kvdb {
             "{members} members are fewer than the minimum"
         );
         *record = request.record;
+        if takeover {
+            self.unverified.set(false);
+        }
         Outcome::Done
     }
 }

@@ -40,7 +40,7 @@ impl Rot {
             return;
         }
         // Who is copied to would get what is damaged as damaged.
-        if !all_joined(cluster) || serving(cluster).is_none() {
+        if !all_joined(cluster) || cluster.kvdb.unverified.get() || serving(cluster).is_none() {
             return;
         }
         let members = cluster.member_nodes();

@@ -12,6 +12,7 @@ use super::forward::Path;
 use super::history::{Did, History, Seen};
 use super::late::Late;
 use super::promised::Promised;
+use super::restored::Restored;
 use super::rot::Rot;
 use super::snapshots::Snapshots;
 use crate::reactor::Handle;
@@ -313,6 +314,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
     let mut changes = Changes::new(seed);
     let mut snapshots = Snapshots::new(seed);
     let mut rot = Rot::new(seed);
+    let mut restored = Restored::new(seed, &changes);
     let spares = usize::from(changes.there);
     let shape = Shape {
         nodes: nodes + spares,
@@ -358,6 +360,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         changes.step(&mut cluster, &mut wrong);
         snapshots.step(&mut cluster, &hosts);
         rot.step(&mut cluster, &mut wrong);
+        restored.step(&mut cluster, faults.rest());
         if faults.rest() {
             late.step(&mut cluster, &hosts, &mut wrong);
             promised.step(&mut cluster, &mut wrong);

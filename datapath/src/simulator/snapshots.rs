@@ -119,6 +119,10 @@ impl Snapshots {
 
     /// Rule 12: a snapshot is named when all have it, and who becomes a member later has it, too.
     fn members_have_what_is_ready(&self, cluster: &Cluster) {
+        // Until it is verified the record does not say who is one.
+        if cluster.kvdb.unverified.get() {
+            return;
+        }
         let seed = self.seed;
         let all = cluster.kvdb.snapshots.borrow();
         let ready = || all.iter().filter(|s| s.1 == Phase::Ready).map(|s| s.0);
