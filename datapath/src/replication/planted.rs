@@ -83,13 +83,19 @@ pub enum Bug {
     SnapshotWhileCopied = 38,
     /// §12: a replica that comes back is not given the snapshots that it lacks.
     SnapshotsNotCopied = 39,
+    /// §22: what comes behind a snapshot that is for several volumes is acknowledged at once.
+    GroupNotHeld = 40,
+    /// §22: one whose time had passed is said to have been held until it was released.
+    GroupExpiredCounts = 41,
+    /// §22: snapshots of several volumes become ready whatever epochs there are by then.
+    GroupEpochIgnored = 42,
     /// Rule 10: after a restore of the KVDB the members of its record are believed.
     RestoreBelieved = 43,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 40] = [
+pub const ALL: [Bug; 43] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -129,6 +135,9 @@ pub const ALL: [Bug; 40] = [
     Bug::SnapshotVoidKept,
     Bug::SnapshotWhileCopied,
     Bug::SnapshotsNotCopied,
+    Bug::GroupNotHeld,
+    Bug::GroupExpiredCounts,
+    Bug::GroupEpochIgnored,
     Bug::RestoreBelieved,
 ];
 

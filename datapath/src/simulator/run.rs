@@ -9,6 +9,7 @@ use super::changes::{Changes, all_joined};
 use super::cluster::{Cluster, Coordinator, LANES, Shape};
 use super::faults::{Dice, Faults};
 use super::forward::Path;
+use super::groups;
 use super::history::{Did, History, Seen};
 use super::late::Late;
 use super::promised::Promised;
@@ -91,6 +92,8 @@ pub struct Counts {
     pub kept: u64,
     /// Blocks that rotted, and were repaired or overwritten within moments.
     pub repaired: u64,
+    /// Snapshots of two volumes that came to be.
+    pub groups: u64,
 }
 
 impl Counts {
@@ -112,6 +115,7 @@ impl Counts {
         self.snapshots += other.snapshots;
         self.kept += other.kept;
         self.repaired += other.repaired;
+        self.groups += other.groups;
     }
 }
 
@@ -388,6 +392,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
     );
     let mut counts = hosts.counts.take();
     counts.add(&wrong);
+    counts.add(&groups::run(seed));
     counts
 }
 

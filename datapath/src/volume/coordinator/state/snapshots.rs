@@ -95,8 +95,9 @@ impl Snapshots {
     /// Whether a record waits for what came before a snapshot.
     pub fn holds(&self, lane: u8, position: u64) -> bool {
         let behind = |at: &Vec<u64>| position > at[usize::from(lane)];
-        self.barrier.as_ref().is_some_and(behind)
-            || self.hold.as_ref().is_some_and(|h| behind(&h.at))
+        let hold = self.hold.as_ref();
+        let hold = hold.filter(|_| !planted::is(Bug::GroupNotHeld));
+        self.barrier.as_ref().is_some_and(behind) || hold.is_some_and(|h| behind(&h.at))
     }
 
     /// When what is held is held no more.
@@ -209,7 +210,8 @@ impl Machine {
         if held {
             self.snapshots.released = Some(id);
         }
-        let was = self.snapshots.released == Some(id) && !matches!(self.phase, Phase::Ended(_));
+        let was = self.snapshots.released == Some(id) || planted::is(Bug::GroupExpiredCounts);
+        let was = was && !matches!(self.phase, Phase::Ended(_));
         let outcome = if was { Ok(()) } else { Err(Failed::NotHeld) };
         out.push(Action::Done(token, outcome));
         if held {
