@@ -5,7 +5,7 @@ mod anywhere;
 mod changes;
 pub mod cluster;
 pub mod drives;
-pub pub mod faults;
+pub mod faults;
 pub mod forward;
 mod groups;
 pub mod history;
