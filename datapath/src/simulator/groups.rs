@@ -24,7 +24,7 @@ const SHARE: u64 = 4;
 /// A turn of a cluster.
 const SLICE: Duration = Duration::from_micros(100);
 /// Rounds of faults.
-const STEPS: usize = 14;
+const STEPS: usize = 40;
 /// Hosts, each with a block of its own in both volumes.
 const HOSTS: usize = (LANES as u64 * BLOCKS) as usize;
 /// How long a host waits for an answer before it sends the same again.
@@ -36,7 +36,7 @@ const HOLD: Duration = Duration::from_millis(300);
 /// Rounds after which a group that is not ready never is.
 const LIMIT: u64 = 20_000;
 /// Groups that are asked for in a run, at most.
-const MOST: u8 = 8;
+const MOST: u8 = 40;
 /// Everything is in order again within this.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
 /// Apart from the dice of everything else.
@@ -242,7 +242,7 @@ impl World {
         let each = |n: usize| (self.sides[n].epoch(), Step::Wanted);
         // One of them may be later than the other one holds.
         let dice = &mut self.dice;
-        let most = if dice.once_in(3) { 6_000 } else { 100 };
+        let most = if dice.once_in(6) { 6_000 } else { 100 };
         let seen = [0, 1].map(|_| self.now + dice.below(most));
         self.group = Some(Group {
             id: SnapshotId([self.made; 16]),
@@ -299,7 +299,7 @@ impl World {
 
     /// Changes of the KVDB take their time, and now and then longer than anybody holds.
     fn later(&mut self, v: usize, change: Change) {
-        let most = if self.dice.once_in(12) { 6_000 } else { 60 };
+        let most = if self.dice.once_in(24) { 6_000 } else { 60 };
         let due = self.now + 1 + self.dice.below(most);
         self.sides[v].writes = Some((due, change));
     }
