@@ -21,6 +21,8 @@ pub(super) enum Asked {
     All,
     /// It is one that replicas kept: its members, and its version.
     Kept(Members, u64),
+    /// All were heard, and the newest set names somebody whom the record does not know: nobody is enough.
+    Unknown,
 }
 
 impl Asked {
@@ -38,7 +40,7 @@ impl Machine {
         let of_record = self.set_of(&self.record);
         let members = match self.asked {
             Asked::Record => of_record.members,
-            Asked::All => self.all_places(),
+            Asked::All | Asked::Unknown => self.all_places(),
             Asked::Kept(members, _) => members,
         };
         Set {
@@ -59,6 +61,7 @@ impl Machine {
         match self.asked {
             Asked::Record => set.read_quorum(),
             Asked::All => set.members.count(),
+            Asked::Unknown => u32::MAX,
             Asked::Kept(..) => Set { minimum: 1, ..set }.read_quorum(),
         }
     }
@@ -68,7 +71,7 @@ impl Machine {
         let version = match self.asked {
             Asked::Record => self.record.version,
             // It is not known yet what it is to be whole for.
-            Asked::All => return true,
+            Asked::All | Asked::Unknown => return true,
             Asked::Kept(_, version) => version,
         };
         match lists.state.standing {
@@ -110,6 +113,7 @@ impl Machine {
                     version = newest.version,
                     "the newest set that a replica kept names one that the restored record does not know: a person decides"
                 );
+                self.asked = Asked::Unknown;
                 return false;
             };
             (places, newest.version)

@@ -456,7 +456,7 @@ impl Machine {
             Phase::Promising(_) => {
                 let mut named = self.config.snapshots.iter();
                 // Of those who may be no members it is looked at later.
-                let known = !matches!(self.asked, Asked::All);
+                let known = !matches!(self.asked, Asked::All | Asked::Unknown);
                 let lacks = named.find(|n| known && n.ready && !ids.contains(&n.id));
                 if let Some(lacks) = lacks {
                     // Whoever lacks what every member has is none.
