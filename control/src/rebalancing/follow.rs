@@ -7,7 +7,7 @@
 //! | planned | the replica is gone, or leaves | done if there is one where it was to come, else failed |
 //! | planned | the job is paused; cancelled, or late | nothing; skipped |
 //! | planned | fewer run than may | begun |
-//! | running | its task runs | waited for; taken back if the job is cancelled |
+//! | running | its task runs | waited for; taken back if the job is cancelled, or the node where it is to come has been away for [`AWAY_MS`] |
 //! | running | its task is done; failed, or was taken back | done; failed |
 //! | running | the volume has another task, or none | as the replica says |
 //! | any | the volume is gone | failed |
@@ -15,7 +15,12 @@
 use super::record::{JobState, MoveRecord, MoveState, RebalanceRecord};
 use crate::records::{TaskKind, TaskRecord, TaskState};
 use crate::replication::record::{ReplicaState, ReplicationRecord};
+use std::collections::HashSet;
+use std::sync::Arc;
 use uuid::Uuid;
+
+/// So long a move waits for the node where it is to come, in ms: longer than a machine takes to start again.
+pub const AWAY_MS: u64 = 30 * 60_000;
 
 /// What is known of a volume at a moment: read in this order.
 #[derive(Debug, Clone, Default)]
@@ -24,6 +29,8 @@ pub struct Known {
     pub task: Option<TaskRecord>,
     /// Its replicas; `None`: it is gone.
     pub set: Option<ReplicationRecord>,
+    /// Nodes that do not live.
+    pub away: Arc<HashSet<String>>,
 }
 
 /// What is to be done for a move of the job.
@@ -58,13 +65,45 @@ impl MoveRecord {
         self.task_id = Some(task.task_id);
         self.begun_unix_ms = task.created_unix_ms;
         match task.state {
+            TaskState::Running | TaskState::Undoing if self.given_up => self.error = self.words(),
             TaskState::Running | TaskState::Undoing => self.error.clone_from(&task.error),
             TaskState::Done => self.ends(MoveState::Done, "", now_unix_ms),
+            TaskState::Cancelled if self.given_up => {
+                self.ends(MoveState::Failed, &self.words(), now_unix_ms);
+            }
             TaskState::Cancelled => {
                 self.ends(MoveState::Failed, "it was taken back", now_unix_ms);
             }
             TaskState::Failed => self.ends(MoveState::Failed, &task.error, now_unix_ms),
         }
+    }
+
+    /// Why it was given up.
+    fn words(&self) -> String {
+        format!(
+            "node {} has been away for {} minutes: given up, the replica stays on node {}",
+            self.to_node,
+            AWAY_MS / 60_000,
+            self.from_node
+        )
+    }
+
+    /// Whether it has waited for its node long enough. What has everything already needs that node no more.
+    fn waits_in_vain(&mut self, known: &Known, now_unix_ms: u64) -> bool {
+        let task = known.task.as_ref().filter(|t| self.is_by(t));
+        let runs = task.is_some_and(|t| t.state == TaskState::Running);
+        if self.state != MoveState::Running || !runs {
+            return false;
+        }
+        if !known.away.contains(&self.to_node) {
+            (self.away_unix_ms, self.given_up) = (0, false);
+            return false;
+        }
+        if self.away_unix_ms == 0 {
+            self.away_unix_ms = now_unix_ms;
+        }
+        self.given_up = now_unix_ms.saturating_sub(self.away_unix_ms) >= AWAY_MS;
+        self.given_up
     }
 
     /// The replica is not there any more: whoever moved it.
@@ -104,9 +143,14 @@ impl RebalanceRecord {
     /// Brings it up to what is known, and says what is to be done. `known` is asked for moves that are not over: all that run, and as many of those that are planned as could
     /// be begun.
     pub fn follow(&mut self, known: &dyn Fn(Uuid) -> Option<Known>, now_unix_ms: u64) -> Vec<Act> {
-        for one in self.moves.iter_mut().filter(|m| !m.state.is_over()) {
+        let mut in_vain = Vec::new();
+        let open = self.moves.iter_mut().enumerate();
+        for (i, one) in open.filter(|(_, m)| !m.state.is_over()) {
             if let Some(known) = known(one.volume_id) {
                 one.look(&known, now_unix_ms);
+                if one.waits_in_vain(&known, now_unix_ms) {
+                    in_vain.push(Act::TakeBack(i));
+                }
             }
         }
         let begins = self.state == JobState::Running && !self.is_late(now_unix_ms);
@@ -126,6 +170,8 @@ impl RebalanceRecord {
             let runs = |(_, m): &(usize, &MoveRecord)| m.state == MoveState::Running;
             let all = self.moves.iter().enumerate().filter(runs);
             acts.extend(all.map(|(i, _)| Act::TakeBack(i)));
+        } else {
+            acts.extend(in_vain);
         }
         if begins {
             let room = (self.wish.at_once as usize).saturating_sub(running);

@@ -115,6 +115,8 @@ impl Node {
                 task_before: seen.task(m.volume_id).map(|t| t.task_id),
                 error: String::new(),
                 begun_unix_ms: 0,
+                away_unix_ms: 0,
+                given_up: false,
                 ended_unix_ms: 0,
             })
         };

@@ -97,6 +97,10 @@ impl MoveState {
     }
 }
 
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 /// A move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +137,12 @@ pub struct MoveRecord {
     /// When it began, ms since the Unix epoch; 0: it has not.
     #[serde(default)]
     pub begun_unix_ms: u64,
+    /// Since when the node where it is to come was seen to be away, while it runs; 0: it is there.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub away_unix_ms: u64,
+    /// That node was away for too long: its task is taken back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub given_up: bool,
     /// When it was seen to be over.
     #[serde(default)]
     pub ended_unix_ms: u64,

@@ -5,7 +5,7 @@ use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::node::{HaWish, Node};
 use crate::records::{TaskRecord, Versioned, encode, unix_ms};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -55,9 +55,12 @@ impl Node {
         let id = String::from_utf8_lossy(&active.value).into_owned();
         let found = self.rebalance_of(&id).await?;
         let before = found.record;
+        let away = Arc::new(self.nodes_away());
         let mut known = HashMap::new();
         for volume in before.asks() {
-            known.insert(volume, self.known_of(volume).await?);
+            let of = self.known_of(volume).await?;
+            let away = away.clone();
+            known.insert(volume, Known { away, ..of });
         }
         let mut job = before.clone();
         for act in job.follow(&|id| known.get(&id).cloned(), now_unix_ms) {
@@ -86,7 +89,16 @@ impl Node {
         Ok(Known {
             task: task.map(|t| t.record),
             set: set.map(|s| s.record),
+            ..Known::default()
         })
+    }
+
+    /// Nodes that do not say that they live.
+    fn nodes_away(&self) -> HashSet<String> {
+        let seen = self.coordination.seen();
+        let away = seen.nodes().map(|n| &n.node_id);
+        let away = away.filter(|id| !seen.alive().contains_key(*id));
+        away.cloned().collect()
     }
 
     /// If the outcome is not known, or this process dies now, the task is found at the next look.

@@ -31,6 +31,8 @@ fn job(moves: usize, at_once: u32) -> RebalanceRecord {
         task_before: Some(Uuid::from_u128(7)),
         error: String::new(),
         begun_unix_ms: 0,
+        away_unix_ms: 0,
+        given_up: false,
         ended_unix_ms: 0,
     };
     RebalanceRecord {
@@ -90,13 +92,18 @@ fn task(id: u128, n: usize, state: TaskState, to: &str) -> Option<TaskRecord> {
     })
 }
 
+fn all_live(task: Option<TaskRecord>, set: Option<ReplicationRecord>) -> Known {
+    let away = Arc::default();
+    Known { task, set, away }
+}
+
 /// Of one volume.
 fn look(
     job: &mut RebalanceRecord,
     task: Option<TaskRecord>,
     set: Option<ReplicationRecord>,
 ) -> Vec<Act> {
-    let known = Known { task, set };
+    let known = all_live(task, set);
     job.follow(&|id| (id == volume(0)).then(|| known.clone()), NOW)
 }
 
@@ -189,7 +196,7 @@ fn pausing_begins_nothing_and_cancelling_takes_back_what_runs() {
                 let n = (0..3).find(|n| volume(*n) == id).unwrap();
                 let task = task.clone().filter(|_| n == 0);
                 let set = set(&[(replica(n), "a")]);
-                (id, Known { task, set })
+                (id, all_live(task, set))
             })
             .collect();
         job.follow(&|id| all.get(&id).cloned(), NOW)
@@ -225,12 +232,7 @@ fn when_its_time_is_up_nothing_more_begins_and_what_runs_goes_on() {
     let mut job = job(2, 1);
     job.wish.minutes_max = 1;
     let known = |state| {
-        move |id: Uuid| {
-            (id == volume(0)).then(|| Known {
-                task: task(8, 0, state, "b"),
-                set: there(),
-            })
-        }
+        move |id: Uuid| (id == volume(0)).then(|| all_live(task(8, 0, state, "b"), there()))
     };
     assert_eq!(job.follow(&known(TaskState::Running), NOW + 59_999), []);
     assert_eq!(job.count(MoveState::Planned), 1);
@@ -241,4 +243,39 @@ fn when_its_time_is_up_nothing_more_begins_and_what_runs_goes_on() {
     );
     assert_eq!(job.follow(&known(TaskState::Done), NOW + 60_001), []);
     assert_eq!(job.state, JobState::Done);
+}
+
+#[test]
+fn a_move_to_a_node_that_stays_away_is_given_up_with_words() {
+    let mut job = job(1, 1);
+    let look = |job: &mut RebalanceRecord, state, is_away: bool, after_ms: u64| {
+        let away = is_away.then(|| "b".to_owned()).into_iter().collect();
+        let known = Known {
+            away: Arc::new(away),
+            ..all_live(task(8, 0, state, "b"), there())
+        };
+        job.follow(&|_| Some(known.clone()), NOW + after_ms)
+    };
+    let runs = TaskState::Running;
+    assert_eq!(look(&mut job, runs, true, 0), []);
+    assert_eq!(look(&mut job, runs, true, AWAY_MS - 1), []);
+    // It was there meanwhile: the time begins anew.
+    assert_eq!(look(&mut job, runs, false, AWAY_MS), []);
+    assert_eq!(look(&mut job, runs, true, AWAY_MS + 1), []);
+    assert_eq!(look(&mut job, runs, true, 2 * AWAY_MS), []);
+    let late = 2 * AWAY_MS + 1;
+    for _ in 0..2 {
+        // Until it is taken back, also by another one that does this.
+        assert_eq!(look(&mut job, runs, true, late), [Act::TakeBack(0)]);
+    }
+    assert_eq!(look(&mut job, TaskState::Undoing, true, late), []);
+    assert!(!job.state.is_over());
+    assert_eq!(look(&mut job, TaskState::Cancelled, true, late), []);
+    assert_eq!(
+        (job.moves[0].state, job.state),
+        (MoveState::Failed, JobState::Done)
+    );
+    for says in ["node b has been away for 30 minutes", "stays on node a"] {
+        assert!(job.says().contains(says), "{}", job.says());
+    }
 }
