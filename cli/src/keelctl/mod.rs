@@ -18,6 +18,7 @@ mod snapshot;
 mod stats;
 mod status;
 mod trashcan;
+mod usage;
 mod view;
 mod volume;
 

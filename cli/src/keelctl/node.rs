@@ -17,6 +17,11 @@ pub enum Command {
         /// Id of the node.
         node: Option<String>,
     },
+    /// What volumes and snapshots use on a node: on the one that answers, unless named.
+    Usage {
+        /// Id of the node.
+        node: Option<String>,
+    },
     /// Set labels of a node, or take some away: `region`, `zone` and `rack` say where it is.
     Label(member::Label),
     /// Enter or leave maintenance: attachments move away, and the machine may be taken away.
@@ -36,6 +41,7 @@ pub enum Command {
 pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
     match command {
         Command::List => list(client).await,
+        Command::Usage { node } => super::usage::usage(client, node).await,
         Command::Label(args) => member::label(client, args).await,
         Command::Maintenance(args) => member::maintenance(client, args).await,
         Command::Drain(args) => member::drain(client, args).await,
@@ -127,7 +133,7 @@ async fn list(client: &mut Client) -> Result<Answer> {
     Ok(Answer::new(&nodes, text))
 }
 
-async fn one_node(client: &mut Client, id: Option<String>) -> Result<sdk::StorageNode> {
+pub(super) async fn one_node(client: &mut Client, id: Option<String>) -> Result<sdk::StorageNode> {
     let (what, node) = match id {
         None => {
             let reply = client
