@@ -112,6 +112,16 @@ impl Nodes {
         self.until(&what, |c| c.paths(id) == wanted).await;
     }
 
+    /// Others, as a data path was told of them by gossip, and whether they are in doubt.
+    fn doubts(&self, at: usize) -> Vec<(String, bool)> {
+        let memory = self.nodes[at].fake.memory();
+        let told = memory.replication.loads.iter();
+        assert!(told.clone().all(|p| p.load_percent <= 100), "{told:?}");
+        let mut told: Vec<_> = told.map(|p| (p.node_id.clone(), p.doubtful)).collect();
+        told.sort();
+        told
+    }
+
     pub async fn locate(&self, at: usize, volume: &str) -> LocateVolumeReply {
         let request = LocateVolumeRequest {
             volume: volume.into(),
@@ -379,6 +389,12 @@ async fn a_dead_node_is_followed_by_another() {
     .await;
     let at = c.locate(3 - other, "v").await;
     assert_eq!(at.coordinator, format!("n{}", other + 1));
+    // So that nobody is asked for a read who may not be there.
+    c.until("data paths are told whom gossip doubts", |c| {
+        c.doubts(1) == [("n1".to_owned(), true), ("n3".to_owned(), false)]
+            && c.doubts(2) == [("n1".to_owned(), true), ("n2".to_owned(), false)]
+    })
+    .await;
     // It comes back as one that only has a replica.
     c.nodes[0].fake.restart();
     c.nodes[0].start_control().await.unwrap();
