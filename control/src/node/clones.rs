@@ -209,6 +209,10 @@ impl Node {
             )));
         }
         self.link.up()?;
+        if snapshot.size_bytes > volume.counted_bytes() {
+            self.ask_room(volume.volume_id, snapshot.size_bytes, "set back")
+                .await?;
+        }
         let restoring = self.change_volume(volume.volume_id, |r| {
             r.restoring = Some(snapshot.snapshot_id);
             Ok(true)
@@ -249,6 +253,7 @@ impl Node {
         };
         self.change_volume(record.volume_id, |r| {
             r.restoring = None;
+            r.asked_bytes = None;
             r.size_bytes = size_bytes;
             Ok(true)
         })

@@ -1,6 +1,7 @@
 //! Setting a volume with several replicas back to a snapshot, and deleting one that has snapshots (`docs/replication.md` §20): what is to be is written down in one
 //! transaction, and each node does its part (`coordination/restores`, `coordination/kept`).
 use super::Node;
+use super::room::everywhere;
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
@@ -80,17 +81,27 @@ impl Node {
                 record.name
             ))
         })?;
+        let size_bytes = snapshot.record.size_bytes;
+        let room = match size_bytes.saturating_sub(record.counted_bytes()) {
+            0 => None,
+            more => {
+                let what = format!("volume {}, set back to {size_bytes} bytes,", record.name);
+                let asked =
+                    self.room_for(&what, false, |seen| everywhere(seen, id, &set.record, more));
+                Some(asked.await?)
+            }
+        };
         let layout = record.replicated.clone();
         let restoring = VolumeRecord {
             restoring: Some(snapshot.record.snapshot_id),
-            size_bytes: snapshot.record.size_bytes,
+            size_bytes,
             replicated: layout.map(|r| ReplicatedRecord {
                 growing_to: None,
                 ..r
             }),
             ..record.clone()
         };
-        let guards = vec![
+        let mut guards = vec![
             Guard::at(keys.volume(id), volume.revision),
             Guard::at(keys.replication(id), set.revision),
             Guard::at(
@@ -101,10 +112,14 @@ impl Node {
             Guard::at(keys.task(id), task.map_or(0, |t| t.revision)),
             Guard::at(keys.cluster(), cluster.revision),
         ];
-        let writes = vec![
+        let mut writes = vec![
             Write::put(keys.volume(id), encode(&restoring)),
             Write::put(keys.replication(id), encode(&to)),
         ];
+        if let Some(room) = &room {
+            guards.extend(room.guards.clone());
+            writes.extend(room.writes.clone());
+        }
         self.commit(&format!("volume {}", record.name), guards, writes)
             .await?;
         Ok(to.members.clone())

@@ -1,4 +1,4 @@
-//! Whether pools may be asked for more (`docs/placement.md` §5): of what is not placed, as it is where it is: growth, clones, volumes with a single copy.
+//! Whether pools may be asked for more (`docs/placement.md` §5): of what is not placed, as it is where it is: growth, clones, what is set back to a larger snapshot, volumes with a single copy.
 use super::Node;
 use crate::coordination::Seen;
 use crate::error::OpError;

@@ -387,7 +387,7 @@ impl Node {
         }
         self.link.up()?;
         self.usable(record)?;
-        self.ask_room(record.volume_id, size_bytes).await?;
+        self.ask_room(record.volume_id, size_bytes, "grown").await?;
         let request = ResizeVolumeRequest {
             volume_id: record.volume_id.to_string(),
             size_bytes,
@@ -409,8 +409,13 @@ impl Node {
         Ok(())
     }
 
-    /// Writes down that a pool is asked for more by a volume with a single copy, if there is room: from then on it is counted so.
-    async fn ask_room(&self, id: Uuid, size_bytes: u64) -> Result<(), OpError> {
+    /// Writes down that a pool is asked for more by a volume with a single copy, if there is room: from then on it is counted so. `how` it gets that size is for messages.
+    pub(super) async fn ask_room(
+        &self,
+        id: Uuid,
+        size_bytes: u64,
+        how: &str,
+    ) -> Result<(), OpError> {
         let key = self.registry.keys().volume(id);
         let end = Instant::now() + PLACING_LIMIT;
         loop {
@@ -418,7 +423,7 @@ impl Node {
             let found = found.ok_or_else(|| OpError::no_volume(id))?;
             let record = found.record;
             let more = size_bytes.saturating_sub(record.counted_bytes());
-            let what = format!("volume {}, grown to {size_bytes} bytes,", record.name);
+            let what = format!("volume {}, {how} to {size_bytes} bytes,", record.name);
             let room = self.room_here(&what, record.pool_id, more).await?;
             let asked = VolumeRecord {
                 asked_bytes: Some(size_bytes.max(record.counted_bytes())),

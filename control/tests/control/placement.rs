@@ -195,6 +195,46 @@ async fn what_is_not_placed_heeds_the_limit_too_and_counts_nothing_that_was_refu
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_set_back_to_a_larger_size_heeds_the_limit() {
+    let c = Nodes::start(3).await;
+    c.create("set", 3).await;
+    c.attach_to(0, "set", "n1").await.unwrap();
+    c.nodes[0].create("one", 16 * MIB).await;
+    let total = provisioned(&c).await[0].total_bytes;
+    let large = total / 2 / MIB * MIB;
+    for volume in ["one", "set"] {
+        let name = |size: &str| format!("{volume}-{size}");
+        c.nodes[0].snapshot(volume, &name("small")).await.unwrap();
+        c.nodes[0].update(volume, &[], Some(large)).await.unwrap();
+        c.nodes[0].snapshot(volume, &name("large")).await.unwrap();
+    }
+    c.nodes[0].detach("set").await.unwrap();
+    for volume in ["one", "set"] {
+        let small = format!("{volume}-small");
+        c.nodes[0].restore(volume, &small).await.unwrap();
+    }
+    assert_eq!(at(&c, "n1").await, 32 * MIB);
+    let limit = |percent| PlacementLimitsRequest {
+        overcommit_percent: Some(percent),
+        reserve_percent: None,
+    };
+    let mut admin = c.nodes[1].admin();
+    admin.placement_limits(limit(30)).await.unwrap();
+    for volume in ["one", "set"] {
+        let back = c.nodes[0].restore(volume, &format!("{volume}-large")).await;
+        refused(back, Code::ResourceExhausted, "set back to");
+        assert_eq!(at(&c, "n1").await, 32 * MIB, "nothing is counted");
+    }
+    admin.placement_limits(limit(100)).await.unwrap();
+    for (volume, all) in [("one", large + 16 * MIB), ("set", 2 * large)] {
+        let name = format!("{volume}-large");
+        c.nodes[0].restore(volume, &name).await.unwrap();
+        assert_eq!(at(&c, "n1").await, all);
+    }
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rules_stay_with_the_volume() {
     let c = Nodes::start(3).await;
     c.create("first", 3).await;
