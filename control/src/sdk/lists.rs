@@ -2,6 +2,7 @@
 //! were a third of the time of a list, and the process kept their memory. Freed before the next volume is built they are the same few all the time.
 //!
 //! So this one method has a codec of its own. On the wire the answer is what it was: a repeated field is its elements one after the other.
+use super::replicas::runtime_pairs;
 use super::view::Viewer;
 use super::{ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, Services};
 use crate::error::OpError;
@@ -9,6 +10,8 @@ use bytes::BufMut;
 use keelblock_api::openstorage::{
     SdkVolumeInspectResponse, SdkVolumeInspectWithFiltersRequest as ListRequest,
 };
+use prost::Message;
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::convert::Infallible;
 use std::task::{Context, Poll};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
@@ -20,22 +23,65 @@ use tonic::{Request, Response, Status};
 const PATH: &str = "/openstorage.api.OpenStorageVolume/InspectWithFilters";
 /// The field of the answer that has the volumes.
 const VOLUMES: u32 = 1;
+/// The field of one of those that has the volume.
+const VOLUME: u32 = 1;
+/// A volume's `runtime_state`, the map in it, and keys and values of that.
+const RUNTIME_STATE: u32 = 20;
+const PAIRS: u32 = 1;
+const KEY: u32 = 1;
+const VALUE: u32 = 2;
 /// Volumes that are built without letting others go on.
 const AT_ONCE: usize = 64;
 
 /// An answer, as it is sent.
 #[derive(Debug, Default)]
-pub struct Listed(Vec<u8>);
+pub struct Listed {
+    bytes: Vec<u8>,
+    /// Of the volume that is being added.
+    volume: Vec<u8>,
+    state: Vec<u8>,
+}
+
+/// A field with a length, and as many bytes.
+fn put(field: u32, bytes: &[u8], into: &mut Vec<u8>) {
+    encode_key(field, WireType::LengthDelimited, into);
+    encode_varint(bytes.len() as u64, into);
+    into.extend_from_slice(bytes);
+}
 
 impl Listed {
-    /// One more.
-    fn add(&mut self, volume: &SdkVolumeInspectResponse) {
-        prost::encoding::message::encode(VOLUMES, volume, &mut self.0);
+    /// One more, with its `runtime_state`, which is not in `shown`: as a message it would be a third of the work, and most of its bytes are names of fields.
+    fn add(&mut self, mut shown: SdkVolumeInspectResponse, state: &[(&str, String)]) {
+        let Self {
+            bytes,
+            volume: of_volume,
+            state: of_state,
+        } = self;
+        if let Some(volume) = shown.volume.take_if(|_| !state.is_empty()) {
+            of_state.clear();
+            for (key, value) in state {
+                let of_pair = |text: &str| 1 + encoded_len_varint(text.len() as u64) + text.len();
+                encode_key(PAIRS, WireType::LengthDelimited, of_state);
+                encode_varint((of_pair(key) + of_pair(value)) as u64, of_state);
+                put(KEY, key.as_bytes(), of_state);
+                put(VALUE, value.as_bytes(), of_state);
+            }
+            of_volume.clear();
+            volume.encode(of_volume).expect("a Vec grows");
+            put(RUNTIME_STATE, of_state, of_volume);
+            let volume_len = 1 + encoded_len_varint(of_volume.len() as u64) + of_volume.len();
+            encode_key(VOLUMES, WireType::LengthDelimited, bytes);
+            encode_varint((volume_len + shown.encoded_len()) as u64, bytes);
+            put(VOLUME, of_volume, bytes);
+            shown.encode(bytes).expect("a Vec grows");
+        } else {
+            prost::encoding::message::encode(VOLUMES, &shown, bytes);
+        }
     }
 
     /// The bytes of the message.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
@@ -47,13 +93,17 @@ impl Services {
         let mut listed = Listed::default();
         for volumes in selected.volumes.chunks(AT_ONCE) {
             for volume in volumes {
-                listed.add(&viewer.response(&volume.record));
+                let record = &volume.record;
+                let set = viewer.set(record.volume_id);
+                let state = set.map(|(set, task)| runtime_pairs(set, task));
+                let state = state.as_ref().map_or(&[][..], |s| s);
+                listed.add(viewer.response_but_runtime(record), state);
             }
             tokio::task::yield_now().await;
         }
         for snapshots in selected.snapshots.chunks(AT_ONCE) {
             for snapshot in snapshots {
-                listed.add(&viewer.snapshot(&snapshot.record));
+                listed.add(viewer.snapshot(&snapshot.record), &[]);
             }
             tokio::task::yield_now().await;
         }
@@ -146,8 +196,8 @@ impl Encoder for ListCodec {
     type Error = Status;
 
     fn encode(&mut self, item: Listed, into: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        into.reserve(item.0.len());
-        into.put_slice(&item.0);
+        into.reserve(item.bytes.len());
+        into.put_slice(&item.bytes);
         Ok(())
     }
 }
@@ -168,25 +218,48 @@ impl Decoder for ListCodec {
 mod tests {
     use super::*;
     use keelblock_api::openstorage::SdkVolumeInspectWithFiltersResponse as ListResponse;
-    use keelblock_api::openstorage::{Volume, open_storage_volume_server};
-    use prost::Message;
+    use keelblock_api::openstorage::{RuntimeStateMap, Volume, open_storage_volume_server};
 
     #[test]
     fn an_answer_is_the_same_encoded_at_once_or_volume_by_volume() {
         let volume = |n: usize| SdkVolumeInspectResponse {
             volume: (n > 0).then(|| Volume {
                 id: "x".repeat(n),
+                in_trashcan: true,
                 ..Default::default()
             }),
             name: format!("v{n}"),
-            labels: Default::default(),
+            labels: [("a".to_owned(), "b".repeat(n))].into(),
         };
         // Lengths of one, two and three bytes.
-        let volumes = vec![volume(0), volume(1), volume(200), volume(20_000)];
+        let (long, pairs) = ("y".repeat(300), |value: &str| {
+            vec![
+                ("RuntimeState", "clean".to_owned()),
+                ("Epoch", value.into()),
+            ]
+        });
+        let all = [
+            (0, vec![]),
+            (1, vec![]),
+            (1, pairs("0.1")),
+            (200, pairs(&long)),
+            (20_000, vec![]),
+            (20_000, pairs("[n1 n2]")),
+        ];
         let mut listed = Listed::default();
-        volumes.iter().for_each(|v| listed.add(v));
-        let at_once = ListResponse { volumes };
-        assert_eq!(listed.bytes(), at_once.encode_to_vec());
+        let mut volumes = Vec::new();
+        for (n, state) in &all {
+            listed.add(volume(*n), state);
+            let mut whole = volume(*n);
+            let runtime_state = state.iter().map(|(k, v)| ((*k).to_owned(), v.clone()));
+            let runtime_state = runtime_state.collect();
+            if let (Some(volume), false) = (&mut whole.volume, state.is_empty()) {
+                volume.runtime_state = vec![RuntimeStateMap { runtime_state }];
+            }
+            volumes.push(whole);
+        }
+        let read = ListResponse::decode(listed.bytes()).unwrap();
+        assert_eq!(read, ListResponse { volumes });
         assert!(Listed::default().bytes().is_empty());
         let service = open_storage_volume_server::SERVICE_NAME;
         assert_eq!(PATH, format!("/{service}/InspectWithFilters"));

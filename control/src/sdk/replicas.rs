@@ -84,6 +84,17 @@ pub fn task(task: &TaskRecord) -> ReplicaTask {
 
 /// What operators know such systems by: set now and next, quorums, whether it is clean.
 pub fn runtime_state(set: &ReplicationRecord, task: Option<&TaskRecord>) -> RuntimeStateMap {
+    let pairs = runtime_pairs(set, task).map(|(key, value)| (key.to_owned(), value));
+    RuntimeStateMap {
+        runtime_state: pairs.into(),
+    }
+}
+
+/// The same by name, none of them empty.
+pub fn runtime_pairs(
+    set: &ReplicationRecord,
+    task: Option<&TaskRecord>,
+) -> [(&'static str, String); 11] {
     let task = task.filter(|t| !t.state.is_over());
     let nodes = |members: bool| {
         let of = set
@@ -113,7 +124,7 @@ pub fn runtime_state(set: &ReplicationRecord, task: Option<&TaskRecord>) -> Runt
     };
     let blocks = |bytes: u64| (bytes / BLOCK_BYTES).to_string();
     let left = task.map_or(0, |t| t.total_bytes.saturating_sub(t.done_bytes));
-    let pairs = [
+    [
         ("RuntimeState", state.to_owned()),
         ("ReplicaSetCurr", nodes(false)),
         ("ReplicaSetNext", next),
@@ -128,9 +139,7 @@ pub fn runtime_state(set: &ReplicationRecord, task: Option<&TaskRecord>) -> Runt
             "FullResyncBlocks",
             blocks(task.map_or(0, |t| t.total_bytes)),
         ),
-    ];
-    let runtime_state = pairs.map(|(key, value)| (key.to_owned(), value)).into();
-    RuntimeStateMap { runtime_state }
+    ]
 }
 
 /// Whether a replica is gone when a task is over.

@@ -8,7 +8,7 @@ use crate::membership::MemberState;
 use crate::names;
 use crate::node::{Node, level};
 use crate::records::{
-    AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, Versioned, VolumeRecord,
+    AttachmentRecord, Found, NodeRecord, Phase, SnapshotRecord, TaskRecord, Versioned, VolumeRecord,
 };
 use crate::replication::record::ReplicationRecord;
 use crate::schedule::ScheduleRecord;
@@ -199,6 +199,24 @@ impl Viewer {
 
     /// A volume with its name and labels.
     pub fn response(&self, record: &VolumeRecord) -> SdkVolumeInspectResponse {
+        let mut shown = self.response_but_runtime(record);
+        let set = self.set(record.volume_id);
+        let state = set.map(|(set, task)| replicas::runtime_state(set, task));
+        if let Some(volume) = &mut shown.volume {
+            volume.runtime_state.extend(state);
+        }
+        shown
+    }
+
+    /// The set of a replicated volume, and the task that changes it or did last.
+    pub fn set(&self, id: Uuid) -> Option<(&ReplicationRecord, Option<&TaskRecord>)> {
+        let beside = self.around.beside.get(&id)?;
+        let set = &beside.set.as_ref()?.record;
+        Some((set, beside.task.as_ref().map(|t| &t.record)))
+    }
+
+    /// All but its `runtime_state`.
+    pub fn response_but_runtime(&self, record: &VolumeRecord) -> SdkVolumeInspectResponse {
         SdkVolumeInspectResponse {
             volume: Some(self.volume(record)),
             name: record.name.clone(),
@@ -210,8 +228,8 @@ impl Viewer {
         let beside = self.around.beside.get(&record.volume_id);
         let attachment = beside.and_then(|b| b.attachment.as_ref());
         let attachment = attachment.map(|a| &a.record).filter(|a| !a.errand);
-        let set = beside.and_then(|b| b.set.as_ref()).map(|s| &s.record);
-        let task = beside.and_then(|b| b.task.as_ref()).map(|t| &t.record);
+        let (set, task) = self.set(record.volume_id).unzip();
+        let task = task.flatten();
         let replicas_shown = set.map_or(1, |s| level(s.wanted, task));
         let policies = self.policies.get(&record.volume_id);
         let policies = policies.map_or(&[][..], Vec::as_slice);
@@ -226,10 +244,6 @@ impl Viewer {
             spec: Some(spec(record, replicas_shown, policies)),
             usage: self.used(record).unwrap_or(0),
             replica_sets: vec![set.map_or_else(|| single(record), replicas::replica_set)],
-            runtime_state: set
-                .map(|s| replicas::runtime_state(s, task))
-                .into_iter()
-                .collect(),
             error: record.error.clone(),
             source: record.source.as_ref().map(|s| Source {
                 parent: s.parent().to_string(),
