@@ -166,6 +166,10 @@ fn fields_have_the_numbers_of_the_sdk() {
                 ("count_span", 4),
             ],
         ),
+        ("SdkWatchRequest", &[("volume_event", 1)]),
+        ("SdkWatchResponse", &[("volume_event", 1)]),
+        ("SdkVolumeWatchRequest", &[("labels", 1)]),
+        ("SdkVolumeWatchResponse", &[("volume", 1), ("name", 2)]),
         (
             "SdkVolumeAttachRequest",
             &[("volume_id", 1), ("options", 2), ("driver_options", 3)],
@@ -248,6 +252,7 @@ fn services_have_the_methods_of_the_sdk() {
             ],
         ),
         ("OpenStoragePool", &["Resize"]),
+        ("OpenStorageWatch", &["Watch"]),
         ("OpenStorageAlerts", &["EnumerateWithFilters", "Delete"]),
         (
             "OpenStorageMountAttach",

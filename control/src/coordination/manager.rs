@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::Seen;
 use super::actor::{LONG, Poked, act};
 use super::now::Touched;
+use super::watchers::concerned;
 use crate::error::OpError;
 use crate::kvdb::client::WatchEvent;
 use crate::node::Node;
@@ -42,6 +43,7 @@ pub async fn coordinate(
         // An error means that the process is ending, which is the same.
         _ = stop.wait_for(|stop| *stop) => {}
     }
+    node.coordination.watchers.end();
     None
 }
 
@@ -65,10 +67,13 @@ async fn watch_kvdb(node: &Arc<Node>) {
         }
         coordination.nodes_changed();
         coordination.poke_all();
+        coordination.watchers.mark(std::iter::empty(), true);
         coordination.stir();
         let mut watcher = kv.watch(keys.root(), listed.revision + 1);
         while let WatchEvent::Changes { events, .. } = watcher.next().await {
             let touched = coordination.seen().apply(keys, &events);
+            let any = touched.nodes || touched.alive;
+            coordination.watchers.mark(concerned(keys, &events), any);
             heed(node, touched);
         }
     }

@@ -3,7 +3,7 @@
 //! `seen` is what the KVDB says, kept current by one watch; `told` is what the data path was told and reports. For each volume that changed one *actor* (`actor`)
 //! compares the two and does what is missing: replicas of this node (`replicas`), the path that hosts have here, and, if the volume is attached to
 //! this node, K1 and serving (`serve`). When the node of a volume is dead another takes it (`failover`, `takeover`). `changes` answers what coordinators ask for
-//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `groups` those of several volumes at one moment, `clones` those that are for one, `restores` sets it back to one, `kept` keeps them when it is deleted, `errands` has it coordinated for that while it is attached nowhere, `connect` begins with a data path, `place` chooses nodes by what `provisioned` counts, `alive` says that this node lives. Nothing here waits for the changes of `node`, nor holds them up.
+//! (K2 to K6), `tasks` says what a change of the replicas needs next and `ha` does it, `sizes` follows its size, `snapshots` has them taken and deleted, `groups` those of several volumes at one moment, `clones` those that are for one, `restores` sets it back to one, `kept` keeps them when it is deleted, `errands` has it coordinated for that while it is attached nowhere, `connect` begins with a data path, `place` chooses nodes by what `provisioned` counts, `alive` says that this node lives, `watchers` are told when a volume may be shown otherwise. Nothing here waits for the changes of `node`, nor holds them up.
 
 mod actor;
 mod alive;
@@ -29,17 +29,19 @@ mod takeover;
 pub(crate) mod tasks;
 mod told;
 mod wait;
+mod watchers;
 
 pub(crate) use alive::stay_alive;
 pub(crate) use manager::{Pokes, coordinate};
 pub(crate) use now::{Beside, Kept, Now};
 pub(crate) use seen::{Life, Seen};
 pub(crate) use told::Told;
+pub(crate) use watchers::{Look, Watcher, Watchers, ending};
 
 use crate::error::OpError;
 use crate::replication::record::Token;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -67,6 +69,8 @@ pub struct Coordination {
     groups: Mutex<HashMap<Uuid, Instant>>,
     /// Replicas are looked at, made and deleted one at a time.
     looking: tokio::sync::Mutex<()>,
+    /// Who wants to hear when volumes are shown otherwise.
+    pub(crate) watchers: Arc<Watchers>,
 }
 
 impl Coordination {
@@ -84,6 +88,7 @@ impl Coordination {
             members: Notify::new(),
             groups: Mutex::default(),
             looking: tokio::sync::Mutex::default(),
+            watchers: Arc::default(),
         };
         (new, Pokes(poked))
     }

@@ -21,6 +21,7 @@ use crate::records::{
     TaskRecord, Versioned, VolumeRecord,
 };
 use crate::replication::record::{Phase, ReplicationRecord, Token};
+use crate::schedule::ScheduleRecord;
 
 /// Who reads the KVDB for the first time does not know since when a node is away: perhaps all start at this moment, as after a power cut.
 const COLD: Duration = Duration::from_secs(5);
@@ -56,6 +57,8 @@ pub struct Seen {
     snapshots: HashMap<Uuid, Kept<SnapshotRecord>>,
     /// Which of these are of a volume: there may be thousands of others.
     snapshot_ids: HashMap<Uuid, HashSet<Uuid>>,
+    /// Schedule policies of volumes that have some.
+    policies: HashMap<Uuid, Vec<String>>,
     nodes: BTreeMap<String, NodeRecord>,
     members: BTreeMap<String, MemberRecord>,
     alive: BTreeMap<String, Life>,
@@ -284,6 +287,12 @@ impl Seen {
                 set(&mut self.snapshots, id, record);
                 return touched;
             }
+            ("schedules", None) => {
+                let record = self.decode::<ScheduleRecord>(at, value);
+                let names = record.map(|r| r.record.policies.into_keys().collect());
+                set(&mut self.policies, id, names);
+                return touched;
+            }
             _ => return touched,
         }
         touched.volumes.insert(id);
@@ -419,6 +428,28 @@ impl Seen {
         self.complete && self.revision >= revision && self.unreadable.is_empty()
     }
 
+    /// The key of a record that is there and cannot be read.
+    pub fn unreadable(&self) -> Option<String> {
+        let key = self.unreadable.iter().next()?;
+        Some(String::from_utf8_lossy(key).into_owned())
+    }
+
+    /// A volume, to be kept.
+    pub fn kept_volume(&self, id: Uuid) -> Option<&Kept<VolumeRecord>> {
+        self.volumes.get(&id).or_else(|| self.singles.get(&id))
+    }
+
+    /// A snapshot, to be kept.
+    pub fn kept_snapshot(&self, id: Uuid) -> Option<&Kept<SnapshotRecord>> {
+        let single = || self.single_snapshots.get(&id);
+        self.snapshots.get(&id).or_else(single)
+    }
+
+    /// The schedule policies of a volume.
+    pub fn policies_of(&self, id: Uuid) -> &[String] {
+        self.policies.get(&id).map_or(&[], Vec::as_slice)
+    }
+
     /// A volume with several replicas.
     pub(super) fn replicated_record(&self, id: Uuid) -> Option<&VolumeRecord> {
         self.volumes.get(&id).map(|v| &v.record)
@@ -504,86 +535,4 @@ impl Seen {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::records::encode;
-
-    fn kv(key: String, value: Vec<u8>) -> KeyValue {
-        KeyValue {
-            key: key.into_bytes(),
-            value,
-            mod_revision: 7,
-            ..Default::default()
-        }
-    }
-
-    fn event(kv: KeyValue, kind: EventType) -> Event {
-        Event {
-            r#type: kind.into(),
-            kv: Some(kv),
-            prev_kv: None,
-        }
-    }
-
-    fn alive(incarnation: &str, free_bytes: u64) -> Vec<u8> {
-        encode(&AliveRecord {
-            pid: 1,
-            incarnation: incarnation.into(),
-            pools: vec![crate::records::PoolSpace {
-                pool_id: Uuid::from_u128(1),
-                memory: false,
-                total_bytes: 9,
-                free_bytes,
-            }],
-        })
-    }
-
-    #[tokio::test]
-    async fn a_node_is_as_old_as_its_data_path_and_reading_again_makes_it_no_younger() {
-        let keys = Keys::new("c");
-        let key = keys.alive("n1");
-        let mut seen = Seen::read(
-            &keys,
-            &[kv(key.clone(), alive("a", 1))],
-            &mut Seen::default(),
-        );
-        let first = seen.alive()["n1"].since;
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        let room = event(kv(key.clone(), alive("a", 2)), EventType::Put);
-        assert_eq!(seen.apply(&keys, &[room]), Touched::default());
-        let again = [kv(key.clone(), alive("a", 3))];
-        seen = Seen::read(&keys, &again, &mut seen);
-        assert_eq!(seen.alive()["n1"].since, first);
-        let restarted = event(kv(key.clone(), alive("b", 3)), EventType::Put);
-        assert!(seen.apply(&keys, &[restarted]).alive);
-        assert!(seen.alive()["n1"].since > first);
-        let gone = event(kv(key, Vec::new()), EventType::Delete);
-        assert!(seen.apply(&keys, &[gone]).alive);
-        assert!(seen.alive().is_empty());
-    }
-
-    #[test]
-    fn only_replicated_volumes_are_kept_and_what_cannot_be_read_is_none() {
-        let keys = Keys::new("c");
-        let id = Uuid::from_u128(5);
-        let mut seen = Seen::default();
-        let put = |key: String, value: &[u8]| event(kv(key, value.to_vec()), EventType::Put);
-        let touched = seen.apply(&keys, &[put(keys.volume(id), b"{}")]);
-        assert_eq!(touched, Touched::default());
-        let replica = ReplicaRecord {
-            node_id: "n1".into(),
-            made: true,
-            error: String::new(),
-            lost: false,
-        };
-        let key = keys.replica(id, Uuid::from_u128(6));
-        let touched = seen.apply(&keys, &[put(key.clone(), &encode(&replica))]);
-        assert_eq!(touched.volumes, HashSet::from([id]));
-        assert!(seen.volume(id).is_none(), "it has no record");
-        let set = ReplicationRecord::new(0, [(Uuid::from_u128(6), "n1".into(), id)], 1, 1);
-        seen.apply(&keys, &[put(keys.replication(id), &encode(&set.unwrap()))]);
-        assert_eq!(seen.volume(id).unwrap().replicas.len(), 1);
-        seen.apply(&keys, &[event(kv(key, Vec::new()), EventType::Delete)]);
-        assert!(seen.volume(id).unwrap().replicas.is_empty());
-    }
-}
+mod tests;

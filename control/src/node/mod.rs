@@ -38,6 +38,7 @@ pub use resize::{ResizeFactor, ResizeHow};
 pub use scans::ScanReport;
 pub(crate) use scans::Steer;
 pub use snapshots::SnapshotWish;
+pub(crate) use wishes::check_labels;
 pub use wishes::{VolumeChange, VolumeWish};
 
 use crate::config::{Config, DriveSpec};

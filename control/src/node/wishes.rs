@@ -122,7 +122,7 @@ pub(super) fn check_name(name: &str) -> Result<(), OpError> {
     Ok(())
 }
 
-pub(super) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), OpError> {
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), OpError> {
     let too_long = |text: &String| text.len() > LABEL_BYTES_MAX;
     if labels.len() > LABELS_MAX
         || labels

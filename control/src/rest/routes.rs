@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 88] = [
+pub const ROUTES: [Route; 89] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -207,6 +207,7 @@ pub const ROUTES: [Route; 88] = [
     route(Put, "/v1/jobs/{id}", "Job", "Update"),
     route(Post, "/v1/alerts/filters", "Alerts", "EnumerateWithFilters"),
     route(Post, "/v1/alerts", "Alerts", "Delete"),
+    route(Post, "/v1/watch", "Watch", "Watch"),
     // Of `keelblock.admin.v1.Admin`: what the SDK has no words for.
     route(Get, "/v1/keelblock/node", "Admin", "NodeStatus"),
     route(Get, "/v1/keelblock/members", "Admin", "ListMembers"),

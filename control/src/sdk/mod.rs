@@ -24,6 +24,7 @@ mod trash;
 mod usage;
 mod view;
 mod volumes;
+mod watch;
 
 use crate::error::OpError;
 use crate::node::Node;
@@ -38,6 +39,7 @@ use keelblock_api::openstorage::open_storage_node_server::OpenStorageNodeServer;
 use keelblock_api::openstorage::open_storage_pool_server::OpenStoragePoolServer;
 use keelblock_api::openstorage::open_storage_schedule_policy_server::OpenStorageSchedulePolicyServer;
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolumeServer;
+use keelblock_api::openstorage::open_storage_watch_server::OpenStorageWatchServer;
 use lists::WithLists;
 use prost_reflect::DescriptorPool;
 use std::sync::Arc;
@@ -86,6 +88,7 @@ impl Services {
             .add_service(OpenStorageAlertsServer::new(self.clone()))
             .add_service(OpenStorageJobServer::new(self.clone()))
             .add_service(OpenStorageSchedulePolicyServer::new(self.clone()))
+            .add_service(OpenStorageWatchServer::new(self.clone()))
             .add_service(AdminServer::new(self.clone()))
     }
 

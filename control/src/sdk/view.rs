@@ -15,6 +15,7 @@ use crate::schedule::ScheduleRecord;
 use keelblock_api::datapath::{ListReplicasRequest, ListSnapshotsRequest, ListVolumesRequest};
 use keelblock_api::openstorage::*;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -135,6 +136,50 @@ impl Viewer {
         })
     }
 
+    /// The same from what this node sees, whatever the KVDB has meanwhile: it does not ask anybody, so it does not know what space is in use.
+    pub fn seen(node: &Node, seen: &Seen, shown: &[Shown]) -> Self {
+        let policies = |id: Uuid| (id, seen.policies_of(id).to_vec());
+        Self {
+            cluster_id: node.cluster_id().into(),
+            this_node: node.node_id().into(),
+            datapath_up: matches!(node.link.state(), LinkState::Up(_)),
+            around: Around::seen(seen, shown),
+            used: HashMap::new(),
+            policies: volumes(shown).map(policies).collect(),
+        }
+    }
+
+    /// Another number as soon as a volume is shown otherwise, but for the space that it uses. Cheaper than to show it.
+    pub fn print(&self, at: &Versioned<VolumeRecord>) -> u64 {
+        let id = at.record.volume_id;
+        let beside = self.around.beside.get(&id);
+        let attachment = beside.and_then(|b| b.attachment.as_ref());
+        let attachment = attachment.filter(|a| !a.record.errand);
+        let address = attachment.and_then(|a| self.around.nodes.get(&a.record.node_id));
+        let (status, state) = self.status_and_state(&at.record);
+        let mut print = DefaultHasher::new();
+        at.revision.hash(&mut print);
+        attachment.map(|a| a.revision).hash(&mut print);
+        let set = beside.and_then(|b| b.set.as_ref());
+        set.map(|s| s.revision).hash(&mut print);
+        let task = beside.and_then(|b| b.task.as_ref());
+        task.map(|t| t.revision).hash(&mut print);
+        self.policies.get(&id).hash(&mut print);
+        address.map(|(n, _)| &n.nvme_address).hash(&mut print);
+        (status as i32, state as i32).hash(&mut print);
+        print.finish()
+    }
+
+    /// The same of a snapshot.
+    pub fn print_snapshot(&self, at: &Versioned<SnapshotRecord>) -> u64 {
+        let mut print = DefaultHasher::new();
+        at.revision.hash(&mut print);
+        let s = &at.record;
+        let status = self.status(s.phase, s.error.is_empty(), &s.node_id);
+        (status as i32).hash(&mut print);
+        print.finish()
+    }
+
     /// Bytes that a volume uses, if that is known.
     pub fn used(&self, record: &VolumeRecord) -> Option<u64> {
         self.used.get(&record.volume_id).copied()
@@ -243,7 +288,11 @@ impl Viewer {
             ctime: Some(timestamp(record.created_unix_ms)),
             spec: Some(spec(record, replicas_shown, policies)),
             usage: self.used(record).unwrap_or(0),
-            replica_sets: vec![set.map_or_else(|| single(record), replicas::replica_set)],
+            replica_sets: match set {
+                Some(set) => vec![replicas::replica_set(set)],
+                None if record.replicated.is_some() => Vec::new(),
+                None => vec![single(record)],
+            },
             error: record.error.clone(),
             source: record.source.as_ref().map(|s| Source {
                 parent: s.parent().to_string(),
@@ -253,19 +302,9 @@ impl Viewer {
             detach_time: (record.detached_unix_ms > 0).then(|| timestamp(record.detached_unix_ms)),
             ..Default::default()
         };
-        let well = record.error.is_empty() && record.restoring.is_none();
-        volume.set_status(match set.filter(|_| well && record.phase == Phase::Ready) {
-            Some(set) => replicas::status(set, replicas_shown, attachment, |node| self.lives(node)),
-            None => self.status(record.phase, well, &record.node_id),
-        });
-        volume.set_state(match (record.phase, attachment) {
-            (Phase::Creating, _) => VolumeState::Pending,
-            (Phase::Ready, _) if record.restoring.is_some() => VolumeState::Restore,
-            (Phase::Deleting | Phase::Kept, _) => VolumeState::Deleted,
-            (Phase::Ready, _) if !record.error.is_empty() => VolumeState::Error,
-            (Phase::Ready, Some(_)) => VolumeState::Attached,
-            (Phase::Ready, None) => VolumeState::Detached,
-        });
+        let (status, state) = self.status_and_state(record);
+        volume.set_status(status);
+        volume.set_state(state);
         if let Some(attachment) = attachment {
             volume.attached_on = attachment.node_id.clone();
             volume.attach_time = Some(timestamp(attachment.attached_unix_ms));
@@ -273,6 +312,32 @@ impl Viewer {
             volume.attach_info = self.attach_info(attachment);
         }
         volume
+    }
+
+    /// Of a volume, by its records and by who lives.
+    fn status_and_state(&self, record: &VolumeRecord) -> (VolumeStatus, VolumeState) {
+        let beside = self.around.beside.get(&record.volume_id);
+        let attachment = beside.and_then(|b| b.attachment.as_ref());
+        let attachment = attachment.map(|a| &a.record).filter(|a| !a.errand);
+        let (set, task) = self.set(record.volume_id).unzip();
+        let task = task.flatten();
+        let well = record.error.is_empty() && record.restoring.is_none();
+        let status = match set.filter(|_| well && record.phase == Phase::Ready) {
+            Some(set) => {
+                let level = level(set.wanted, task);
+                replicas::status(set, level, attachment, |node| self.lives(node))
+            }
+            None => self.status(record.phase, well, &record.node_id),
+        };
+        let state = match (record.phase, attachment) {
+            (Phase::Creating, _) => VolumeState::Pending,
+            (Phase::Ready, _) if record.restoring.is_some() => VolumeState::Restore,
+            (Phase::Deleting | Phase::Kept, _) => VolumeState::Deleted,
+            (Phase::Ready, _) if !record.error.is_empty() => VolumeState::Error,
+            (Phase::Ready, Some(_)) => VolumeState::Attached,
+            (Phase::Ready, None) => VolumeState::Detached,
+        };
+        (status, state)
     }
 
     /// UP takes I/O, DOWN does not.

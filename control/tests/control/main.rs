@@ -31,3 +31,4 @@ mod snapshots;
 mod trashcan;
 mod usage;
 mod volumes;
+mod watch;
