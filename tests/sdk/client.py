@@ -43,6 +43,7 @@ NEWER = {
     "SdkVolumeBytesUsedRequest",
     "SdkVolumeBytesUsedResponse",
     "SdkVolumeWatchRequest",
+    "SdkVolumeWatchRequest.LabelsEntry",
     "SdkVolumeWatchResponse",
     "SdkWatchRequest",
     "SdkWatchResponse",
