@@ -8,6 +8,8 @@ pub mod json;
 pub mod openapi;
 mod redacted;
 pub mod stats;
+#[cfg(feature = "tokens")]
+pub mod tokens;
 
 /// All generated code, a module per protobuf package.
 #[allow(missing_docs, clippy::all, rustdoc::all)]
