@@ -126,6 +126,10 @@ fn fields_have_the_numbers_of_the_sdk() {
             "SdkSchedulePolicyIntervalWeekly",
             &[("day", 1), ("hour", 2), ("minute", 3)],
         ),
+        ("SdkRule", &[("services", 1), ("apis", 2)]),
+        ("SdkRole", &[("name", 1), ("rules", 2)]),
+        ("SdkRoleUpdateRequest", &[("role", 1)]),
+        ("SdkRoleEnumerateResponse", &[("names", 1)]),
         (
             "SdkStoragePoolResizeRequest",
             &[
@@ -253,6 +257,10 @@ fn services_have_the_methods_of_the_sdk() {
         ),
         ("OpenStoragePool", &["Resize"]),
         ("OpenStorageWatch", &["Watch"]),
+        (
+            "OpenStorageRole",
+            &["Create", "Enumerate", "Inspect", "Delete", "Update"],
+        ),
         ("OpenStorageAlerts", &["EnumerateWithFilters", "Delete"]),
         (
             "OpenStorageMountAttach",

@@ -7,10 +7,15 @@ use sdk::open_storage_cluster_client::OpenStorageClusterClient;
 use sdk::open_storage_mount_attach_client::OpenStorageMountAttachClient;
 use sdk::open_storage_node_client::OpenStorageNodeClient;
 use sdk::open_storage_pool_client::OpenStoragePoolClient;
+use sdk::open_storage_role_client::OpenStorageRoleClient;
 use sdk::open_storage_schedule_policy_client::OpenStorageSchedulePolicyClient;
 use sdk::open_storage_volume_client::OpenStorageVolumeClient;
 use std::time::Duration;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
 
 /// Longest wait for the TCP connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -23,25 +28,60 @@ pub const SUBSYSTEM_OF: &str = "keelblock.subsystem_of";
 /// Driver option of Attach: the node that is to coordinate a replicated volume.
 pub const NODE: &str = "keelblock.node";
 
+/// A node's services, asked with the token of whoever asks.
+pub type Door = InterceptedService<Channel, Bearer>;
+
+/// Brings a token with every call, if there is one.
+#[derive(Clone)]
+pub struct Bearer(Option<AsciiMetadataValue>);
+
+impl Bearer {
+    fn new(token: Option<&str>) -> Result<Self> {
+        let value = token.map(|token| {
+            let value = AsciiMetadataValue::try_from(format!("bearer {token}"));
+            let mut value = value.map_err(|_| {
+                Failure::Usage(
+                    "the token has characters that none has: is it the right text?".into(),
+                )
+            })?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        Ok(Self(value.transpose()?))
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            let metadata = request.metadata_mut();
+            metadata.insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
 /// A node's services, over one connection.
 #[derive(Clone)]
 pub struct Client {
     /// Keelblock's own service.
-    pub admin: AdminClient<Channel>,
+    pub admin: AdminClient<Door>,
     /// OpenStorage volumes.
-    pub volumes: OpenStorageVolumeClient<Channel>,
+    pub volumes: OpenStorageVolumeClient<Door>,
     /// OpenStorage attach and detach.
-    pub attach: OpenStorageMountAttachClient<Channel>,
+    pub attach: OpenStorageMountAttachClient<Door>,
     /// OpenStorage nodes.
-    pub nodes: OpenStorageNodeClient<Channel>,
+    pub nodes: OpenStorageNodeClient<Door>,
     /// OpenStorage cluster.
-    pub cluster: OpenStorageClusterClient<Channel>,
+    pub cluster: OpenStorageClusterClient<Door>,
     /// OpenStorage pools.
-    pub pools: OpenStoragePoolClient<Channel>,
+    pub pools: OpenStoragePoolClient<Door>,
     /// OpenStorage alerts.
-    pub alerts: OpenStorageAlertsClient<Channel>,
+    pub alerts: OpenStorageAlertsClient<Door>,
+    /// OpenStorage roles.
+    pub roles: OpenStorageRoleClient<Door>,
     /// OpenStorage schedule policies.
-    pub policies: OpenStorageSchedulePolicyClient<Channel>,
+    pub policies: OpenStorageSchedulePolicyClient<Door>,
 }
 
 /// A volume as its node describes it, with its name at hand.
@@ -95,6 +135,16 @@ impl Volume {
 impl Client {
     /// Connects to `endpoint` (`address:port`); each call that follows may take up to `timeout`.
     pub async fn connect(endpoint: &str, timeout: Duration) -> Result<Client> {
+        Self::connect_as(endpoint, timeout, None).await
+    }
+
+    /// The same, with a token.
+    pub async fn connect_as(
+        endpoint: &str,
+        timeout: Duration,
+        token: Option<&str>,
+    ) -> Result<Client> {
+        let bearer = Bearer::new(token)?;
         let address = endpoint.strip_prefix("http://").unwrap_or(endpoint);
         let channel = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|_| {
@@ -110,6 +160,7 @@ impl Client {
                 endpoint: endpoint.into(),
                 why: innermost(&e),
             })?;
+        let channel = InterceptedService::new(channel, bearer);
         Ok(Client {
             admin: AdminClient::new(channel.clone()),
             volumes: OpenStorageVolumeClient::new(channel.clone())
@@ -119,6 +170,7 @@ impl Client {
             cluster: OpenStorageClusterClient::new(channel.clone()),
             pools: OpenStoragePoolClient::new(channel.clone()),
             alerts: OpenStorageAlertsClient::new(channel.clone()),
+            roles: OpenStorageRoleClient::new(channel.clone()),
             policies: OpenStorageSchedulePolicyClient::new(channel),
         })
     }

@@ -121,6 +121,9 @@ pub struct Config {
     /// The same from what a command prints (run by `sh -c` whenever the key is needed).
     #[arg(long, value_name = "COMMAND", group = "cluster_key")]
     pub cluster_key_command: Option<String>,
+    /// Who may call: a file that says whose tokens count, and that calls need one or are a guest's (docs/auth.md). The same on all nodes.
+    #[arg(long, value_name = "FILE")]
+    pub auth: Option<PathBuf>,
     /// A file whose end is a part of what `keelctl service diags` collects, like the log of the data path (repeatable).
     #[arg(long = "diags-file", value_name = "PATH")]
     pub diags_files: Vec<PathBuf>,

@@ -2,8 +2,9 @@
 //!
 //! `config` and `datadir` are what it starts with; `kvdb` is the cluster's database, `records` what is kept in it and `backup` what becomes of it; `membership` says which nodes there are and what is wanted of them; `replication`
 //! is who coordinates a volume, and `coordination` this node's part in it, `gossip` what nodes tell each other of themselves, `mending` what is done about lost replicas without being asked, `rebalancing` has replicas moved by a plan; `node` makes changes to volumes and exports, `datapath` keeps the connection to the process that
-//! serves them; `sdk`, `admin` and `rest` are the doors.
+//! serves them; `sdk`, `admin` and `rest` are the doors, `auth` who may come in.
 
+pub mod auth;
 pub mod backup;
 pub mod config;
 pub mod coordination;

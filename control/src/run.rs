@@ -1,5 +1,6 @@
 //! Start, serve, stop. What can be wrong with how the process was started is found here, before anything is changed: a busy
 //! port, a directory of another cluster, a drive that cannot be. Stopping leaves every export as it is.
+use crate::auth::{AuthFileError, Authenticators, Door};
 use crate::config::{Config, KvdbConfig};
 use crate::coordination::{coordinate, stay_alive};
 use crate::datadir::{DataDir, DataDirError};
@@ -53,6 +54,9 @@ pub enum RunError {
     /// The data directory.
     #[error(transparent)]
     DataDir(#[from] DataDirError),
+    /// Who may call.
+    #[error(transparent)]
+    Auth(#[from] AuthFileError),
     /// The embedded KVDB.
     #[error(transparent)]
     Kvdb(#[from] OpenError),
@@ -128,6 +132,8 @@ impl Control {
         {
             return Err(why);
         }
+        let authenticators = config.auth.as_deref().map(Authenticators::read);
+        let authenticators = authenticators.transpose()?;
         let data = DataDir::open(&config.data, &config.cluster_id, &config.node_id)?;
         let own_kvdb = match config.etcd {
             Some(_) => None,
@@ -175,7 +181,8 @@ impl Control {
         if let Some(why) = unusable(&known) {
             return Err(why);
         }
-        let services = Services::new(node.clone(), codec.descriptors())?;
+        let door = authenticators.map(|a| Door::new(node.clone(), a));
+        let services = Services::new(node.clone(), codec.descriptors(), door)?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = tokio::task::JoinSet::new();
         tasks.spawn(serve_sdk(services.clone(), sdk_listener, stopped.clone()));

@@ -1,6 +1,7 @@
 //! `keelctl`: what an operator asks of a cluster, one module per group of commands. Each command is a function from the
 //! connection and its arguments to an [`Answer`]; printing and exit codes are done once, here.
 mod alerts;
+mod auth;
 mod cluster;
 mod ha;
 mod health;
@@ -11,6 +12,7 @@ mod node;
 mod placement;
 mod progress;
 mod replicas;
+mod role;
 mod schedules;
 mod secrets;
 mod service;
@@ -43,6 +45,8 @@ pub struct Args {
         value_name = "ADDR:PORT"
     )]
     endpoint: String,
+    #[command(flatten)]
+    who: auth::Who,
     /// How to show answers.
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     output: Format,
@@ -102,6 +106,12 @@ enum Command {
     /// The cluster key, which wraps the keys of encrypted volumes.
     #[command(subcommand)]
     Secrets(secrets::Command),
+    /// Roles: what may be called by whom, where tokens are asked for.
+    #[command(subcommand)]
+    Role(role::Command),
+    /// Tokens, which say who asks.
+    #[command(subcommand)]
+    Auth(auth::Command),
     /// What went wrong, or is worth knowing.
     #[command(subcommand)]
     Alerts(alerts::Command),
@@ -131,11 +141,15 @@ pub async fn run(args: Args) -> Result<()> {
             return Ok(());
         }
         Command::Manual { directory } => return manual(&directory),
+        Command::Auth(command) => {
+            auth::run(command)?.print(format);
+            return Ok(());
+        }
         _ => {}
     }
     let limit = Duration::from_secs(args.timeout);
     let Some(seconds) = args.watch else {
-        let mut client = Client::connect(&args.endpoint, limit).await?;
+        let mut client = connect(&args.endpoint, &args.who, limit).await?;
         answer(&mut client, args.command).await?.print(format);
         return Ok(());
     };
@@ -159,8 +173,13 @@ pub async fn run(args: Args) -> Result<()> {
     }
 }
 
+async fn connect(endpoint: &str, who: &auth::Who, limit: Duration) -> Result<Client> {
+    let token = who.token()?;
+    Client::connect_as(endpoint, limit, token.as_deref().map(String::as_str)).await
+}
+
 async fn shown(args: Args, limit: Duration) -> Result<Answer> {
-    let mut client = Client::connect(&args.endpoint, limit).await?;
+    let mut client = connect(&args.endpoint, &args.who, limit).await?;
     answer(&mut client, args.command).await
 }
 
@@ -195,8 +214,9 @@ async fn answer(client: &mut Client, command: Command) -> Result<Answer> {
         Command::Service(command) => service::run(client, command).await,
         Command::SchedPolicy(command) => schedules::run(client, command).await,
         Command::Secrets(command) => secrets::run(client, command).await,
+        Command::Role(command) => role::run(client, command).await,
         Command::Alerts(command) => alerts::run(client, command).await,
-        Command::Completions { .. } | Command::Manual { .. } => {
+        Command::Completions { .. } | Command::Manual { .. } | Command::Auth(_) => {
             unreachable!("answered before connecting")
         }
     }
@@ -318,6 +338,13 @@ mod tests {
             "service kvdb backup /a/file",
             "service kvdb restore /a/file --yes",
             "volume decide-replicas db --node n1 --node n2 --minimum 1",
+            "role create ops --rule volume,mountattach:* --rule node:inspect*,!enumerate -j",
+            "role update system.guest --rule !*:!*",
+            "role list",
+            "role inspect ops --token a.b.c",
+            "role delete ops other --token-file /a/file",
+            "auth token generate --issuer i --subject ann --shared-secret-file /a/file --role system.user --duration 12h",
+            "auth token generate --issuer i --subject ann --private-key-file /a/file --algorithm ES256 --group *",
             "alerts show --all --severity warning",
             "alerts delete --resource drive --id x",
             "alerts delete --cleared",
@@ -394,6 +421,10 @@ mod tests {
             "service scan schedule --every never",
             "service scan schedule --every 7d --off",
             "alerts show --id x",
+            "role create ops",
+            "role create ops --rule volume",
+            "role delete",
+            "auth token generate --issuer i --subject ann",
             "service kvdb backup",
             "sched-policy create p --daily 24:00",
             "sched-policy delete",

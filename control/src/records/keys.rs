@@ -100,6 +100,16 @@ impl Keys {
         format!("{}{volume_id}", self.schedules())
     }
 
+    /// All roles that people made.
+    pub fn roles(&self) -> String {
+        format!("{}roles/", self.root)
+    }
+
+    /// A role.
+    pub fn role(&self, name: &str) -> String {
+        format!("{}{name}", self.roles())
+    }
+
     /// All nodes.
     pub fn nodes(&self) -> String {
         format!("{}nodes/", self.root)

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_stream::StreamExt;
 use tonic::client::Grpc;
+use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Routes;
 use tonic::{Code, Request, Status};
 
@@ -71,11 +72,11 @@ impl Gateway {
         let message = self.codec.request_dynamic(&method.input, body, fields);
         let message = message.map_err(|error| Status::invalid_argument(error.to_string()))?;
         let mut request = Request::new(message);
-        if let Some(token) = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|v| v.to_str().ok()?.parse().ok())
-        {
-            request.metadata_mut().insert("authorization", token);
+        for token in headers.get_all(header::AUTHORIZATION) {
+            // Also what cannot be read: it is for the door to refuse.
+            if let Ok(token) = AsciiMetadataValue::try_from(token.as_bytes()) {
+                request.metadata_mut().append("authorization", token);
+            }
         }
         let codec = DynamicCodec {
             answer: method.output.clone(),

@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 89] = [
+pub const ROUTES: [Route; 94] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -223,6 +223,11 @@ pub const ROUTES: [Route; 89] = [
         "Admin",
         "VolumeStatus",
     ),
+    route(Post, "/v1/roles", "Role", "Create"),
+    route(Get, "/v1/roles", "Role", "Enumerate"),
+    route(Put, "/v1/roles", "Role", "Update"),
+    route(Get, "/v1/roles/inspect/{name}", "Role", "Inspect"),
+    route(Delete, "/v1/roles/{name}", "Role", "Delete"),
     route(
         Get,
         "/v1/keelblock/volumes/{volume}/connection",

@@ -2,6 +2,7 @@
 use super::calendar::stamp;
 use super::policy::PolicyRecord;
 use super::record::{Due, ScheduleRecord};
+use crate::auth::Way;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
 use crate::node::{Node, SnapshotWish};
@@ -15,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 /// The label of scheduled snapshots: `policy/time`, which they count for.
 pub const SCHEDULE_LABEL: &str = "keelblock.schedule";
@@ -209,7 +210,7 @@ impl Node {
     }
 
     /// The way to the node that has a volume's only copy, if that is another; replicated ones have none, and are anybody's.
-    pub(crate) async fn elsewhere(&self, node_id: &str) -> Result<Option<Channel>, OpError> {
+    pub(crate) async fn elsewhere(&self, node_id: &str) -> Result<Option<Way>, OpError> {
         if node_id.is_empty() || node_id == self.node_id() {
             return Ok(None);
         }
@@ -220,6 +221,6 @@ impl Node {
         let endpoint = Endpoint::from_shared(format!("http://{}", node.sdk_address));
         let endpoint = endpoint.map_err(|e| away(format!("has no address: {e}")))?;
         let endpoint = endpoint.connect_timeout(ASK_LIMIT / 5).timeout(ASK_LIMIT);
-        Ok(Some(endpoint.connect_lazy()))
+        Ok(Some(self.as_node(endpoint.connect_lazy()).await))
     }
 }

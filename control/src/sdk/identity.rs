@@ -11,12 +11,13 @@ use tonic::{Request, Response, Status as Refusal};
 /// Version of the SDK's contract that is spoken.
 const SDK_VERSION: (i32, i32, i32) = (0, 186, 0);
 /// Services with more than UNIMPLEMENTED behind them.
-const OFFERED: [ServiceType; 5] = [
+const OFFERED: [ServiceType; 6] = [
     ServiceType::Cluster,
     ServiceType::Node,
     ServiceType::Volume,
     ServiceType::MountAttach,
     ServiceType::Alerts,
+    ServiceType::Role,
 ];
 
 #[tonic::async_trait]

@@ -15,6 +15,7 @@ mod placement;
 mod pools;
 mod rebalances;
 mod replicas;
+mod roles;
 mod schedules;
 mod snapshots;
 mod spec;
@@ -26,6 +27,7 @@ mod view;
 mod volumes;
 mod watch;
 
+use crate::auth::Door;
 use crate::error::OpError;
 use crate::node::Node;
 use crate::system::Observer;
@@ -37,6 +39,7 @@ use keelblock_api::openstorage::open_storage_job_server::OpenStorageJobServer;
 use keelblock_api::openstorage::open_storage_mount_attach_server::OpenStorageMountAttachServer;
 use keelblock_api::openstorage::open_storage_node_server::OpenStorageNodeServer;
 use keelblock_api::openstorage::open_storage_pool_server::OpenStoragePoolServer;
+use keelblock_api::openstorage::open_storage_role_server::OpenStorageRoleServer;
 use keelblock_api::openstorage::open_storage_schedule_policy_server::OpenStorageSchedulePolicyServer;
 use keelblock_api::openstorage::open_storage_volume_server::OpenStorageVolumeServer;
 use keelblock_api::openstorage::open_storage_watch_server::OpenStorageWatchServer;
@@ -61,16 +64,22 @@ pub struct Services {
     observer: Arc<Observer>,
     baselines: Arc<stats::Baselines>,
     rules: Arc<spec::Rules>,
+    door: Option<Arc<Door>>,
 }
 
 impl Services {
-    /// The services of a node. `descriptors` are those of the contracts.
-    pub fn new(node: Arc<Node>, descriptors: &DescriptorPool) -> Result<Self, OpError> {
+    /// The services of a node, behind a door if there is one (`docs/auth.md`). `descriptors` are those of the contracts.
+    pub fn new(
+        node: Arc<Node>,
+        descriptors: &DescriptorPool,
+        door: Option<Door>,
+    ) -> Result<Self, OpError> {
         Ok(Self {
             node,
             observer: Arc::default(),
             baselines: Arc::default(),
             rules: Arc::new(spec::Rules::new(descriptors)?),
+            door: door.map(Arc::new),
         })
     }
 
@@ -79,7 +88,7 @@ impl Services {
         let volumes = OpenStorageVolumeServer::new(self.clone())
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX);
-        Routes::new(OpenStorageIdentityServer::new(self.clone()))
+        let routes = Routes::new(OpenStorageIdentityServer::new(self.clone()))
             .add_service(OpenStorageClusterServer::new(self.clone()))
             .add_service(OpenStorageNodeServer::new(self.clone()))
             .add_service(WithLists::new(volumes, self.clone()))
@@ -89,7 +98,12 @@ impl Services {
             .add_service(OpenStorageJobServer::new(self.clone()))
             .add_service(OpenStorageSchedulePolicyServer::new(self.clone()))
             .add_service(OpenStorageWatchServer::new(self.clone()))
-            .add_service(AdminServer::new(self.clone()))
+            .add_service(OpenStorageRoleServer::new(self.clone()))
+            .add_service(AdminServer::new(self.clone()));
+        match &self.door {
+            Some(door) => door.clone().guard(routes),
+            None => routes,
+        }
     }
 
     /// Does a change to its end, also when the caller does not wait for it: one that stopped half-way would stay so until the data path

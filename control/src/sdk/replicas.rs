@@ -336,6 +336,7 @@ impl Services {
         let ask = async {
             let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
             let channel = endpoint.connect().await.ok()?;
+            let channel = self.node().as_node(channel).await;
             let request = LocateVolumeRequest {
                 volume: volume.into(),
                 here: true,

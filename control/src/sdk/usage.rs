@@ -1,5 +1,6 @@
 //! Space by volume on a node: volumes with a single copy, replicas, and snapshots of both. Any node may be asked; the one that is meant counts.
 use super::{SHOW_LIMIT, Services};
+use crate::auth::Way;
 use crate::error::OpError;
 use keelblock_api::datapath::{
     ListReplicasRequest, ListSnapshotsRequest, ListVolumesRequest, SpaceUsageRequest,
@@ -8,7 +9,6 @@ use keelblock_api::openstorage::open_storage_node_client::OpenStorageNodeClient;
 use keelblock_api::openstorage::*;
 use std::collections::HashMap;
 use std::time::Duration;
-use tonic::transport::Channel;
 use uuid::Uuid;
 
 /// How long counting what only one refers to may take, of all volumes of a node together: it walks their maps. Below what is waited for another node.
@@ -33,7 +33,7 @@ impl User {
 
 impl Services {
     /// The way to a node; `None`: it is this one.
-    async fn way_to(&self, node_id: &str) -> Result<Option<Channel>, OpError> {
+    async fn way_to(&self, node_id: &str) -> Result<Option<Way>, OpError> {
         if node_id.is_empty() {
             return Err(OpError::Missing {
                 field: "node_id",

@@ -349,6 +349,7 @@ fn config(dir: &TempDir, drive: Drive) -> Config {
         cluster_key_file: None,
         cluster_key_env: None,
         cluster_key_command: None,
+        auth: None,
         diags_files: Vec::new(),
         log_json: false,
     }

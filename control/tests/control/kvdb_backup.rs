@@ -2,6 +2,7 @@
 use crate::bench::{Bench, Drive, refused};
 use crate::replicated::{LOOK, Nodes, PATIENCE};
 use keelblock_api::admin::*;
+use keelblock_api::openstorage::open_storage_role_client::OpenStorageRoleClient;
 use keelblock_api::openstorage::*;
 use keelblock_control::backup::RestoreRecord;
 use keelblock_control::kvdb::Client;
@@ -77,7 +78,25 @@ async fn a_backup_brings_back_what_was_and_forgets_what_came_since() {
     let b = Bench::new(Drive::File).await;
     let id = b.create("first", 16 * MIB).await;
     b.snapshot("first", "snap").await.unwrap();
+    let mut roles = OpenStorageRoleClient::new(b.channel());
+    let rule = SdkRule {
+        services: vec!["volume".into()],
+        apis: vec!["*".into()],
+    };
+    let role = |name: &str| SdkRole {
+        name: name.into(),
+        rules: vec![rule.clone()],
+    };
+    let role = |name: &str| SdkRoleCreateRequest {
+        role: Some(role(name)),
+    };
+    roles.create(role("then")).await.unwrap();
     let taken = backup(&b).await;
+    roles.create(role("since")).await.unwrap();
+    let gone = SdkRoleDeleteRequest {
+        name: "then".into(),
+    };
+    roles.delete(gone).await.unwrap();
     b.create("second", 16 * MIB).await;
     b.delete("snap").await.unwrap();
     b.update("first", &[("k", "v")], None).await.unwrap();
@@ -96,6 +115,9 @@ async fn a_backup_brings_back_what_was_and_forgets_what_came_since() {
     assert_eq!((restored.generation, restored.unverified.len()), (1, 0));
     assert!(restored.put > 0 && restored.deleted > 0, "{restored:?}");
     assert_eq!(names(&b).await, ["first", "snap"]);
+    let there = roles.enumerate(SdkRoleEnumerateRequest {}).await.unwrap();
+    let there = there.into_inner().names;
+    assert!(there.contains(&"then".to_owned()) && !there.contains(&"since".to_owned()));
     let volume = b.inspect("first").await.unwrap();
     assert_eq!(volume.id, id);
     let labels = volume.locator.unwrap().volume_labels;

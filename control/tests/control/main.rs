@@ -2,6 +2,7 @@
 //! killed at any time.
 
 mod alerts;
+mod auth;
 mod bench;
 mod changes;
 mod diags;

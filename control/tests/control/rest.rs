@@ -6,13 +6,23 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// One request over a connection of its own: status and body.
-fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+fn request(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: &str,
+) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream
         .set_read_timeout(Some(Duration::from_secs(30)))
         .unwrap();
     let length = body.len();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
+    let token = match token {
+        "" => String::new(),
+        token => format!("authorization: {token}\r\n"),
+    };
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{token}content-length: {length}\r\n\r\n{body}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect("a whole answer");
@@ -42,15 +52,26 @@ fn whole(mut chunks: &str) -> String {
 }
 
 async fn rest(b: &Bench, method: &str, path: &str, body: Value) -> (u16, Value) {
+    with_token(b, method, path, "", body).await
+}
+
+/// The same with an `authorization` header, unless that is empty.
+pub async fn with_token(
+    b: &Bench,
+    method: &str,
+    path: &str,
+    token: &str,
+    body: Value,
+) -> (u16, Value) {
     let address = b.control().rest;
-    let (method, path) = (method.to_owned(), path.to_owned());
+    let (method, path, token) = (method.to_owned(), path.to_owned(), token.to_owned());
     let body = if body.is_null() {
         String::new()
     } else {
         body.to_string()
     };
     let (status, text) =
-        tokio::task::spawn_blocking(move || request(address, &method, &path, &body))
+        tokio::task::spawn_blocking(move || request(address, &method, &path, &token, &body))
             .await
             .unwrap();
     (
