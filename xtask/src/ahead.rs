@@ -49,11 +49,21 @@ fn lowered(child: Child) -> Child {
 }
 
 fn builds() -> [Command; 3] {
-    [
-        cargo(&["build", "--release", "--workspace", "--bins"]),
-        release_tests(),
-        loom_tests(&["--no-run"]),
-    ]
+    [programs(), release_tests(), loom_tests(&["--no-run"])]
+}
+
+/// The programs that a user runs, of the whole workspace: its features are those of `cargo run`.
+fn programs() -> Command {
+    let mut command = cargo(&["build", "--release", "--workspace"]);
+    for name in [
+        "keelblock",
+        "keelctl",
+        "keelblock-control",
+        "keelblock-datapath",
+    ] {
+        command.args(["--bin", name]);
+    }
+    command
 }
 
 /// Builds the data path's unit tests in release: crash points and simulated clusters are among them.
