@@ -91,11 +91,15 @@ pub enum Bug {
     GroupEpochIgnored = 42,
     /// Rule 10: after a restore of the KVDB the members of its record are believed.
     RestoreBelieved = 43,
+    /// §8, lists: a record that a full list has no room for is refused, in a takeover as well.
+    FullListRefuses = 44,
+    /// §11, 2: a replica that begins to be copied to keeps on its list what is at or below s0.
+    ListKeptInResync = 45,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 43] = [
+pub const ALL: [Bug; 45] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -139,6 +143,8 @@ pub const ALL: [Bug; 43] = [
     Bug::GroupExpiredCounts,
     Bug::GroupEpochIgnored,
     Bug::RestoreBelieved,
+    Bug::FullListRefuses,
+    Bug::ListKeptInResync,
 ];
 
 #[cfg(planted)]

@@ -86,6 +86,8 @@ pub struct Shape {
     pub drift: bool,
     /// The volume is encrypted.
     pub sealed: bool,
+    /// Records that a lane's list has room for where stores are in memory; 0: for any number.
+    pub list_max: usize,
 }
 
 /// A cluster.
@@ -119,6 +121,7 @@ fn kept(rig: &Rig, node: usize, id: Id, shape: Shape) -> Kept {
     } else {
         let disk = Disk::new(LANES, 1 << 20);
         disk.borrow_mut().sealed = shape.sealed;
+        disk.borrow_mut().list_max = shape.list_max;
         Drive::Memory(disk)
     };
     Kept { id, drive }

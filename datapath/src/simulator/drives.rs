@@ -233,6 +233,14 @@ impl ReplicaStore for Opened {
         either!(self, s => s.settle(lane, stamp));
     }
 
+    fn settle_copied(&self, lane: u8, s0: Stamp) {
+        either!(self, s => s.settle_copied(lane, s0));
+    }
+
+    fn has_room(&self, record: &Held, rolled: bool) -> bool {
+        either!(self, s => s.has_room(record, rolled))
+    }
+
     fn promise(&self) -> Option<Promise> {
         either!(self, s => s.promise())
     }

@@ -158,6 +158,7 @@ fn side(seed: u64, dice: &mut Dice) -> Side {
         real: false,
         drift: dice.once_in(2),
         sealed: false,
+        list_max: 0,
     };
     let mut own = Dice::new(seed ^ OTHER);
     let mut cluster = Cluster::new(seed, shape);

@@ -21,6 +21,7 @@ fn cluster(nodes: usize) -> Cluster {
         real: false,
         drift: false,
         sealed: false,
+        list_max: 0,
     };
     Cluster::new(7, shape)
 }

@@ -34,12 +34,25 @@ const SEALED_STREAM: u64 = 0x5ea1_ed00_0000_0000;
 /// One run in so many has hosts that go to nodes which forward.
 const FORWARD_SHARE: u64 = 2;
 const FORWARD_STREAM: u64 = 0xf0f0_0000_0000_0000;
+/// One run in so many has short lists of what is not settled: of so many records at least, and fewer than so many more.
+const SHORT_SHARE: u64 = 3;
+const SHORT: (u64, u64) = (6, 40);
+const SHORT_STREAM: u64 = 0x5047_0000_0000_0000;
 /// Hosts, each with one operation at a time.
 const HOSTS: usize = 5;
 /// How long a host waits for an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 /// Within this everything is in order again after healing (bound of liveness): leases, waits after restarts, swaps that are sent again.
 const HEALED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Room of the lists of a run.
+fn short_lists(seed: u64) -> usize {
+    let mut dice = Dice::new(seed ^ SHORT_STREAM);
+    match dice.once_in(SHORT_SHARE) {
+        true => (SHORT.0 + dice.below(SHORT.1)) as usize,
+        false => 0,
+    }
+}
 
 /// What hosts share.
 pub(super) struct Hosts {
@@ -333,6 +346,7 @@ pub fn run(seed: u64, steps: usize) -> Counts {
         real: dice.once_in(REAL_SHARE),
         drift: dice.once_in(2),
         sealed: sealed.once_in(SEALED_SHARE),
+        list_max: short_lists(seed),
     };
     let mut late = Late::new(seed);
     let mut promised = Promised::new(seed, &shape);

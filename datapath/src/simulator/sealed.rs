@@ -20,6 +20,7 @@ fn cluster(real: bool) -> (Cluster, Coordinator) {
         real,
         drift: false,
         sealed: true,
+        list_max: 0,
     };
     let mut cluster = Cluster::new(11, shape);
     let driver = cluster.attach(0).expect("it runs");

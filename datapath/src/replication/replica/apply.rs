@@ -18,6 +18,8 @@ use crate::replication::wire::resync::{Copied, NotCopied};
 
 /// So long the pump waits when the reactor has no room for another operation.
 const ROOM_AFTER: Duration = Duration::from_micros(50);
+/// And so long when a list has none: what is settled makes some. Its channel is granted nothing meanwhile, as what waits is not done.
+const LIST_AFTER: Duration = Duration::from_millis(2);
 
 impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
     /// Begins whatever may begin.
@@ -32,14 +34,38 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
 
     fn begin_ready(self: &Rc<Self>) {
         let lanes = self.lanes.borrow().len();
+        let epoch = self.state.borrow().epoch();
+        let mut waits = false;
         for lane in 0..lanes {
             while self.running.get() < APPLYING_MAX {
                 let next = self.lanes.borrow_mut()[lane].order.pop();
                 let Some((ticket, job)) = next else { break };
+                let rolled = job.record.stamp.epoch < epoch;
+                let room = job.how != How::Apply
+                    || planted::is(Bug::FullListRefuses)
+                    || self.store.has_room(&job.record, rolled);
+                if !room {
+                    self.lanes.borrow_mut()[lane].order.put_back(ticket, job);
+                    waits = true;
+                    break;
+                }
                 if !self.start(lane, ticket, job) {
                     return;
                 }
             }
+        }
+        if waits {
+            self.pump_after(LIST_AFTER);
+        }
+    }
+
+    fn pump_after(self: &Rc<Self>, time: Duration) {
+        if !self.pump_armed.replace(true) {
+            self.begin("replica: room", |this| async move {
+                this.handle.sleep(time).await;
+                this.pump_armed.set(false);
+                this.pump();
+            });
         }
     }
 
@@ -70,13 +96,7 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         if let Some(job) = slot.take() {
             self.lanes.borrow_mut()[lane].order.put_back(ticket, job);
         }
-        if !self.pump_armed.replace(true) {
-            self.begin("replica: room", |this| async move {
-                this.handle.sleep(ROOM_AFTER).await;
-                this.pump_armed.set(false);
-                this.pump();
-            });
-        }
+        self.pump_after(ROOM_AFTER);
         false
     }
 

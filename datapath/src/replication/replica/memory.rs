@@ -244,6 +244,8 @@ pub struct Disk {
     pub sealed: bool,
     /// Blocks that can be written.
     pub space: u64,
+    /// Records that a lane's list has room for, and for as many of a takeover; 0: for any number.
+    pub list_max: usize,
     /// Flushes, promises and sets from now on fail.
     pub broken: bool,
     /// Blocks that cannot be read.
@@ -400,6 +402,9 @@ impl ReplicaStore for Memory {
     }
 
     async fn apply(&self, record: &Rc<Held>) -> Result<(), ReplicaError> {
+        if !self.has_room(record, true) {
+            return Err(ReplicaError::Full);
+        }
         let step = Step::Apply(Kept::of(record));
         self.step(record.lane, step, data_blocks(record)).await?;
         if !matches!(record.what, What::Snapshot(_)) {
@@ -556,12 +561,30 @@ impl ReplicaStore for Memory {
     }
 
     fn settle(&self, lane: u8, stamp: Stamp) {
-        let mut disk = self.disk.borrow_mut();
-        let resyncing = disk.promise.is_some_and(|p| p.state == Standing::Resyncing);
+        let resyncing = self.disk.borrow().promise;
+        let resyncing = resyncing.is_some_and(|p| p.state == Standing::Resyncing);
         assert!(
             !resyncing || planted::is(Bug::ReclaimedInResync),
             "what is erased stays known while blocks are copied"
         );
+        self.settle_copied(lane, stamp);
+    }
+
+    fn has_room(&self, record: &Held, rolled: bool) -> bool {
+        let disk = self.disk.borrow();
+        let lane = disk.lane(record.lane);
+        let times = match rolled && !planted::is(Bug::FullListRefuses) {
+            true => 2,
+            false => 1,
+        };
+        disk.list_max == 0
+            || lane.settled >= Some(record.last())
+            || lane.records.contains_key(&record.stamp)
+            || lane.records.len() < times * disk.list_max
+    }
+
+    fn settle_copied(&self, lane: u8, stamp: Stamp) {
+        let mut disk = self.disk.borrow_mut();
         let lane = &mut disk.lanes[usize::from(lane)];
         if lane.now.settled < Some(stamp) {
             lane.now.take(&Step::Settle(stamp));

@@ -218,11 +218,11 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         self.sets.wake();
     }
 
-    /// True: something was news.
+    /// True: something was news, or may not be durable yet: s0 was told when the stream began.
     fn tell_settled(&self) -> bool {
         let lanes = self.lanes.borrow();
-        let mut news = false;
         let outside = self.state.borrow().outside();
+        let mut news = outside;
         for (number, lane) in (0_u8..).zip(lanes.iter()) {
             let here = if outside { lane.s0 } else { lane.settled };
             if let Some(settled) = here.filter(|s| *s > self.store.settled(number)) {

@@ -512,6 +512,15 @@ impl ReplicaStore for Replica {
         }
     }
 
+    fn settle_copied(&self, lane: u8, s0: Stamp) {
+        self.settle(lane, s0);
+    }
+
+    fn has_room(&self, record: &Held, rolled: bool) -> bool {
+        let lane = self.lanes.get(usize::from(record.lane));
+        lane.is_none_or(|(store, lane)| store.may_list(lane, record, rolled))
+    }
+
     fn promise(&self) -> Option<Promise> {
         let promised = self.entries().filter(|e| e.state != ReplicaState::Fresh);
         let highest = promised.max_by_key(|e| (e.epoch, e.version, e.state as u8))?;

@@ -18,6 +18,7 @@ use super::writer::{Data, WRITE_BLOCKS_MAX};
 use super::{Inner, StoreError};
 use crate::cipher::{Seal, TAG_BYTES};
 use crate::device::IoError;
+use crate::replication::held::{Held, What};
 
 /// Bytes of the largest record without what it has for each block.
 const RECORD_BYTES: u64 = 52;
@@ -90,6 +91,15 @@ impl Drop for Entering<'_> {
     }
 }
 
+/// Bytes of a record of so many blocks with checksums, on a list.
+fn listed_bytes(lane: &LaneState, blocks: u64) -> u64 {
+    let each = match lane.shape() {
+        LeafShape::Plain => BYTES_OF_BLOCK,
+        LeafShape::Sealed => BYTES_OF_BLOCK + TAG_BYTES as u64,
+    };
+    RECORD_BYTES + each * blocks
+}
+
 impl Inner {
     fn replica_of<'a>(&self, lane: &'a LaneState) -> Result<&'a ReplicaLane, StoreError> {
         if self.closed.get() {
@@ -138,13 +148,25 @@ impl Inner {
         failed.unwrap_or(StoreError::Io(IoError::Failed))
     }
 
-    fn list_has_room(&self, lane: &LaneState, blocks: u64) -> Result<(), StoreError> {
-        let replica = self.replica_of(lane)?;
-        let each = match lane.shape() {
-            LeafShape::Plain => BYTES_OF_BLOCK,
-            LeafShape::Sealed => BYTES_OF_BLOCK + TAG_BYTES as u64,
+    /// Whether a record of these blocks can be put on the list, or needs not, as it is there or settled.
+    pub(super) fn may_list(&self, lane: &LaneState, record: &Held, rolled: bool) -> bool {
+        let Ok(replica) = self.replica_of(lane) else {
+            // It is refused for that.
+            return true;
         };
-        match self.can_list(replica, RECORD_BYTES + each * blocks) {
+        let (stamp, last) = (record.stamp, record.last());
+        let blocks = match &record.what {
+            What::Write { crcs, .. } | What::Poison { crcs, .. } => crcs.len() as u64 / 4,
+            _ => 0,
+        };
+        last <= replica.settled()
+            || replica.get(stamp).is_some()
+            || self.can_list(replica, listed_bytes(lane, blocks), rolled)
+    }
+
+    fn list_has_room(&self, lane: &LaneState, blocks: u64) -> Result<(), StoreError> {
+        // Whoever brings it asked whether it may come now; the bound of those that are rolled forward is everybody's.
+        match self.can_list(self.replica_of(lane)?, listed_bytes(lane, blocks), true) {
             true => Ok(()),
             false => Err(StoreError::Full),
         }

@@ -240,8 +240,8 @@ impl ReplicaLane {
     }
 
     /// Whether it remembers as many erasures as it may.
-    fn remembers_enough(&self) -> bool {
-        self.erased.borrow().len() + self.list.borrow().len() >= ERASED_MAX
+    fn remembers_enough(&self, times: usize) -> bool {
+        self.erased.borrow().len() + self.list.borrow().len() >= times * ERASED_MAX
     }
 }
 
@@ -332,11 +332,13 @@ impl Inner {
         self.journal.keep_room(bytes);
     }
 
-    /// Whether the lists have room for a record of so many bytes.
-    pub(super) fn can_list(&self, replica: &ReplicaLane, bytes: u64) -> bool {
-        replica.len() < RECORDS_MAX
-            && !replica.remembers_enough()
-            && self.kept.bytes.get() + bytes <= self.journal.unsettled_max()
+    /// Whether the lists have room for a record of so many bytes; of one that is `rolled` forward by a takeover, as much again: what other replicas list and this
+    /// one lacks must not find the lists full of what waits for this very takeover.
+    pub(super) fn can_list(&self, replica: &ReplicaLane, bytes: u64, rolled: bool) -> bool {
+        let times = if rolled { 2 } else { 1 };
+        replica.len() < times * RECORDS_MAX
+            && !replica.remembers_enough(times)
+            && self.kept.bytes.get() + bytes <= times as u64 * self.journal.unsettled_max()
     }
 
     /// Whether a volume's replica is being copied to.

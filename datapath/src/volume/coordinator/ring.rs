@@ -409,6 +409,14 @@ impl Ring {
         Some((at.written, at.stable))
     }
 
+    /// The sum of the positions that somebody confirmed, if there is anything that it has not stable: it rises while it gets on.
+    pub fn waits_at(&self, place: Place) -> Option<u64> {
+        let feed = self.feeds[place.index()].as_ref()?;
+        let waits = feed.behind.records > 0;
+        let at = feed.at.iter().map(|at| at.written + at.stable);
+        waits.then(|| at.sum())
+    }
+
     /// Up to which positions a lane is written, and stable, at all of these; `None` if one of them is not fed.
     pub fn at_all(&self, who: Members, lane: u8) -> Option<(u64, u64)> {
         let each = who.iter().map(|p| self.position(p, lane));

@@ -12,6 +12,10 @@ pub struct Patience {
     pub slow: Duration,
     /// With a member that has no session and holds up a write.
     pub cut: Duration,
+    /// With a member whose drive failed, as it says, however often it is there again.
+    pub failed: Duration,
+    /// With a member that confirms nothing of what waits for it.
+    pub still: Duration,
 }
 
 impl Default for Patience {
@@ -19,6 +23,8 @@ impl Default for Patience {
         Self {
             slow: Duration::from_secs(2),
             cut: Duration::from_millis(50),
+            failed: Duration::from_millis(500),
+            still: Duration::from_secs(4),
         }
     }
 }
@@ -34,6 +40,8 @@ pub struct Seen {
     pub full: bool,
     /// It holds up a write: it counts, has not confirmed the oldest that waits, and others of the set are not enough.
     pub holds_up: bool,
+    /// Something waits for it, and so far it has confirmed things: the sum of its positions.
+    pub waits_at: Option<u64>,
 }
 
 /// Since when a member is what.
@@ -42,6 +50,9 @@ struct Since {
     half: Option<Nanos>,
     holds_up: Option<Nanos>,
     silent: Option<Nanos>,
+    failed: Option<Nanos>,
+    /// It has not come further than here.
+    still: Option<(u64, Nanos)>,
 }
 
 /// Remembers since when.
@@ -74,6 +85,21 @@ impl Slow {
         self.since[place.index()].silent = Some(now);
     }
 
+    /// It refuses, as a drive of it failed.
+    pub fn failed(&mut self, place: Place, now: Nanos) {
+        self.since[place.index()].failed.get_or_insert(now);
+    }
+
+    /// It has a session again; what it lacked it lacks still. One whose drive failed comes again and again, `as_it_was`; one that was started anew may do better.
+    pub fn again(&mut self, place: Place, as_it_was: bool, now: Nanos) {
+        let since = &mut self.since[place.index()];
+        since.silent = Some(now);
+        since.holds_up = None;
+        if !as_it_was {
+            (since.failed, since.still) = (None, None);
+        }
+    }
+
     /// Somebody is new here.
     pub fn forget(&mut self, place: Place, now: Nanos) {
         self.since[place.index()] = Since {
@@ -88,17 +114,37 @@ impl Slow {
         note(&mut since.half, seen.half, now);
         note(&mut since.holds_up, seen.holds_up, now);
         let silent = *since.silent.get_or_insert(now);
+        match (seen.waits_at, since.still) {
+            (None, _) => (since.still, since.failed) = (None, None),
+            (Some(at), Some((before, _))) if at <= before => {}
+            (Some(at), before) => {
+                since.still = Some((at, now));
+                since.failed.take_if(|_| before.is_some());
+            }
+        }
         let longer = |since: Option<Nanos>, than| since.is_some_and(|s| now >= s + than);
-        let Patience { slow, cut } = self.patience;
+        let Patience {
+            slow,
+            cut,
+            failed,
+            still,
+        } = self.patience;
         seen.full
             || longer(since.half, slow)
             || longer(since.holds_up, if seen.connected { slow } else { cut })
             || longer(Some(silent), slow)
+            || longer(since.failed, failed)
+            || longer(since.still.map(|(_, at)| at), still)
     }
 
     /// When something will have lasted too long, if nothing happens.
     pub fn deadline(&self, of: Members, connected: Members) -> Option<Nanos> {
-        let Patience { slow, cut } = self.patience;
+        let Patience {
+            slow,
+            cut,
+            failed,
+            still,
+        } = self.patience;
         let all = of.iter().flat_map(|p| {
             let since = self.since[p.index()];
             let up = if connected.has(p) { slow } else { cut };
@@ -106,6 +152,8 @@ impl Slow {
                 since.half.map(|s| s + slow),
                 since.holds_up.map(|s| s + up),
                 since.silent.map(|s| s + slow),
+                since.failed.map(|s| s + failed),
+                since.still.map(|(_, s)| s + still),
             ]
         });
         all.flatten().min()
@@ -121,6 +169,7 @@ mod tests {
         half: false,
         full: false,
         holds_up: false,
+        waits_at: None,
     };
 
     fn at(ms: u64) -> Nanos {
@@ -196,5 +245,56 @@ mod tests {
         assert!(slow.look(place, FINE, at(2000)));
         slow.heard(place, at(2001));
         assert!(!slow.look(place, FINE, at(2002)));
+    }
+
+    #[test]
+    fn who_confirms_nothing_leaves_however_often_it_comes_again() {
+        let (mut slow, place) = started();
+        let waits = |at| Seen {
+            waits_at: Some(at),
+            ..FINE
+        };
+        assert!(!slow.look(place, waits(7), at(100)));
+        for ms in (150..4100).step_by(50) {
+            slow.again(place, true, at(ms));
+            assert!(!slow.look(place, waits(7), at(ms)), "{ms}");
+        }
+        assert!(slow.look(place, waits(7), at(4100)));
+        slow.again(place, true, at(4150));
+        assert!(!slow.look(place, waits(8), at(4150)), "it came further");
+        slow.again(place, true, at(8149));
+        assert!(!slow.look(place, waits(8), at(8149)));
+        assert!(!slow.look(place, FINE, at(8150)), "nothing waits for it");
+    }
+
+    #[test]
+    fn whose_drive_failed_leaves_soon_however_often_it_comes_again() {
+        let (mut slow, place) = started();
+        let waits = |at| Seen {
+            waits_at: Some(at),
+            ..FINE
+        };
+        assert!(!slow.look(place, waits(7), at(90)));
+        for ms in (100..600).step_by(50) {
+            slow.failed(place, at(ms));
+            slow.again(place, true, at(ms));
+            assert!(!slow.look(place, waits(7), at(ms)), "{ms}");
+        }
+        assert!(slow.look(place, waits(7), at(600)));
+        assert!(!slow.look(place, waits(8), at(601)), "it confirms again");
+        slow.failed(place, at(602));
+        assert!(!slow.look(place, FINE, at(603)), "nothing is wanted of it");
+        assert!(!slow.look(place, FINE, at(1200)));
+    }
+
+    #[test]
+    fn a_session_that_ends_again_and_again_is_no_excuse_for_being_behind() {
+        let (mut slow, place) = started();
+        let half = Seen { half: true, ..FINE };
+        for ms in (100..2100).step_by(50) {
+            slow.again(place, true, at(ms));
+            assert!(!slow.look(place, half, at(ms)), "{ms}");
+        }
+        assert!(slow.look(place, half, at(2100)));
     }
 }

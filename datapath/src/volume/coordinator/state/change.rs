@@ -486,6 +486,7 @@ impl Machine {
                 half: others && self.ring.half_behind(place),
                 full: others && self.ring.full(place) || gapped,
                 holds_up: holds_up.has(place),
+                waits_at: self.ring.waits_at(place),
             };
             if self.slow.look(place, seen, now) {
                 bad.push(place);

@@ -520,7 +520,12 @@ impl Machine {
                 self.no_member(place, now, out);
                 out.push(Action::Cut(place));
             }
-            // It is busy, or a drive failed: a later channel may do, and else it counts as slow.
+            // A later channel may do, if it was started again meanwhile.
+            Reason::Failed => {
+                self.slow.failed(place, now);
+                out.push(Action::Cut(place));
+            }
+            // It is busy: a later channel may do, and else it counts as slow.
             _ => out.push(Action::Cut(place)),
         }
     }

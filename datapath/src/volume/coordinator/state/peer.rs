@@ -212,7 +212,7 @@ impl Machine {
         peer.openings += 1;
         peer.boot = Some(state.boot);
         peer.blocks = unsent;
-        self.slow.forget(place, now);
+        self.slow.again(place, same, now);
         let serves = matches!(self.phase, Phase::Beginning | Phase::Serving);
         if serves && self.peers[place.index()].kept < self.record.version {
             let set = self.set_message();
