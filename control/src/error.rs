@@ -48,6 +48,9 @@ pub enum OpError {
     /// The state does not allow it.
     #[error("{0}")]
     State(String),
+    /// Who asks may not.
+    #[error("{0}")]
+    Denied(String),
     /// No room.
     #[error("{0}")]
     NoSpace(String),
@@ -148,6 +151,7 @@ impl OpError {
             Self::State(_) | Self::TooFewNodes { .. } | Self::NoNode { .. } => {
                 Code::FailedPrecondition
             }
+            Self::Denied(_) => Code::PermissionDenied,
             Self::NoSpace(_) => Code::ResourceExhausted,
             Self::Contended { .. } | Self::Busy(_) => Code::Aborted,
             Self::Unavailable(_) | Self::Datapath { .. } => Code::Unavailable,

@@ -1,5 +1,6 @@
 //! `keelctl`: what an operator asks of a cluster, one module per group of commands. Each command is a function from the
 //! connection and its arguments to an [`Answer`]; printing and exit codes are done once, here.
+mod access;
 mod alerts;
 mod auth;
 mod cluster;
@@ -269,6 +270,9 @@ mod tests {
             "service pool rebalance schedule --at daily=23:05 --max-minutes 60",
             "service pool rebalance --detach",
             "service pool rebalance --over 10 --under 3 --moves 100 --at-once 4 --max-minutes 5",
+            "volume access show db -j",
+            "volume access update db --group dev=read --user bob=write --public read",
+            "volume access update db --owner ann",
             "volume trashcan list -j",
             "volume trashcan restore db --name db2",
             "volume trashcan delete db other",
@@ -421,6 +425,7 @@ mod tests {
             "service scan schedule --every never",
             "service scan schedule --every 7d --off",
             "alerts show --id x",
+            "volume access update db --group dev=all",
             "role create ops",
             "role create ops --rule volume",
             "role delete",

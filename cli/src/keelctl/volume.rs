@@ -1,6 +1,6 @@
 //! `keelctl volume …`.
 use super::view::VolumeView;
-use super::{ha, hosts, placement, replicas, schedules, snapshot, stats, trashcan};
+use super::{access, ha, hosts, placement, replicas, schedules, snapshot, stats, trashcan};
 use crate::client::{Client, Volume};
 use crate::failure::{Failure, Result};
 use crate::render::{Answer, facts, table};
@@ -56,6 +56,9 @@ pub enum Command {
     /// Volumes that were deleted while the trashcan is on: list, restore, delete, options.
     #[command(subcommand)]
     Trashcan(trashcan::Command),
+    /// Whose a volume is, and who else may do what with it, where tokens are asked for.
+    #[command(subcommand)]
+    Access(access::Command),
     /// Snapshots: create, list, delete.
     #[command(subcommand)]
     Snapshot(snapshot::Command),
@@ -219,6 +222,7 @@ pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
             stats::stats(client, &volume, Duration::from_secs(interval)).await
         }
         Command::Trashcan(command) => trashcan::run(client, command).await,
+        Command::Access(command) => access::run(client, command).await,
         Command::Snapshot(command) => snapshot::run(client, command).await,
         Command::Clone(args) => snapshot::clone(client, args).await,
         Command::Restore(args) => snapshot::restore(client, args).await,

@@ -265,6 +265,7 @@ mod tests {
             error: String::new(),
             epoch: Some(5),
             for_clone: None,
+            ownership: None,
             joint: Some(JointRecord { count: 2, step }),
         }
     }

@@ -288,6 +288,7 @@ pub(super) mod tests {
             placement: None,
             trashed: None,
             asked_bytes: None,
+            ownership: None,
         }
     }
 

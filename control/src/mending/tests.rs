@@ -52,6 +52,7 @@ fn volume() -> VolumeRecord {
         placement: None,
         trashed: None,
         asked_bytes: None,
+        ownership: None,
     }
 }
 

@@ -5,6 +5,7 @@
 use super::Node;
 use super::placing::{self, PLACING_LIMIT};
 use super::wishes::{check_labels, check_name, merge_labels};
+use crate::auth::Caller;
 use crate::error::OpError;
 use crate::records::{Found, Phase, SourceRecord, Versioned, VolumeRecord, unix_ms};
 use keelblock_api::datapath::{
@@ -19,19 +20,21 @@ use uuid::Uuid;
 const LONG: Duration = Duration::from_secs(40);
 
 impl Node {
-    /// Makes a writable volume of a volume or snapshot; its id. It has the parent's labels, and those that are given. The same wish again gives
+    /// Makes a writable volume of a volume or snapshot; its id. It has the parent's labels, and those that are given. It is `caller`'s. The same wish again gives
     /// the same id.
     pub async fn clone_volume(
         &self,
         name: String,
         parent: &str,
         labels: BTreeMap<String, String>,
+        caller: &Caller,
     ) -> Result<Uuid, OpError> {
         check_name(&name)?;
         check_labels(&labels)?;
         let end = Instant::now() + PLACING_LIMIT;
         loop {
-            match self.clone_once(name.clone(), parent, labels.clone()).await {
+            let once = self.clone_once(name.clone(), parent, labels.clone(), caller);
+            match once.await {
                 // Others are placed at the same time, or something of the source has changed.
                 Err(OpError::Contended { .. }) if Instant::now() < end => {
                     tokio::time::sleep(placing::pause()).await;
@@ -46,19 +49,24 @@ impl Node {
         name: String,
         parent: &str,
         labels: BTreeMap<String, String>,
+        caller: &Caller,
     ) -> Result<Uuid, OpError> {
         let found = self.registry.find("parent_id", parent).await?;
         let found = found.ok_or_else(|| OpError::no_volume(parent))?;
         match &found {
             Found::Snapshot(s) if s.record.epoch.is_some() => {
-                return self.clone_replicated(name, s, labels).await;
+                return self.clone_replicated(name, s, labels, caller).await;
             }
             Found::Volume(v) if v.record.replicated.is_some() => {
-                return self.clone_replicated_volume(name, v, labels).await;
+                return self.clone_replicated_volume(name, v, labels, caller).await;
             }
             _ => {}
         }
         let _changing = self.exclusive().await?;
+        let owned = match &found {
+            Found::Volume(v) => &v.record.ownership,
+            Found::Snapshot(s) => &s.record.ownership,
+        };
         let (source, template) = match &found {
             Found::Volume(Versioned { record, .. }) => (
                 SourceRecord {
@@ -117,6 +125,7 @@ impl Node {
             placement: None,
             trashed: None,
             asked_bytes: None,
+            ownership: caller.owns_clone(owned.as_ref()),
         };
         self.make_volume(&record, &[]).await?;
         tracing::info!(volume = record.name, id = %record.volume_id, parent, "volume cloned");

@@ -122,6 +122,7 @@ impl Node {
             placement: wish.rules.clone(),
             trashed: None,
             asked_bytes: None,
+            ownership: wish.ownership.clone(),
         };
         let id = volume.volume_id;
         let schedule = self.schedule_with(id, &wish.policies, unix_ms());

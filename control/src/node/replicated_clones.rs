@@ -5,6 +5,7 @@
 use super::Node;
 use super::room::{Room, everywhere};
 use super::wishes::merge_labels;
+use crate::auth::{Caller, OwnershipRecord};
 use crate::error::OpError;
 use crate::kvdb::client::{Guard, Write};
 use crate::records::{
@@ -22,6 +23,8 @@ struct Origin<'a> {
     source: SourceRecord,
     size_bytes: u64,
     labels: &'a BTreeMap<String, String>,
+    /// Whose the clone is.
+    ownership: Option<OwnershipRecord>,
 }
 
 impl Origin<'_> {
@@ -47,6 +50,7 @@ impl Origin<'_> {
             error: String::new(),
             source: Some(self.source),
             restoring: None,
+            ownership: self.ownership,
             replicated: layout.map(|r| ReplicatedRecord {
                 growing_to: None,
                 ..r
@@ -63,6 +67,7 @@ impl Node {
         name: String,
         snapshot: &Versioned<SnapshotRecord>,
         labels: BTreeMap<String, String>,
+        caller: &Caller,
     ) -> Result<Uuid, OpError> {
         let of = &snapshot.record;
         let source = SourceRecord {
@@ -94,6 +99,7 @@ impl Node {
             source,
             size_bytes: of.size_bytes,
             labels: &of.labels,
+            ownership: caller.owns_clone(of.ownership.as_ref()),
         };
         let volume = origin.clone_called(name, &labels)?;
         let id = volume.volume_id;
@@ -133,6 +139,7 @@ impl Node {
         name: String,
         parent: &Versioned<VolumeRecord>,
         labels: BTreeMap<String, String>,
+        caller: &Caller,
     ) -> Result<Uuid, OpError> {
         let of = &parent.record;
         let snapshot_id = Uuid::new_v4();
@@ -154,6 +161,7 @@ impl Node {
             source,
             size_bytes: of.served_bytes(),
             labels: &of.labels,
+            ownership: caller.owns_clone(of.ownership.as_ref()),
         };
         let volume = origin.clone_called(name, &labels)?;
         let id = volume.volume_id;
@@ -174,6 +182,8 @@ impl Node {
             epoch: Some(set.record.epoch.number()),
             for_clone: Some(id),
             joint: None,
+            // Nobody sees it.
+            ownership: None,
         };
         let keys = self.registry.keys();
         let room = self.room_beside(&volume, &beside).await?;

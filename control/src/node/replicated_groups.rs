@@ -136,6 +136,7 @@ impl Node {
                     count,
                     step: JointStep::Wanted,
                 }),
+                ownership: now.record.ownership.clone(),
             };
             let (key, name) = (keys.snapshot(snapshot_id), keys.volume_name(&wish.name));
             guards.push(Guard::absent(&key));

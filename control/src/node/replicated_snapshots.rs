@@ -116,6 +116,7 @@ impl Node {
             epoch: Some(set.record.epoch.number()),
             for_clone: None,
             joint: None,
+            ownership: now.record.ownership.clone(),
         };
         let (key, name) = (keys.snapshot(snapshot_id), keys.volume_name(&wish.name));
         let mut guards = vec![

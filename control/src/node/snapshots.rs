@@ -4,6 +4,7 @@
 //! they become ready in one transaction.
 use super::Node;
 use super::wishes::{check_labels, check_name, merge_labels};
+use crate::auth::OwnershipWish;
 use crate::error::OpError;
 use crate::kvdb::client::Write;
 use crate::records::{Found, Phase, SnapshotRecord, Versioned, VolumeRecord, encode, unix_ms};
@@ -151,6 +152,7 @@ impl Node {
             epoch: None,
             for_clone: None,
             joint: None,
+            ownership: volume.ownership,
         };
         let records: Vec<_> = wishes.into_iter().zip(volumes).map(record).collect();
         let keys = self.registry.keys();
@@ -307,9 +309,14 @@ impl Node {
         &self,
         record: &SnapshotRecord,
         labels: BTreeMap<String, String>,
+        ownership: Option<OwnershipWish>,
     ) -> Result<(), OpError> {
         let set = |r: &mut SnapshotRecord| {
-            merge_labels(&mut r.labels, &labels).map(|()| !labels.is_empty())
+            if let Some(wish) = &ownership {
+                r.ownership = Some(wish.of(r.ownership.as_ref())?);
+            }
+            merge_labels(&mut r.labels, &labels)?;
+            Ok(!labels.is_empty() || ownership.is_some())
         };
         self.change_snapshot(record.snapshot_id, set)
             .await

@@ -109,7 +109,10 @@ impl Node {
     }
 
     /// The one of that id, or that was called so. Of several of one name the id has to be given.
-    async fn find_in_trash(&self, name: &str) -> Result<Versioned<VolumeRecord>, OpError> {
+    pub(crate) async fn find_in_trash(
+        &self,
+        name: &str,
+    ) -> Result<Versioned<VolumeRecord>, OpError> {
         let called = |v: &Versioned<VolumeRecord>| {
             let was = v.record.trashed.as_ref().is_some_and(|t| t.name == name);
             was || v.record.volume_id.to_string() == name || v.record.name == name

@@ -2,6 +2,7 @@
 use super::placing::{self, PLACING_LIMIT};
 use super::wishes::*;
 use super::{HaWish, Node};
+use crate::auth::OwnershipWish;
 use crate::datapath::create_request;
 use crate::error::OpError;
 use crate::kvdb::client::{Committed, Guard, Write};
@@ -201,6 +202,7 @@ impl Node {
             placement: None,
             trashed: None,
             asked_bytes: None,
+            ownership: wish.ownership,
         })
     }
 
@@ -325,6 +327,7 @@ impl Node {
     /// Changes a volume's size, labels, stickiness; of a snapshot, the labels.
     pub async fn update_volume(&self, name: &str, change: VolumeChange) -> Result<(), OpError> {
         check_labels(&change.labels)?;
+        self.may_be_given(name, change.ownership.as_ref()).await?;
         self.grow_if_replicated(name, &change).await?;
         let _changing = self.exclusive().await?;
         if let Some(Found::Snapshot(snapshot)) = self.registry.find("volume_id", name).await?
@@ -332,7 +335,10 @@ impl Node {
             && change.sticky.is_none()
             && change.policies.is_none()
         {
-            return self.label_snapshot(&snapshot.record, change.labels).await;
+            let (labels, ownership) = (change.labels, change.ownership);
+            return self
+                .label_snapshot(&snapshot.record, labels, ownership)
+                .await;
         }
         let record = self.registry.volume(name).await?.record;
         match (change.replicas, &record.replicated) {
@@ -350,14 +356,27 @@ impl Node {
             self.set_schedule(&record.volume_id.to_string(), policies, unix_ms())
                 .await?;
         }
-        if change.sticky.is_none() && change.labels.is_empty() {
+        if change.sticky.is_none() && change.labels.is_empty() && change.ownership.is_none() {
             return Ok(());
         }
         let apply = |r: &mut VolumeRecord| {
             r.sticky = change.sticky.unwrap_or(r.sticky);
+            if let Some(wish) = &change.ownership {
+                r.ownership = Some(wish.of(r.ownership.as_ref())?);
+            }
             merge_labels(&mut r.labels, &change.labels).map(|()| true)
         };
         self.change_volume(record.volume_id, apply).await.map(drop)
+    }
+
+    /// That whose a volume or snapshot is can be changed so, before anything else of it is.
+    async fn may_be_given(&self, name: &str, wish: Option<&OwnershipWish>) -> Result<(), OpError> {
+        let Some(wish) = wish else { return Ok(()) };
+        match self.registry.find("volume_id", name).await? {
+            Some(Found::Volume(v)) => wish.of(v.record.ownership.as_ref()).map(drop),
+            Some(Found::Snapshot(s)) => wish.of(s.record.ownership.as_ref()).map(drop),
+            None => Err(OpError::no_volume(name)),
+        }
     }
 
     /// Whoever serves it is waited for, and nothing else waits meanwhile.

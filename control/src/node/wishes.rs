@@ -1,5 +1,6 @@
 //! What is wished of volumes, and what can be said of a wish without looking at anything.
 use super::placing::Ask;
+use crate::auth::{OwnershipRecord, OwnershipWish};
 use crate::error::OpError;
 use crate::names;
 use crate::placement::Rules;
@@ -41,6 +42,8 @@ pub struct VolumeWish {
     pub nodes: Vec<String>,
     /// Pools that may be used; empty: any.
     pub pools: Vec<Uuid>,
+    /// Whose it is, and who else may do what with it.
+    pub ownership: Option<OwnershipRecord>,
 }
 
 impl VolumeWish {
@@ -80,6 +83,8 @@ pub struct VolumeChange {
     pub sticky: Option<bool>,
     /// Labels to set; an empty value takes one away.
     pub labels: BTreeMap<String, String>,
+    /// Whose it is to be, and who else may do what with it.
+    pub ownership: Option<OwnershipWish>,
 }
 
 pub(super) fn rounded(size_bytes: u64) -> Result<u64, OpError> {

@@ -1,5 +1,6 @@
 //! Snapshots, and what a clone remembers of where it came from.
 use super::Phase;
+use crate::auth::OwnershipRecord;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -43,6 +44,9 @@ pub struct SnapshotRecord {
     /// It is being taken at one moment with those of other volumes with replicas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joint: Option<JointRecord>,
+    /// Whose it is, and who else may do what with it; absent: everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<OwnershipRecord>,
 }
 
 /// How far a snapshot is that is being taken with others (`docs/replication.md` §22).

@@ -1,5 +1,6 @@
 //! The records. JSON in the KVDB; an unknown field is an error, since a later version wrote it and would lose it.
 use super::SourceRecord;
+use crate::auth::OwnershipRecord;
 use crate::placement::Rules;
 use keelblock_api::datapath::AnaState;
 use serde::{Deserialize, Serialize};
@@ -200,6 +201,9 @@ pub struct VolumeRecord {
     /// Of a volume with a single copy: the size that its pool is being asked for. It is counted where pools have limits, and has it when `size_bytes` says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked_bytes: Option<u64>,
+    /// Whose it is, and who else may do what with it; absent: everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<OwnershipRecord>,
 }
 
 /// That a volume is in the trashcan. Its name is another one meanwhile, so that its own is free.

@@ -1,5 +1,6 @@
 //! What Keelblock has and the SDK has no words for (`api/proto/keelblock/admin.proto`).
 use super::{Services, answer, replicas, storage};
+use crate::auth::Access;
 use crate::error::OpError;
 use crate::gossip::Board;
 use crate::names;
@@ -72,6 +73,17 @@ impl Services {
             read_latency: counters.read_latency.counts().to_vec(),
             write_latency: counters.write_latency.counts().to_vec(),
         })
+    }
+
+    /// The volume that a request is about, if whoever calls may do this with it.
+    async fn of_request<T>(
+        &self,
+        request: &Request<T>,
+        volume: &str,
+        access: Access,
+    ) -> Result<String, OpError> {
+        let caller = self.caller(request)?;
+        self.allowed(&caller, volume, access).await
     }
 
     async fn wrapped_volumes(&self) -> Result<Vec<WrappedVolume>, OpError> {
@@ -230,14 +242,16 @@ impl Admin for Services {
         &self,
         request: Request<VolumeStatusRequest>,
     ) -> Result<Response<VolumeStatusReply>, Status> {
-        answer(self.status_of_volume(&request.get_ref().volume).await)
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Read);
+        answer(self.status_of_volume(&volume.await?).await)
     }
 
     async fn connection_info(
         &self,
         request: Request<ConnectionInfoRequest>,
     ) -> Result<Response<ConnectionInfoReply>, Status> {
-        answer(self.connection(&request.get_ref().volume).await)
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Read);
+        answer(self.connection(&volume.await?).await)
     }
 
     async fn cluster_key(
@@ -273,11 +287,9 @@ impl Admin for Services {
         &self,
         request: Request<SetAllowedHostsRequest>,
     ) -> Result<Response<SetAllowedHostsReply>, Status> {
-        let SetAllowedHostsRequest {
-            volume,
-            host_nqns,
-            any,
-        } = request.into_inner();
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Write);
+        let volume = volume.await?;
+        let SetAllowedHostsRequest { host_nqns, any, .. } = request.into_inner();
         answer(
             self.to_the_end(
                 |node| async move { node.set_allowed_hosts(&volume, host_nqns, any).await },
@@ -291,7 +303,9 @@ impl Admin for Services {
         &self,
         request: Request<SetPathStateRequest>,
     ) -> Result<Response<SetPathStateReply>, Status> {
-        let SetPathStateRequest { volume, state } = request.into_inner();
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Write);
+        let volume = volume.await?;
+        let state = request.into_inner().state;
         let names = PathState::ALL.map(PathState::name).join(", ");
         let state = PathState::from_name(&state)
             .ok_or_else(|| OpError::invalid("state", format!("must be one of {names}")))?;
@@ -320,14 +334,22 @@ impl Admin for Services {
         &self,
         request: Request<LocateVolumeRequest>,
     ) -> Result<Response<LocateVolumeReply>, Status> {
-        Services::locate_volume(self, request.into_inner()).await
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Read);
+        let volume = volume.await?;
+        let request = LocateVolumeRequest {
+            volume,
+            ..request.into_inner()
+        };
+        Services::locate_volume(self, request).await
     }
 
     async fn update_replicas(
         &self,
         request: Request<UpdateReplicasRequest>,
     ) -> Result<Response<UpdateReplicasReply>, Status> {
-        let (volume, wish) = replicas::wish(request.into_inner())?;
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Write);
+        let volume = volume.await?;
+        let (_, wish) = replicas::wish(request.into_inner())?;
         let begun = self.to_the_end(|node| async move { node.change_ha(&volume, wish).await });
         answer(begun.await.map(|task| UpdateReplicasReply {
             task: task.as_ref().map(replicas::task),
@@ -338,7 +360,8 @@ impl Admin for Services {
         &self,
         request: Request<CancelUpdateReplicasRequest>,
     ) -> Result<Response<UpdateReplicasReply>, Status> {
-        let volume = request.into_inner().volume;
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Write);
+        let volume = volume.await?;
         let taken = self.to_the_end(|node| async move { node.cancel_ha(&volume).await });
         answer(taken.await.map(|task| UpdateReplicasReply {
             task: Some(replicas::task(&task)),
@@ -375,23 +398,26 @@ impl Admin for Services {
 
     async fn list_trash(
         &self,
-        _: Request<ListTrashRequest>,
+        request: Request<ListTrashRequest>,
     ) -> Result<Response<ListTrashReply>, Status> {
-        Services::list_trash(self).await
+        let caller = self.caller(&request)?;
+        Services::list_trash(self, &caller).await
     }
 
     async fn restore_trash(
         &self,
         request: Request<RestoreTrashRequest>,
     ) -> Result<Response<RestoreTrashReply>, Status> {
-        Services::restore_trash(self, request.into_inner()).await
+        let caller = self.caller(&request)?;
+        Services::restore_trash(self, &caller, request.into_inner()).await
     }
 
     async fn purge_trash(
         &self,
         request: Request<PurgeTrashRequest>,
     ) -> Result<Response<PurgeTrashReply>, Status> {
-        Services::purge_trash(self, request.into_inner()).await
+        let caller = self.caller(&request)?;
+        Services::purge_trash(self, &caller, request.into_inner()).await
     }
 
     async fn trash_options(
@@ -476,7 +502,13 @@ impl Admin for Services {
         &self,
         request: Request<DecideReplicasRequest>,
     ) -> Result<Response<DecideReplicasReply>, Status> {
-        answer(self.decide(request.into_inner()).await)
+        let volume = self.of_request(&request, &request.get_ref().volume, Access::Write);
+        let volume = volume.await?;
+        let request = DecideReplicasRequest {
+            volume,
+            ..request.into_inner()
+        };
+        answer(self.decide(request).await)
     }
 
     async fn create_snapshots(
@@ -488,12 +520,16 @@ impl Admin for Services {
             name: w.name,
             labels: w.labels.into_iter().collect(),
         };
-        let wishes = request
+        let caller = self.caller(&request)?;
+        let mut wishes: Vec<Wish> = request
             .into_inner()
             .snapshots
             .into_iter()
             .map(wish)
             .collect();
+        for wish in &mut wishes {
+            wish.volume = self.allowed(&caller, &wish.volume, Access::Read).await?;
+        }
         let taken = self.to_the_end(|node| async move { node.create_snapshots(wishes).await });
         answer(taken.await.map(|ids| CreateSnapshotsReply {
             snapshot_ids: ids.iter().map(ToString::to_string).collect(),
@@ -504,7 +540,14 @@ impl Admin for Services {
         &self,
         request: Request<DiffVolumeRequest>,
     ) -> Result<Response<DiffVolumeReply>, Status> {
-        answer(self.diff(request.into_inner()).await)
+        let caller = self.caller(&request)?;
+        let mut request = request.into_inner();
+        for name in [&mut request.volume, &mut request.from, &mut request.to] {
+            if !name.is_empty() {
+                *name = self.allowed(&caller, name, Access::Read).await?;
+            }
+        }
+        answer(self.diff(request).await)
     }
 
     async fn add_drive(

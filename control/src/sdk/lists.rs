@@ -4,7 +4,9 @@
 //! So this one method has a codec of its own. On the wire the answer is what it was: a repeated field is its elements one after the other.
 use super::replicas::runtime_pairs;
 use super::view::Viewer;
+use super::volumes::Selection;
 use super::{ANSWER_BYTES_MAX, REQUEST_BYTES_MAX, Services};
+use crate::auth::Caller;
 use crate::error::OpError;
 use bytes::BufMut;
 use keelblock_api::openstorage::{
@@ -87,8 +89,12 @@ impl Listed {
 
 impl Services {
     /// Volumes and snapshots with all that is known of them.
-    pub(super) async fn listed(&self, request: ListRequest) -> Result<Listed, OpError> {
-        let selected = self.select(request.try_into()?).await?;
+    pub(super) async fn listed(
+        &self,
+        request: ListRequest,
+        caller: Caller,
+    ) -> Result<Listed, OpError> {
+        let selected = self.select(Selection::of_list(request, caller)?).await?;
         let viewer = Viewer::new(self.node(), &selected.shown()).await?;
         let mut listed = Listed::default();
         for volumes in selected.volumes.chunks(AT_ONCE) {
@@ -167,7 +173,8 @@ impl UnaryService<ListRequest> for List {
     fn call(&mut self, request: Request<ListRequest>) -> Self::Future {
         let services = self.0.clone();
         Box::pin(async move {
-            let listed = services.listed(request.into_inner()).await?;
+            let caller = services.caller(&request)?;
+            let listed = services.listed(request.into_inner(), caller).await?;
             Ok(Response::new(listed))
         })
     }

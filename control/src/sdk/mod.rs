@@ -11,6 +11,7 @@ mod lists;
 mod members;
 mod mount_attach;
 mod nodes;
+mod owned;
 mod placement;
 mod pools;
 mod rebalances;

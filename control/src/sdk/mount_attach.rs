@@ -4,6 +4,7 @@
 //!   subsystem instead of having one of its own.
 //! - `keelblock.node`: the node that is to coordinate a replicated volume; one that is attached elsewhere is moved there.
 use super::{Services, answer, not_yet};
+use crate::auth::{Access, Caller};
 use crate::error::OpError;
 use crate::names;
 use keelblock_api::openstorage::open_storage_mount_attach_server::OpenStorageMountAttach;
@@ -45,7 +46,11 @@ fn check_attach_options(options: Option<&SdkVolumeAttachOptions>) -> Result<(), 
 }
 
 impl Services {
-    async fn attach_volume(&self, request: SdkVolumeAttachRequest) -> Result<String, OpError> {
+    async fn attach_volume(
+        &self,
+        caller: &Caller,
+        request: SdkVolumeAttachRequest,
+    ) -> Result<String, OpError> {
         check_attach_options(request.options.as_ref())?;
         refuse_unknown(&request.driver_options, &[SUBSYSTEM_OF, NODE])?;
         let SdkVolumeAttachRequest {
@@ -53,7 +58,11 @@ impl Services {
             mut driver_options,
             ..
         } = request;
-        let of = driver_options.remove(SUBSYSTEM_OF);
+        let volume_id = self.allowed(caller, &volume_id, Access::Write).await?;
+        let of = match driver_options.remove(SUBSYSTEM_OF) {
+            Some(of) => Some(self.allowed(caller, &of, Access::Write).await?),
+            None => None,
+        };
         let to = driver_options.remove(NODE);
         let attached = self.to_the_end(|node| async move {
             node.attach(&volume_id, of.as_deref(), to.as_deref()).await
@@ -62,7 +71,11 @@ impl Services {
         Ok(names::device_path(attachment.volume_id))
     }
 
-    async fn detach_volume(&self, request: SdkVolumeDetachRequest) -> Result<(), OpError> {
+    async fn detach_volume(
+        &self,
+        caller: &Caller,
+        request: SdkVolumeDetachRequest,
+    ) -> Result<(), OpError> {
         refuse_unknown(&request.driver_options, &[])?;
         let options = request.options.unwrap_or_default();
         // `force` changes nothing: a detach always ends the connections of hosts.
@@ -76,7 +89,8 @@ impl Services {
                 why: " by this version",
             });
         }
-        let volume_id = request.volume_id;
+        let volume_id = self.allowed(caller, &request.volume_id, Access::Write);
+        let volume_id = volume_id.await?;
         self.to_the_end(|node| async move { node.detach(&volume_id).await })
             .await
     }
@@ -88,7 +102,8 @@ impl OpenStorageMountAttach for Services {
         &self,
         request: Request<SdkVolumeAttachRequest>,
     ) -> Result<Response<SdkVolumeAttachResponse>, Refusal> {
-        let attached = self.attach_volume(request.into_inner()).await;
+        let caller = self.caller(&request)?;
+        let attached = self.attach_volume(&caller, request.into_inner()).await;
         answer(attached.map(|device_path| SdkVolumeAttachResponse { device_path }))
     }
 
@@ -96,7 +111,8 @@ impl OpenStorageMountAttach for Services {
         &self,
         request: Request<SdkVolumeDetachRequest>,
     ) -> Result<Response<SdkVolumeDetachResponse>, Refusal> {
-        let detached = self.detach_volume(request.into_inner()).await;
+        let caller = self.caller(&request)?;
+        let detached = self.detach_volume(&caller, request.into_inner()).await;
         answer(detached.map(|()| SdkVolumeDetachResponse {}))
     }
 

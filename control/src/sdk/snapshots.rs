@@ -1,5 +1,6 @@
 //! The snapshot methods of Volume. A snapshot is a volume that is read-only and has a parent.
-use super::{Services, view};
+use super::{Services, owned, view};
+use crate::auth::{Access, Caller};
 use crate::error::OpError;
 use crate::node::SnapshotWish;
 use crate::records::{Found, SnapshotRecord};
@@ -27,11 +28,12 @@ impl Services {
         first.ok_or_else(|| OpError::Internal("no snapshot was asked for".into()))
     }
 
-    /// Snapshots of a volume (empty: of all volumes) that have all of these labels, oldest first.
+    /// Snapshots of a volume (empty: of all volumes) that have all of these labels and that the caller may look at, oldest first.
     pub(super) async fn snapshots_of(
         &self,
         volume: &str,
         labels: &HashMap<String, String>,
+        caller: &Caller,
     ) -> Result<Vec<SnapshotRecord>, OpError> {
         let registry = &self.node().registry;
         let of = match volume {
@@ -41,7 +43,11 @@ impl Services {
                 registry.find("volume_id", name).await?,
                 Uuid::try_parse(name),
             ) {
-                (Some(Found::Volume(found)), _) => Some(found.record.volume_id),
+                (Some(Found::Volume(found)), _) => {
+                    let record = &found.record;
+                    caller.must(record.ownership.as_ref(), Access::Read, name)?;
+                    Some(record.volume_id)
+                }
                 (Some(Found::Snapshot(_)), _) => return Ok(Vec::new()),
                 (None, Ok(id)) => Some(id),
                 (None, Err(_)) => return Err(OpError::no_volume(name)),
@@ -52,7 +58,7 @@ impl Services {
             of.is_none_or(|id| id == s.volume_id) && view::has_labels(&s.labels, labels)
         });
         found.sort_by_key(|s| (s.created_unix_ms, s.snapshot_id));
-        Ok(found)
+        Ok(owned::seen_by(caller, found))
     }
 
     pub(super) async fn capacity(&self, volume: &str) -> Result<CapacityUsageInfo, OpError> {

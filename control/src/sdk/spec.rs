@@ -1,6 +1,7 @@
 //! What a volume can be asked to be. Every field that is set must be one that this version honours; the others are refused by
 //! name, found by reflection, so that a field that is added to the contract is refused until somebody says otherwise here.
-use super::placement;
+use super::{owned, placement};
+use crate::auth::{Caller, OwnershipRecord, OwnershipWish};
 use crate::error::OpError;
 use crate::node::{REPLICAS_MAX, VolumeChange, VolumeWish};
 use keelblock_api::openstorage::volume_spec_update::{
@@ -14,7 +15,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-const HONOURED: [&str; 11] = [
+const HONOURED: [&str; 12] = [
     "size",
     "block_size",
     "ha_level",
@@ -26,13 +27,15 @@ const HONOURED: [&str; 11] = [
     "topology_requirement",
     "replica_set",
     "snapshot_schedule",
+    "ownership",
 ];
-const HONOURED_IN_UPDATE: [&str; 5] = [
+const HONOURED_IN_UPDATE: [&str; 6] = [
     "size",
     "ha_level",
     "replica_set",
     "sticky",
     "snapshot_schedule",
+    "ownership",
 ];
 /// How policies are named in a spec, as the field's users write them: `policy=a,b`.
 const POLICY: &str = "policy=";
@@ -108,6 +111,7 @@ impl Rules {
             policies: policies(&spec.snapshot_schedule)?,
             nodes,
             pools,
+            ownership: spec.ownership.map(owned::record).transpose()?,
         })
     }
 
@@ -115,6 +119,15 @@ impl Rules {
     pub fn change(&self, request: SdkVolumeUpdateRequest) -> Result<VolumeChange, OpError> {
         let spec = request.spec.unwrap_or_default();
         refuse_unsupported::<VolumeSpecUpdate>(&self.update, &spec, &HONOURED_IN_UPDATE)?;
+        let ownership = spec.ownership.map(|asked| {
+            let OwnershipRecord { owner, acls } = owned::record(asked)?;
+            // Whoever calls is said by the service.
+            Ok::<_, OpError>(OwnershipWish {
+                caller: Caller::Anybody,
+                owner,
+                acls,
+            })
+        });
         let level = spec
             .ha_level_opt
             .map(|HaLevelOpt::HaLevel(level)| replicas(level));
@@ -136,6 +149,7 @@ impl Rules {
                 .transpose()?,
             sticky: spec.sticky_opt.map(|StickyOpt::Sticky(sticky)| sticky),
             labels: request.labels.into_iter().collect(),
+            ownership: ownership.transpose()?,
         })
     }
 }
@@ -177,6 +191,7 @@ pub fn spec(
         encrypted: record.encrypted,
         volume_labels: record.labels.clone().into_iter().collect(),
         placement_strategy: record.placement.as_ref().map(placement::strategy),
+        ownership: record.ownership.as_ref().map(owned::shown),
         snapshot_schedule: match policies {
             [] => String::new(),
             all => format!("{POLICY}{}", all.join(",")),
@@ -323,7 +338,7 @@ mod tests {
                 refused += 1;
             }
         }
-        assert!(refused > 40);
+        assert!(refused >= 40, "{refused}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A volume as the SDK shows it, and a snapshot, which is a volume that is read-only and has a parent.
-use super::replicas;
 use super::spec::spec;
+use super::{owned, replicas};
 use crate::coordination::{Beside, Seen};
 use crate::datapath::LinkState;
 use crate::error::OpError;
@@ -216,6 +216,7 @@ impl Viewer {
                 ha_level: 1,
                 aggregation_level: 1,
                 volume_labels: labels.clone().into_iter().collect(),
+                ownership: record.ownership.as_ref().map(owned::shown),
                 ..Default::default()
             }),
             usage: usage.copied().unwrap_or(0),

@@ -1,6 +1,7 @@
 //! Volume.
 use super::view::{self, Shown, Viewer, has_labels};
-use super::{Services, answer, not_yet, stats};
+use super::{Services, answer, not_yet, owned, stats};
+use crate::auth::{Access, Caller, OwnershipRecord};
 use crate::coordination::Kept;
 use crate::error::OpError;
 use crate::records::{
@@ -19,6 +20,10 @@ use uuid::Uuid;
 pub(super) struct Selection {
     name: String,
     labels: HashMap<String, String>,
+    /// Who looks.
+    caller: Caller,
+    /// Whose it must be, or whom it must be shared with.
+    ownership: Option<OwnershipRecord>,
     /// No volume is in a group yet, so one that is asked for selects none.
     none: bool,
 }
@@ -29,22 +34,28 @@ impl Selection {
         labels: HashMap<String, String>,
         ownership: Option<Ownership>,
         group: Option<Group>,
+        caller: Caller,
     ) -> Result<Self, OpError> {
-        if ownership.is_some_and(|o| o != Ownership::default()) {
-            return Err(OpError::Unsupported {
-                field: "ownership".into(),
-                why: " by this version: volumes have no owners",
-            });
-        }
+        let ownership = ownership.filter(|o| *o != Ownership::default());
         Ok(Self {
             name,
             labels,
+            caller,
+            ownership: ownership.map(owned::record).transpose()?,
             none: group.is_some_and(|g| !g.id.is_empty()),
         })
     }
 
-    fn selects(&self, name: &str, labels: &BTreeMap<String, String>) -> bool {
+    fn selects(
+        &self,
+        name: &str,
+        labels: &BTreeMap<String, String>,
+        of: Option<&OwnershipRecord>,
+    ) -> bool {
+        let wanted = self.ownership.as_ref();
         !self.none
+            && self.caller.may(of, Access::Read)
+            && wanted.is_none_or(|filter| owned::matches(filter, of))
             && (self.name.is_empty() || name == self.name)
             && has_labels(labels, &self.labels)
     }
@@ -59,10 +70,20 @@ pub(super) struct Selected {
 
 impl Selected {
     fn retain(&mut self, selection: &Selection) {
-        self.volumes
-            .retain(|v| selection.selects(&v.record.name, &v.record.labels));
-        self.snapshots
-            .retain(|s| selection.selects(&s.record.name, &s.record.labels));
+        self.volumes.retain(|v| {
+            selection.selects(
+                &v.record.name,
+                &v.record.labels,
+                v.record.ownership.as_ref(),
+            )
+        });
+        self.snapshots.retain(|s| {
+            selection.selects(
+                &s.record.name,
+                &s.record.labels,
+                s.record.ownership.as_ref(),
+            )
+        });
     }
 
     fn ids(&self) -> Vec<String> {
@@ -80,11 +101,10 @@ impl Selected {
     }
 }
 
-impl TryFrom<SdkVolumeInspectWithFiltersRequest> for Selection {
-    type Error = OpError;
-
-    fn try_from(r: SdkVolumeInspectWithFiltersRequest) -> Result<Self, OpError> {
-        Self::new(r.name, r.labels, r.ownership, r.group)
+impl Selection {
+    /// Of a list with all that is known.
+    pub fn of_list(r: SdkVolumeInspectWithFiltersRequest, caller: Caller) -> Result<Self, OpError> {
+        Self::new(r.name, r.labels, r.ownership, r.group, caller)
     }
 }
 
@@ -122,11 +142,11 @@ impl Services {
         let seen = self.node().coordination.seen();
         let volume = |v: &&Kept<VolumeRecord>| {
             let v = &v.record;
-            volume_is_there(v) && selection.selects(&v.name, &v.labels)
+            volume_is_there(v) && selection.selects(&v.name, &v.labels, v.ownership.as_ref())
         };
         let snapshot = |s: &&Kept<SnapshotRecord>| {
             let s = &s.record;
-            snapshot_is_there(s) && selection.selects(&s.name, &s.labels)
+            snapshot_is_there(s) && selection.selects(&s.name, &s.labels, s.ownership.as_ref())
         };
         let mut all = Selected {
             volumes: seen.volumes().filter(volume).cloned().collect(),
@@ -183,20 +203,28 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeCreateRequest>,
     ) -> Result<Response<SdkVolumeCreateResponse>, Refusal> {
-        let wish = self.rules.wish(request.into_inner())?;
-        let id = self
-            .to_the_end(|node| async move { node.create_volume(wish).await })
-            .await;
-        answer(id.map(|id| SdkVolumeCreateResponse {
-            volume_id: id.to_string(),
-        }))
+        let caller = self.caller(&request)?;
+        let mut wish = self.rules.wish(request.into_inner())?;
+        wish.ownership = caller.owns_new(wish.ownership)?;
+        self.not_anothers(&caller, &wish.name).await?;
+        let made = self.to_the_end(|node| async move { node.create_volume(wish).await });
+        let volume_id = self.made_by(&caller, made.await?).await?;
+        Ok(Response::new(SdkVolumeCreateResponse { volume_id }))
     }
 
     async fn delete(
         &self,
         request: Request<SdkVolumeDeleteRequest>,
     ) -> Result<Response<SdkVolumeDeleteResponse>, Refusal> {
+        let caller = self.caller(&request)?;
         let volume = request.into_inner().volume_id;
+        let volume = match self.allowed(&caller, &volume, Access::Admin).await {
+            // What does not exist is deleted already.
+            Err(OpError::NotFound { .. }) => {
+                return Ok(Response::new(SdkVolumeDeleteResponse {}));
+            }
+            allowed => allowed?,
+        };
         let deleted = self
             .to_the_end(|node| async move { node.delete_volume(&volume).await })
             .await;
@@ -210,6 +238,8 @@ impl OpenStorageVolume for Services {
         let name = &request.get_ref().volume_id;
         let found = self.node().registry.find("volume_id", name).await?;
         let found = found.ok_or_else(|| OpError::no_volume(name))?;
+        let caller = self.caller(&request)?;
+        caller.must(owned::ownership(&found), Access::Read, name)?;
         let viewer = Viewer::new(self.node(), &[view::shown(&found)]).await;
         answer(viewer.map(|viewer| viewer.found(&found)))
     }
@@ -219,7 +249,8 @@ impl OpenStorageVolume for Services {
         request: Request<SdkVolumeInspectWithFiltersRequest>,
     ) -> Result<Response<SdkVolumeInspectWithFiltersResponse>, Refusal> {
         // Over the wire it is `lists` that answers.
-        let listed = self.listed(request.into_inner()).await?;
+        let caller = self.caller(&request)?;
+        let listed = self.listed(request.into_inner(), caller).await?;
         SdkVolumeInspectWithFiltersResponse::decode(listed.bytes())
             .map(Response::new)
             .map_err(|error| Refusal::internal(error.to_string()))
@@ -227,9 +258,10 @@ impl OpenStorageVolume for Services {
 
     async fn enumerate(
         &self,
-        _: Request<SdkVolumeEnumerateRequest>,
+        request: Request<SdkVolumeEnumerateRequest>,
     ) -> Result<Response<SdkVolumeEnumerateResponse>, Refusal> {
-        let all = Selection::new(String::new(), HashMap::new(), None, None)?;
+        let caller = self.caller(&request)?;
+        let all = Selection::new(String::new(), HashMap::new(), None, None, caller)?;
         let selected = self.select(all).await;
         answer(selected.map(|all| SdkVolumeEnumerateResponse {
             volume_ids: all.ids(),
@@ -240,10 +272,10 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeEnumerateWithFiltersRequest>,
     ) -> Result<Response<SdkVolumeEnumerateWithFiltersResponse>, Refusal> {
+        let caller = self.caller(&request)?;
         let r = request.into_inner();
-        let selected = self
-            .select(Selection::new(r.name, r.labels, r.ownership, r.group)?)
-            .await;
+        let wanted = Selection::new(r.name, r.labels, r.ownership, r.group, caller)?;
+        let selected = self.select(wanted).await;
         answer(selected.map(|all| SdkVolumeEnumerateWithFiltersResponse {
             volume_ids: all.ids(),
         }))
@@ -253,9 +285,14 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeUpdateRequest>,
     ) -> Result<Response<SdkVolumeUpdateResponse>, Refusal> {
+        let caller = self.caller(&request)?;
         let request = request.into_inner();
         let volume = request.volume_id.clone();
-        let change = self.rules.change(request)?;
+        let mut change = self.rules.change(request)?;
+        let volume = self.allowed(&caller, &volume, Access::Write).await?;
+        if let Some(wish) = &mut change.ownership {
+            wish.caller = caller;
+        }
         answer(
             self.to_the_end(|node| async move { node.update_volume(&volume, change).await })
                 .await
@@ -267,7 +304,11 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeStatsRequest>,
     ) -> Result<Response<SdkVolumeStatsResponse>, Refusal> {
-        let stats = self.volume_stats(request.into_inner()).await;
+        let caller = self.caller(&request)?;
+        let mut request = request.into_inner();
+        let volume = self.allowed(&caller, &request.volume_id, Access::Read);
+        request.volume_id = volume.await?;
+        let stats = self.volume_stats(request).await;
         answer(stats.map(|stats| SdkVolumeStatsResponse { stats: Some(stats) }))
     }
 
@@ -275,7 +316,10 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeCapacityUsageRequest>,
     ) -> Result<Response<SdkVolumeCapacityUsageResponse>, Refusal> {
-        let capacity = self.capacity(&request.get_ref().volume_id).await;
+        let caller = self.caller(&request)?;
+        let volume = &request.get_ref().volume_id;
+        let volume = self.allowed(&caller, volume, Access::Read).await?;
+        let capacity = self.capacity(&volume).await;
         answer(capacity.map(|info| SdkVolumeCapacityUsageResponse {
             capacity_usage_info: Some(info),
         }))
@@ -285,24 +329,32 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeCloneRequest>,
     ) -> Result<Response<SdkVolumeCloneResponse>, Refusal> {
+        let caller = self.caller(&request)?;
         let SdkVolumeCloneRequest {
             name,
             parent_id,
             additional_labels,
         } = request.into_inner();
         let labels = additional_labels.into_iter().collect();
-        let cloned = self
-            .to_the_end(|node| async move { node.clone_volume(name, &parent_id, labels).await });
-        answer(cloned.await.map(|id| SdkVolumeCloneResponse {
-            volume_id: id.to_string(),
-        }))
+        let parent_id = self.allowed(&caller, &parent_id, Access::Read).await?;
+        self.not_anothers(&caller, &name).await?;
+        let by = caller.clone();
+        let cloned = self.to_the_end(|node| async move {
+            node.clone_volume(name, &parent_id, labels, &by).await
+        });
+        let volume_id = self.made_by(&caller, cloned.await?).await?;
+        Ok(Response::new(SdkVolumeCloneResponse { volume_id }))
     }
 
     async fn snapshot_create(
         &self,
         request: Request<SdkVolumeSnapshotCreateRequest>,
     ) -> Result<Response<SdkVolumeSnapshotCreateResponse>, Refusal> {
-        let taken = self.take_snapshot(request.into_inner()).await;
+        let caller = self.caller(&request)?;
+        let mut request = request.into_inner();
+        let volume = self.allowed(&caller, &request.volume_id, Access::Read);
+        request.volume_id = volume.await?;
+        let taken = self.take_snapshot(request).await;
         answer(taken.map(|id| SdkVolumeSnapshotCreateResponse {
             snapshot_id: id.to_string(),
         }))
@@ -312,10 +364,13 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeSnapshotRestoreRequest>,
     ) -> Result<Response<SdkVolumeSnapshotRestoreResponse>, Refusal> {
+        let caller = self.caller(&request)?;
         let SdkVolumeSnapshotRestoreRequest {
             volume_id,
             snapshot_id,
         } = request.into_inner();
+        let volume_id = self.allowed(&caller, &volume_id, Access::Write).await?;
+        let snapshot_id = self.allowed(&caller, &snapshot_id, Access::Read).await?;
         let restored = self
             .to_the_end(|node| async move { node.restore_volume(&volume_id, &snapshot_id).await });
         answer(restored.await.map(|()| SdkVolumeSnapshotRestoreResponse {}))
@@ -325,9 +380,9 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeSnapshotEnumerateRequest>,
     ) -> Result<Response<SdkVolumeSnapshotEnumerateResponse>, Refusal> {
-        let found = self
-            .snapshots_of(&request.get_ref().volume_id, &HashMap::new())
-            .await;
+        let caller = self.caller(&request)?;
+        let volume = &request.get_ref().volume_id;
+        let found = self.snapshots_of(volume, &HashMap::new(), &caller).await;
         answer(found.map(|found| SdkVolumeSnapshotEnumerateResponse {
             volume_snapshot_ids: snapshot_ids(&found),
         }))
@@ -337,8 +392,9 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeSnapshotEnumerateWithFiltersRequest>,
     ) -> Result<Response<SdkVolumeSnapshotEnumerateWithFiltersResponse>, Refusal> {
+        let caller = self.caller(&request)?;
         let r = request.get_ref();
-        let found = self.snapshots_of(&r.volume_id, &r.labels).await;
+        let found = self.snapshots_of(&r.volume_id, &r.labels, &caller).await;
         answer(
             found.map(|found| SdkVolumeSnapshotEnumerateWithFiltersResponse {
                 volume_snapshot_ids: snapshot_ids(&found),
@@ -350,8 +406,10 @@ impl OpenStorageVolume for Services {
         &self,
         request: Request<SdkVolumeSnapshotScheduleUpdateRequest>,
     ) -> Result<Response<SdkVolumeSnapshotScheduleUpdateResponse>, Refusal> {
+        let caller = self.caller(&request)?;
         let request = request.into_inner();
         let (volume, policies) = (request.volume_id, request.snapshot_schedule_names);
+        let volume = self.allowed(&caller, &volume, Access::Write).await?;
         let set =
             self.to_the_end(
                 |node| async move { node.set_schedule(&volume, policies, unix_ms()).await },

@@ -3,6 +3,7 @@
 //! A task for each watcher compares what is to be looked at with what it told last, and has few messages on their way; `coordination` says what is to be looked at.
 use super::Services;
 use super::view::{Shown, Viewer, has_labels};
+use crate::auth::{Access, Caller, OwnershipRecord};
 use crate::coordination::{Kept, Look, Watcher, ending};
 use crate::error::OpError;
 use crate::node::{Node, check_labels};
@@ -65,6 +66,13 @@ impl Thing {
         }
     }
 
+    fn ownership(&self) -> Option<&OwnershipRecord> {
+        match self {
+            Self::Volume(v) => v.record.ownership.as_ref(),
+            Self::Snapshot(s) => s.record.ownership.as_ref(),
+        }
+    }
+
     fn print(&self, viewer: &Viewer) -> u64 {
         match self {
             Self::Volume(v) => viewer.print(v),
@@ -112,6 +120,8 @@ struct Watch {
     node: Arc<Node>,
     watcher: Watcher,
     labels: HashMap<String, String>,
+    /// Who is told.
+    caller: Caller,
     told: HashMap<Uuid, Told>,
     out: mpsc::Sender<SdkWatchResponse>,
 }
@@ -183,6 +193,8 @@ impl Watch {
                 let there = volume.filter(|v| volume_is_there(&v.record));
                 let there = there.cloned().map(Thing::Volume);
                 let thing = there.or_else(|| snapshot.cloned().map(Thing::Snapshot));
+                // What may not be looked at any more is gone for this one.
+                let thing = thing.filter(|t| self.caller.may(t.ownership(), Access::Read));
                 let trashed = volume.and_then(|v| v.record.in_trash());
                 now.push((*id, thing, trashed.cloned()));
             }
@@ -298,7 +310,11 @@ impl Stream for Watched {
 }
 
 impl Services {
-    async fn watch_volumes(&self, wanted: SdkVolumeWatchRequest) -> Result<Watched, OpError> {
+    async fn watch_volumes(
+        &self,
+        wanted: SdkVolumeWatchRequest,
+        caller: Caller,
+    ) -> Result<Watched, OpError> {
         let labels: BTreeMap<String, String> = wanted.labels.into_iter().collect();
         check_labels(&labels)?;
         let node = self.node.clone();
@@ -320,6 +336,7 @@ impl Services {
             node,
             watcher,
             labels: labels.into_iter().collect(),
+            caller,
             told: HashMap::new(),
             out,
         };
@@ -344,6 +361,7 @@ impl OpenStorageWatch for Services {
 
     async fn watch(&self, request: Request<SdkWatchRequest>) -> Result<Response<Watched>, Refusal> {
         use sdk_watch_request::EventType;
+        let caller = self.caller(&request)?;
         let Some(EventType::VolumeEvent(wanted)) = request.into_inner().event_type else {
             return Err(OpError::Missing {
                 field: "event_type",
@@ -351,7 +369,7 @@ impl OpenStorageWatch for Services {
             }
             .into());
         };
-        let watched = self.watch_volumes(wanted).await;
+        let watched = self.watch_volumes(wanted, caller).await;
         Ok(Response::new(watched?))
     }
 }

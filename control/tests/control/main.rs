@@ -14,6 +14,7 @@ mod kvdb_backup;
 mod listing;
 mod membership;
 mod mending;
+mod owners;
 mod placement;
 mod program;
 mod rebalance;
