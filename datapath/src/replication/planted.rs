@@ -95,11 +95,13 @@ pub enum Bug {
     FullListRefuses = 44,
     /// §11, 2: a replica that begins to be copied to keeps on its list what is at or below s0.
     ListKeptInResync = 45,
+    /// §11, 3: a replica that is copied to is told that all is there that is settled.
+    HereIsSettled = 46,
 }
 
 /// All of them.
 #[cfg(all(test, planted))]
-pub const ALL: [Bug; 45] = [
+pub const ALL: [Bug; 46] = [
     Bug::MinorityAck,
     Bug::MinorityPromise,
     Bug::FenceSkipped,
@@ -145,6 +147,7 @@ pub const ALL: [Bug; 45] = [
     Bug::RestoreBelieved,
     Bug::FullListRefuses,
     Bug::ListKeptInResync,
+    Bug::HereIsSettled,
 ];
 
 #[cfg(planted)]

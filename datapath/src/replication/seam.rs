@@ -231,9 +231,9 @@ pub trait ReplicaStore: 'static {
     /// Everything at or below it is stable on every member; lower than before changes nothing.
     fn settle(&self, lane: u8, stamp: Stamp);
 
-    /// Everything at or below it comes to a replica that is copied to by copies, whatever it has: nothing of that is on its lists any more (`docs/replication.md`
-    /// §11, 2). What was erased above it stays known.
-    fn settle_copied(&self, lane: u8, s0: Stamp);
+    /// For a replica that is copied to: everything at or below it comes by copies (s0), or is settled and was stable here before (`docs/replication.md` §11, 2
+    /// and 3). It leaves the lists; what was erased stays known.
+    fn settle_here(&self, lane: u8, stamp: Stamp);
 
     /// Whether the list of its lane has room for a record, or has it already; else what is settled must make it first. `rolled`: it is of an older epoch, and comes by a
     /// takeover: such are let in beyond what others may take (`docs/replication.md` §8, *Lists*).

@@ -233,8 +233,8 @@ impl ReplicaStore for Opened {
         either!(self, s => s.settle(lane, stamp));
     }
 
-    fn settle_copied(&self, lane: u8, s0: Stamp) {
-        either!(self, s => s.settle_copied(lane, s0));
+    fn settle_here(&self, lane: u8, stamp: Stamp) {
+        either!(self, s => s.settle_here(lane, stamp));
     }
 
     fn has_room(&self, record: &Held, rolled: bool) -> bool {

@@ -15,7 +15,7 @@ use crate::replication::held::{Held, What};
 use crate::replication::planted::{self, Bug};
 use crate::replication::seam::{ReplicaStore, Unsettled};
 use crate::replication::wire::WireError;
-use crate::replication::wire::batch::Batch;
+use crate::replication::wire::batch::{Batch, HERE};
 use crate::replication::wire::record::{Content, Head, Record, flag};
 use crate::replication::wire::refused::Reason;
 use crate::replication::wire::resync::Copy;
@@ -255,6 +255,13 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
         let outside = self.state.borrow().outside();
         let outside = outside && !planted::is(Bug::ReclaimedInResync);
         for (lane, stamp) in settled {
+            if lane & HERE != 0 {
+                // Of one that is a member by now it is settled anyway.
+                if outside {
+                    self.store.settle_here(lane & !HERE, stamp);
+                }
+                continue;
+            }
             let mut lanes = self.lanes.borrow_mut();
             let Some(of) = lanes.get_mut(usize::from(lane)) else {
                 return Err(Breach::Sequence("a lane that is not there"));

@@ -334,7 +334,7 @@ impl<S: ReplicaStore, O: Outgoing> Channel<S, O> {
             if chan.subscribed.get() && on.s0 != (Stamp { epoch: 0, seq: 0 }) {
                 lane.s0 = Some(on.s0);
                 if outside {
-                    inner.store.settle_copied(number, on.s0);
+                    inner.store.settle_here(number, on.s0);
                 }
             }
         }

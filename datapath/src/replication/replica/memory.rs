@@ -96,6 +96,8 @@ enum Step {
     Copy(Kept, Stamp),
     Repair(Kept),
     Settle(Stamp),
+    /// While blocks are copied: what was erased stays known.
+    SettleHere(Stamp),
     Delete(SnapshotId),
 }
 
@@ -193,6 +195,10 @@ impl LaneState {
                 self.put(kept, same);
             }
             Step::Delete(id) => drop(self.snapshots.remove(id)),
+            Step::SettleHere(stamp) => {
+                self.settled = self.settled.max(Some(*stamp));
+                self.records.retain(|_, kept| kept.record.last() > *stamp);
+            }
             Step::Settle(stamp) => {
                 self.settled = self.settled.max(Some(*stamp));
                 let settled = *stamp;
@@ -567,7 +573,13 @@ impl ReplicaStore for Memory {
             !resyncing || planted::is(Bug::ReclaimedInResync),
             "what is erased stays known while blocks are copied"
         );
-        self.settle_copied(lane, stamp);
+        let mut disk = self.disk.borrow_mut();
+        let lane = &mut disk.lanes[usize::from(lane)];
+        // It may have been told as much while it was copied to: now what was erased goes.
+        if lane.now.settled <= Some(stamp) {
+            lane.now.take(&Step::Settle(stamp));
+            lane.log.push(Step::Settle(stamp));
+        }
     }
 
     fn has_room(&self, record: &Held, rolled: bool) -> bool {
@@ -583,12 +595,12 @@ impl ReplicaStore for Memory {
             || lane.records.len() < times * disk.list_max
     }
 
-    fn settle_copied(&self, lane: u8, stamp: Stamp) {
+    fn settle_here(&self, lane: u8, stamp: Stamp) {
         let mut disk = self.disk.borrow_mut();
         let lane = &mut disk.lanes[usize::from(lane)];
         if lane.now.settled < Some(stamp) {
-            lane.now.take(&Step::Settle(stamp));
-            lane.log.push(Step::Settle(stamp));
+            lane.now.take(&Step::SettleHere(stamp));
+            lane.log.push(Step::SettleHere(stamp));
         }
     }
 

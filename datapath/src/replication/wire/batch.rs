@@ -12,10 +12,16 @@ pub const RECORDS_MAX: usize = 1024;
 
 const HEADER_BYTES: usize = 8;
 
+/// In the lane's byte of a settled entry, to a replica that is copied to: what is settled *and* stable there, by its stream.
+pub const HERE: u8 = 0x80;
+
+/// Most settled entries: of each lane what is settled, and what of that is there.
+pub const SETTLED_MAX: u8 = 2 * LANES_MAX;
+
 /// A lane, and up to where it is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// The lane.
+    /// The lane, or [`HERE`] and the lane.
     pub lane: u8,
     /// Everything at or below it is stable on every member.
     pub stamp: Stamp,
@@ -31,7 +37,10 @@ impl Item for Settled {
     }
 
     fn take(c: &mut Cursor<'_>) -> Result<Self, WireError> {
-        let lane = c.lane("lane of a settled entry")?;
+        let lane = c.u8()?;
+        if lane & !HERE >= LANES_MAX {
+            return Err(WireError::value("lane of a settled entry", lane));
+        }
         c.zero(3)?;
         let stamp = c.stamp()?;
         Ok(Self { lane, stamp })
@@ -53,7 +62,7 @@ impl BatchWriter {
     /// Begins a batch, in room that is kept; first comes what is settled.
     ///
     /// # Panics
-    /// If there are more entries than lanes.
+    /// If there are more entries than two for each lane.
     pub fn begin(&mut self, settled: impl IntoIterator<Item = (u8, Stamp)>) {
         self.begin_behind(&[], settled);
     }
@@ -73,7 +82,10 @@ impl BatchWriter {
             Settled { lane, stamp }.put(&mut self.body);
             self.settled += 1;
         }
-        assert!(self.settled <= usize::from(LANES_MAX), "one for each lane");
+        assert!(
+            self.settled <= usize::from(SETTLED_MAX),
+            "two for each lane"
+        );
     }
 
     /// Adds a record, if there is room for it and its data.
@@ -123,7 +135,7 @@ impl<'a> Batch<'a> {
             what,
             value: value as u64,
         };
-        if settled > usize::from(LANES_MAX) {
+        if settled > usize::from(SETTLED_MAX) {
             return Err(value("settled entries of a batch", settled));
         }
         if count > RECORDS_MAX {
@@ -146,7 +158,7 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Lanes, and up to where each is settled.
+    /// Lanes, some with [`HERE`], and up to where each is settled.
     pub fn settled(&self) -> impl Iterator<Item = (u8, Stamp)> + 'a {
         self.settled.iter().map(|s| (s.lane, s.stamp))
     }

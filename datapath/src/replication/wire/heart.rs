@@ -1,10 +1,9 @@
 //! Leases and flushes (`docs/replication.md` §§5, 8 and 9): Heartbeat, Heard, Flush.
 
 use super::WireError;
-use super::batch::Settled;
+use super::batch::{SETTLED_MAX, Settled};
 use super::bytes::{Cursor, put_zero};
 use super::items::{List, put_all};
-use super::record::LANES_MAX;
 
 const RELEASE: u8 = 1;
 
@@ -26,16 +25,19 @@ pub struct Beat {
 pub struct Heartbeat<'a> {
     /// What it says beside what is settled.
     pub beat: Beat,
-    /// Lanes, and up to where each is settled.
+    /// Lanes, some with [`HERE`](super::batch::HERE), and up to where each is settled.
     pub settled: List<'a, Settled>,
 }
 
 /// Appends the body of a Heartbeat.
 ///
 /// # Panics
-/// If there are more entries than lanes.
+/// If there are more entries than two for each lane.
 pub fn encode_heartbeat(out: &mut Vec<u8>, beat: &Beat, settled: &[Settled]) {
-    assert!(settled.len() <= usize::from(LANES_MAX), "one for each lane");
+    assert!(
+        settled.len() <= usize::from(SETTLED_MAX),
+        "two for each lane"
+    );
     for n in [beat.number, beat.sent_ns, beat.version] {
         out.extend_from_slice(&n.to_le_bytes());
     }
@@ -56,7 +58,7 @@ impl<'a> Heartbeat<'a> {
         let release = c.flags("flags of a heartbeat", RELEASE)? != 0;
         let n = c.u8()?;
         c.zero(6)?;
-        if n > LANES_MAX {
+        if n > SETTLED_MAX {
             return Err(WireError::value("settled entries of a heartbeat", n));
         }
         let settled = List::take(&mut c, usize::from(n))?;

@@ -123,7 +123,7 @@ impl Inner {
             })
             .await?;
         if let Some(replica) = &lane.replica {
-            for (range, stamp) in replica.erasures(blocks) {
+            for (range, stamp) in replica.erasures(blocks, self.is_resyncing(lane.volume)) {
                 let from = range.start.max(blocks.start);
                 for block in from..range.end.min(blocks.end) {
                     let entry = &mut entries[(block - blocks.start) as usize].entry;

@@ -512,8 +512,9 @@ impl ReplicaStore for Replica {
         }
     }
 
-    fn settle_copied(&self, lane: u8, s0: Stamp) {
-        self.settle(lane, s0);
+    fn settle_here(&self, lane: u8, stamp: Stamp) {
+        // The store looks at the promise itself, to keep what was erased.
+        self.settle(lane, stamp);
     }
 
     fn has_room(&self, record: &Held, rolled: bool) -> bool {

@@ -200,13 +200,15 @@ impl ReplicaLane {
         ))
     }
 
-    /// Erasures that touch these blocks and are not settled, or are remembered: where, and under which stamps.
-    pub fn erasures(&self, blocks: &Range<u64>) -> Vec<(Range<u64>, Stamp)> {
+    /// Erasures that touch these blocks and are not settled, or are remembered: where, and under which stamps. While it is copied to those that are settled
+    /// stay listed until they are remembered: `copied`.
+    pub fn erasures(&self, blocks: &Range<u64>, copied: bool) -> Vec<(Range<u64>, Stamp)> {
         let touches = |r: &Range<u64>| r.start < blocks.end && blocks.start < r.end;
         let settled = self.settled.get();
         let list = self.list.borrow();
         let listed = list.values().filter(|r| {
-            r.is_tombstone() && r.last > settled && touches(&r.blocks) && !r.failed.get()
+            let kept = copied || r.last > settled;
+            r.is_tombstone() && kept && touches(&r.blocks) && !r.failed.get()
         });
         let mut all: Vec<_> = listed.map(|r| (r.blocks.clone(), r.stamp())).collect();
         let erased = self.erased.borrow();

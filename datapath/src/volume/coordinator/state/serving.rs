@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::super::flush::Token;
 use super::super::members::{Members, Place};
-use super::super::message::{Action, End, Failed, Message, Wish};
+use super::super::message::{Action, End, Failed, Message, SettledLanes, Wish};
 use super::super::order::{Entry, stamps_of};
 use super::super::ring::Limits;
 use super::{BEATS, HAND_OVER, Machine, Phase};
@@ -14,6 +14,7 @@ use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
 use crate::replication::planted::{self, Bug};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
+use crate::replication::wire::batch::HERE;
 use crate::store::types::{BLOCK_BYTES, Crc, SLICE_BLOCKS, Stamp};
 
 /// Writes that may wait for room, or for the end of an exclusion. A reactor has 4,096 operations at most.
@@ -436,7 +437,10 @@ impl Machine {
                 left.records -= more.records;
                 left.bytes -= more.bytes;
                 let told = std::mem::replace(&mut self.peers[place.index()].told, true);
-                let settled = if told { Vec::new() } else { self.settled.all() };
+                let settled = match told {
+                    true => Vec::new(),
+                    false => self.settled_for(place),
+                };
                 out.push(Action::Send(place, Message::Batch { settled, records }));
             }
         }
@@ -472,11 +476,32 @@ impl Machine {
                 number,
                 version: self.record.version,
                 release,
-                settled: self.settled.all(),
+                settled: self.settled_for(place),
             };
             out.push(Action::Send(place, heartbeat));
             self.peers[place.index()].told = true;
         }
+    }
+
+    /// What is settled, and for one that is copied to what of that is stable there: only that may leave its lists (§11, 3).
+    fn settled_for(&self, place: Place) -> SettledLanes {
+        let mut all = self.settled.all();
+        let peer = &self.peers[place.index()];
+        let Some(s0) = peer.s0.as_ref().filter(|_| peer.subscriber) else {
+            return all;
+        };
+        for lane in self.ring.lanes() {
+            let stable = self.ring.position(place, lane).map(|at| at.1);
+            let here = stable.and_then(|to| self.ring.stream(lane).all_below(to));
+            let here = match planted::is(Bug::HereIsSettled) {
+                true => Some(self.settled.of(lane)),
+                false => here.map(|here| here.min(self.settled.of(lane))),
+            };
+            if let Some(here) = here.filter(|here| *here > s0[usize::from(lane)]) {
+                all.push((lane | HERE, here));
+            }
+        }
+        all
     }
 
     /// A volume that goes elsewhere: what is stamped may settle for a moment, then this ends.

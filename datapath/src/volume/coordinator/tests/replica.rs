@@ -9,6 +9,7 @@ use crate::reactor::Nanos;
 use crate::replication::held::{Held, What};
 use crate::replication::seam::{Entry, Id, KeptSet, Kind, Standing};
 use crate::replication::wire::ack::{AckHead, Early, LaneAck};
+use crate::replication::wire::batch::HERE;
 use crate::replication::wire::record::flag;
 use crate::replication::wire::refused::Reason;
 use crate::store::types::Stamp;
@@ -403,7 +404,9 @@ impl Replica {
     }
 
     fn settle(&mut self, settled: &[(u8, Stamp)]) {
-        for (lane, stamp) in settled {
+        // One that is copied to keeps its list here.
+        let all = settled.iter().filter(|(lane, _)| lane & HERE == 0);
+        for (lane, stamp) in all {
             let lane = usize::from(*lane);
             let now = &mut self.now.settled[lane];
             *now = (*now).max(*stamp);
