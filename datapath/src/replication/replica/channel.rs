@@ -326,7 +326,6 @@ impl<S: ReplicaStore, O: Outgoing> Channel<S, O> {
         }
         // A copy that runs still is of an older subscription: what was erased must stay known to it.
         let outside = inner.state.borrow().outside() && inner.running.get() == 0;
-        let outside = outside && !planted::is(Bug::ListKeptInResync);
         for ((number, lane), on) in (0_u8..).zip(lanes.iter_mut()).zip(feed.lanes.iter()) {
             if !lane.stream.feed(on.after, chan.subscribed.get()) {
                 return Err(Breach::Sequence("a stream that goes on beyond a gap"));

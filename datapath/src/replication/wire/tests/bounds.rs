@@ -1,6 +1,6 @@
 //! Each bound of each field, one beyond it: bytes that would come back as they are, and still are no message.
 
-use super::super::batch::{BatchWriter, Settled};
+use super::super::batch::{BatchWriter, HERE, Settled};
 use super::super::damaged::Damaged;
 use super::super::forward::{Command, Done, Operation, Phase};
 use super::super::frame::Kind;
@@ -137,16 +137,22 @@ fn of_heartbeats_and_flushes() {
         lane: 15,
         stamp: STAMP,
     };
+    let here = Settled {
+        lane: HERE | 15,
+        ..settled
+    };
     let heartbeat = good(Kind::Heartbeat, 0, |o| {
-        encode_heartbeat(o, &beat, &[settled; 16]);
+        encode_heartbeat(o, &beat, &[[settled; 16], [here; 16]].concat());
     });
     let mut more = heartbeat.body.clone();
-    more[25] = 17;
+    more[25] = 33;
     more.extend_from_within(32..48);
     heartbeat
         .no(24, &[2], "no such flag")
         .no(32, &[16], "no such lane")
-        .no_body(&more, "more than lanes");
+        .no(32, &[HERE | 16], "no such lane that is here")
+        .no(32, &[0x40], "no such bit")
+        .no_body(&more, "more than two for each lane");
     let heard = Heard {
         number: 1,
         sent_ns: 2,

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::super::batch::{BatchWriter, Settled};
+use super::super::batch::{BatchWriter, HERE, Settled};
 use super::super::damaged::Damaged;
 use super::super::forward::{Command, Done, Operation, Phase};
 use super::super::frame::Kind;
@@ -145,8 +145,11 @@ fn opened() -> impl Strategy<Value = Sample> {
 }
 
 fn settled() -> impl Strategy<Value = Vec<Settled>> {
-    let one = (0_u8..16, stamp()).prop_map(|(lane, stamp)| Settled { lane, stamp });
-    vec(one, 0..=16)
+    let one = (0_u8..16, any::<bool>(), stamp()).prop_map(|(lane, here, stamp)| {
+        let lane = if here { lane | HERE } else { lane };
+        Settled { lane, stamp }
+    });
+    vec(one, 0..=32)
 }
 
 fn batches() -> impl Strategy<Value = Sample> {
