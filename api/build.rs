@@ -19,8 +19,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     config.enable_type_names();
     // Of each volume that is listed: filled faster than a hash table, and always in the same order.
     config.btree_map([".openstorage.api.RuntimeStateMap"]);
-    // It has bytes that nobody prints: `src/redacted.rs`.
-    config.skip_debug(["keelblock.datapath.v1.DataKey"]);
+    // They have bytes that nobody prints: `src/redacted.rs`.
+    config.skip_debug([
+        "keelblock.datapath.v1.DataKey",
+        "keelblock.admin.v1.RotateTokenRequest",
+        "keelblock.admin.v1.RotateTokenReply",
+    ]);
     tonic_prost_build::configure()
         .include_file("contracts.rs")
         .compile_fds_with_config(set, config)?;

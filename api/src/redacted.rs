@@ -4,6 +4,7 @@ use std::fmt;
 
 use zeroize::Zeroize;
 
+use crate::admin::{RotateTokenReply, RotateTokenRequest};
 use crate::datapath::DataKey;
 
 impl fmt::Debug for DataKey {
@@ -18,6 +19,34 @@ impl fmt::Debug for DataKey {
 impl Drop for DataKey {
     fn drop(&mut self) {
         self.secret.zeroize();
+    }
+}
+
+impl fmt::Debug for RotateTokenRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RotateTokenRequest")
+            .field("grace_minutes", &self.grace_minutes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for RotateTokenRequest {
+    fn drop(&mut self) {
+        self.token.zeroize();
+    }
+}
+
+impl fmt::Debug for RotateTokenReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RotateTokenReply")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for RotateTokenReply {
+    fn drop(&mut self) {
+        self.token.zeroize();
     }
 }
 
@@ -42,5 +71,19 @@ mod tests {
         };
         let text = format!("{request:?}");
         assert!(text.contains("DataKey") && !text.contains("171"), "{text}");
+    }
+
+    #[test]
+    fn a_token_is_not_printed() {
+        let request = RotateTokenRequest {
+            token: "correct horse".into(),
+            grace_minutes: 5,
+        };
+        let reply = RotateTokenReply {
+            token: "correct horse".into(),
+            now: None,
+        };
+        let text = format!("{request:?} {reply:?}");
+        assert!(text.contains('5') && !text.contains("horse"), "{text}");
     }
 }

@@ -2,6 +2,7 @@
 use super::member::MemberView;
 use super::node::all_members;
 use super::placement;
+use super::token;
 use super::view::word;
 use crate::client::Client;
 use crate::failure::{Failure, Result};
@@ -20,12 +21,16 @@ pub enum Command {
     Options(placement::Options),
     /// Pools of all nodes that live: what is in them, and what was promised to volumes.
     ProvisionStatus,
+    /// The token that nodes bring when they join.
+    #[command(subcommand)]
+    Token(token::Command),
 }
 
 pub async fn run(client: &mut Client, command: Command) -> Result<Answer> {
     match command {
         Command::Options(args) => placement::options(client, args).await,
         Command::ProvisionStatus => placement::provision_status(client).await,
+        Command::Token(command) => token::run(client, command).await,
         Command::List => described(client, true).await,
         Command::Inspect => described(client, false).await,
     }

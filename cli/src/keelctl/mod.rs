@@ -20,6 +20,7 @@ mod service;
 mod snapshot;
 mod stats;
 mod status;
+mod token;
 mod trashcan;
 mod usage;
 mod view;
@@ -260,6 +261,9 @@ mod tests {
             "cluster options --overcommit 200 --reserve 10",
             "cluster options",
             "cluster provision-status -j",
+            "cluster token show -j",
+            "cluster token rotate",
+            "cluster token rotate --grace 30m --token-file /a/file",
             "service diags /a/file.tar.gz --max 8M --here",
             "service pool rebalance --dry-run -j",
             "service pool rebalance list",

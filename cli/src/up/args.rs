@@ -46,6 +46,9 @@ pub struct UpArgs {
     /// A file with the cluster key, which all nodes need for encrypted volumes: 64 hexadecimal digits.
     #[arg(long, value_name = "FILE")]
     pub cluster_key_file: Option<PathBuf>,
+    /// A file whose first line is the cluster's token. Once a cluster has one, no start is without.
+    #[arg(long, value_name = "FILE")]
+    pub cluster_token_file: Option<PathBuf>,
     /// Write what serves where into FILE as JSON once everything serves, and keep it current.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,

@@ -182,14 +182,67 @@ fn control_args(spec: &NodeSpec<'_>, args: &UpArgs) -> Vec<String> {
     list.extend(words(["--sdk", &sdk, "--rest", &rest, uses, &kvdb]));
     list.extend(words(["--gossip", &gossip.to_string()]));
     list.extend(words(["--diags-file", "datapath.log"]));
-    if let Some(file) = &args.cluster_key_file {
+    let files = [
+        ("--cluster-key-file", &args.cluster_key_file),
+        ("--cluster-token-file", &args.cluster_token_file),
+    ];
+    for (option, file) in files {
+        let Some(file) = file else { continue };
         // The process has a working directory of its own.
         let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
-        list.extend(words(["--cluster-key-file", &file.display().to_string()]));
+        list.extend(words([option, &file.display().to_string()]));
     }
     list
 }
 
 fn words<const N: usize>(list: [&str; N]) -> Vec<String> {
     list.map(str::to_owned).to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        up: UpArgs,
+    }
+
+    #[test]
+    fn files_with_secrets_are_named_whole_as_nodes_run_elsewhere() {
+        let at = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let spec = NodeSpec {
+            id: "node-1".into(),
+            cluster_id: "c",
+            dir: Path::new("."),
+            drive: "drive.img,1G".into(),
+            ports: Ports {
+                nvme: at,
+                sdk: at,
+                rest: at,
+                kvdb: at,
+                replication: at,
+                gossip: at,
+            },
+            joins: false,
+            etcd: None,
+            cpus: None,
+        };
+        let args = |line: &[&str]| {
+            let line = Line::try_parse_from(line).map(|l| l.up);
+            control_args(&spec, &line.unwrap())
+        };
+        let none = args(&["up"]);
+        assert!(!none.iter().any(|a| a.contains("cluster-token")));
+        let some = args(&["up", "--cluster-token-file", "t", "--cluster-key-file", "/k"]);
+        let at = |option: &str| {
+            let found = some.iter().position(|a| a == option);
+            Path::new(&some[found.unwrap() + 1])
+        };
+        let token = at("--cluster-token-file");
+        assert!(token.is_absolute() && token.ends_with("t"));
+        assert_eq!(at("--cluster-key-file"), Path::new("/k"));
+    }
 }

@@ -87,16 +87,15 @@ fn random() -> Option<(u64, u64)> {
 
 type Token = Zeroizing<Vec<u8>>;
 
-/// The token that the node was started with, and the secret as soon as it is seen.
+/// The cluster's first token, and the secret as soon as it is seen.
 async fn until_secret(node: &Node) -> (Token, Zeroizing<[u8; 32]>) {
     let mut changes = node.coordination.changes();
     loop {
         changes.mark_unchanged();
         let seen = node.coordination.seen().gossip_secret();
-        // It was read when the node joined, so it is there; should it have gone since, this waits for it as for the secret.
-        let token = node.token_source().read();
-        if let (Some(secret), Ok(token)) = (seen, token) {
-            return (token.unwrap_or_default(), secret);
+        // It is kept since the node joined.
+        if let (Some(secret), Some(token)) = (seen, node.first_token()) {
+            return (token.clone(), secret);
         }
         tokio::select! {
             _ = changes.changed() => {}

@@ -1,9 +1,10 @@
 //! Which nodes there are, and what people want of each (`docs/membership.md`).
 //!
-//! `record` is what the KVDB has of a node and `transition` how it may change; `token` is the cluster's secret and `join` what a node does with it when it starts; `standing` says
+//! `record` is what the KVDB has of a node and `transition` how it may change; `token` is the cluster's secret, `former` how it is changed, and `join` what a node does with it when it starts; `standing` says
 //! which nodes may have what; `weigh` what would be missing without a node; `operations` is what people ask for, `steps` what is next for a node that is to be emptied, and `leader`
 //! does that. Safety of data rests on none of it: `replication` decides who coordinates and which replicas count.
 
+mod former;
 mod join;
 mod leader;
 mod operations;
@@ -15,6 +16,7 @@ mod transition;
 mod weigh;
 mod world;
 
+pub use former::{FormerToken, SealedToken, TokenShown};
 pub use leader::lead_membership;
 pub(crate) use operations::Wish as MemberWish;
 pub use record::{DrainRecord, DrainState, MemberRecord, MemberState};

@@ -8,17 +8,18 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::former::{FormerToken, SealedToken};
 use crate::secrets::{hex, unhex};
 
 /// Longest token, in bytes.
-const TOKEN_MAX: usize = 1024;
+pub(super) const TOKEN_MAX: usize = 1024;
 /// Shortest.
-const TOKEN_MIN: usize = 8;
+pub(super) const TOKEN_MIN: usize = 8;
 /// Rounds of PBKDF2 for a new check: some 50 ms, once at each start.
-const ROUNDS: u32 = 100_000;
+pub(super) const ROUNDS: u32 = 100_000;
 /// Most rounds that are believed of a record, so that none holds a start up for ever.
-const ROUNDS_MAX: u32 = 10_000_000;
-const SALT_BYTES: usize = 16;
+pub(super) const ROUNDS_MAX: u32 = 10_000_000;
+pub(super) const SALT_BYTES: usize = 16;
 const CHECK_BYTES: usize = 32;
 
 /// Where a node has the token from.
@@ -59,6 +60,11 @@ pub enum TokenError {
         "the token from {0} is not that of cluster {1}: give the one that its other nodes have, or the id of another cluster"
     )]
     Wrong(String, String),
+    /// The cluster had it before.
+    #[error(
+        "the token from {0} was that of cluster {1}, and has been changed: a node that is no member yet needs the present one"
+    )]
+    Former(String, String),
     /// The cluster has one, and the node none.
     #[error(
         "cluster {0} has a token, and this node was started without one: give it with --cluster-token-file or --cluster-token-env"
@@ -88,6 +94,12 @@ pub struct TokenRecord {
     pub check: String,
     /// When it was made, ms since the Unix epoch.
     pub created_unix_ms: u64,
+    /// The cluster's first token, sealed under this one; absent: this is the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gossip: Option<SealedToken>,
+    /// Those before, the last first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<FormerToken>,
 }
 
 const KIND: &str = "pbkdf2-hmac-sha256";
@@ -149,6 +161,8 @@ impl TokenRecord {
             salt: hex(&salt),
             check: hex(&check),
             created_unix_ms: now_unix_ms,
+            gossip: None,
+            former: Vec::new(),
         })
     }
 

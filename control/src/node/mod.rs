@@ -55,9 +55,11 @@ use keelblock_api::datapath::HelloReply;
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 /// How long a change waits for the one before it.
 const TURN_TIMEOUT: Duration = Duration::from_secs(15);
@@ -150,6 +152,8 @@ pub struct Node {
     identity: Uuid,
     labels: BTreeMap<String, String>,
     token_source: TokenSource,
+    /// The cluster's first token, which signs gossip; empty: there was none when this node started.
+    first_token: OnceLock<Zeroizing<Vec<u8>>>,
     serves_kvdb: bool,
     changing: Mutex<()>,
     /// Replicas are placed one after the other.
@@ -188,6 +192,7 @@ impl Node {
             identity,
             labels: config.labels.iter().cloned().collect(),
             token_source: config.token_source(),
+            first_token: OnceLock::new(),
             serves_kvdb: config.etcd.is_none(),
             changing: Mutex::new(()),
             placing: Mutex::new(()),
@@ -233,6 +238,16 @@ impl Node {
     /// Where it has the cluster's token from.
     pub(crate) fn token_source(&self) -> &TokenSource {
         &self.token_source
+    }
+
+    /// The cluster's first token, as this node's own leads to it; `None`: it has not brought that yet. Empty: the cluster had none then.
+    pub(crate) fn first_token(&self) -> Option<&Zeroizing<Vec<u8>>> {
+        self.first_token.get()
+    }
+
+    /// It does not change: what is kept already is the same.
+    pub(crate) fn keep_first_token(&self, token: Zeroizing<Vec<u8>>) {
+        let _ = self.first_token.set(token);
     }
 
     /// Where it gossips.

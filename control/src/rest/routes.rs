@@ -56,7 +56,7 @@ const fn route(
 use Verb::{Delete, Get, Post, Put};
 
 /// All routes, those included whose methods are not there yet.
-pub const ROUTES: [Route; 94] = [
+pub const ROUTES: [Route; 96] = [
     route(
         Get,
         "/v1/identities/capabilities",
@@ -332,6 +332,13 @@ pub const ROUTES: [Route; 94] = [
         "/v1/keelblock/cluster/options",
         "Admin",
         "SetClusterOptions",
+    ),
+    route(Get, "/v1/keelblock/cluster/token", "Admin", "ClusterToken"),
+    route(
+        Post,
+        "/v1/keelblock/cluster/token/rotate",
+        "Admin",
+        "RotateToken",
     ),
     route(Get, "/v1/keelblock/kvdb", "Admin", "KvdbStatus"),
     route(Post, "/v1/keelblock/snapshots", "Admin", "CreateSnapshots"),

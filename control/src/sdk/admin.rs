@@ -450,6 +450,20 @@ impl Admin for Services {
         }))
     }
 
+    async fn cluster_token(
+        &self,
+        _: Request<ClusterTokenRequest>,
+    ) -> Result<Response<ClusterTokenReply>, Status> {
+        answer(self.token_shown().await)
+    }
+
+    async fn rotate_token(
+        &self,
+        request: Request<RotateTokenRequest>,
+    ) -> Result<Response<RotateTokenReply>, Status> {
+        answer(self.rotated_token(request.into_inner()).await)
+    }
+
     async fn set_cluster_options(
         &self,
         request: Request<SetClusterOptionsRequest>,

@@ -22,6 +22,7 @@ mod snapshots;
 mod spec;
 mod stats;
 mod storage;
+mod tokens;
 mod trash;
 mod usage;
 mod view;

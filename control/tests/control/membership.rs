@@ -108,6 +108,101 @@ async fn a_node_joins_with_the_clusters_token_and_under_an_id_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_changed_token_lets_members_start_and_nobody_else_join() {
+    let mut c = Nodes::start(1).await;
+    let dir = tempfile::tempdir().unwrap();
+    let token = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        fs::write(&path, text).unwrap();
+        Some(path)
+    };
+    let kvdb = c.kvdb();
+    let rotate = |text: &str, grace_minutes| RotateTokenRequest {
+        token: text.into(),
+        grace_minutes,
+    };
+    let none = c.nodes[0].admin().rotate_token(rotate("", 0)).await;
+    refused(none, Code::FailedPrecondition, "--cluster-token-file");
+    let mut admin = c.nodes[0].admin();
+    let shown = admin.cluster_token(ClusterTokenRequest {}).await;
+    let shown = shown.unwrap().into_inner();
+    assert_eq!(shown, ClusterTokenReply::default());
+    let node = &mut c.nodes[0];
+    node.config().cluster_token_file = token("first", "correct horse");
+    node.restart_control().await;
+    for (request, why) in [
+        (rotate("short", 0), "token"),
+        (rotate("two\nlines of it", 0), "token"),
+        (rotate("", 43_201), "grace_minutes"),
+    ] {
+        let answer = c.nodes[0].admin().rotate_token(request).await;
+        refused(answer, Code::InvalidArgument, why);
+    }
+    // One that is made, and for some minutes both.
+    let made = c.nodes[0].admin().rotate_token(rotate("", 60)).await;
+    let made = made.unwrap().into_inner();
+    assert_eq!(made.token.len(), 64);
+    let now = made.now.as_ref().unwrap();
+    assert!(now.since_unix_ms > 0 && now.former[0].until_unix_ms > now.since_unix_ms);
+    let with = async |id: &str, path: &Option<std::path::PathBuf>| {
+        let mut other = Bench::prepare(id, &kvdb).await;
+        other.config().cluster_token_file = path.clone();
+        other
+    };
+    let first = token("first", "correct horse");
+    let second = token("second", &made.token);
+    let mut n2 = with("n2", &first).await;
+    n2.start_control().await.unwrap();
+    // By itself: the former one is only for members from then on.
+    let third = "a third token";
+    let said = c.nodes[0].admin().rotate_token(rotate(third, 0)).await;
+    let said = said.unwrap().into_inner();
+    assert_eq!(
+        (said.token.as_str(), said.now.as_ref().unwrap().former.len()),
+        ("", 2)
+    );
+    let again = n2.admin().rotate_token(rotate(third, 5)).await.unwrap();
+    let again = again.into_inner();
+    assert_eq!(again.now.as_ref().unwrap().former.len(), 2, "nothing");
+    let back = n2.admin().rotate_token(rotate("correct horse", 0)).await;
+    refused(back, Code::InvalidArgument, "given up");
+    let mut n3 = with("n3", &second).await;
+    let why = n3.start_control().await.unwrap_err().to_string();
+    assert!(why.contains("needs the present one"), "{why}");
+    assert!(!why.contains(&made.token), "{why}");
+    n3.config().cluster_token_file = token("third", third);
+    n3.start_control().await.unwrap();
+    // Within its time it still is: who was a member a moment ago is no more than others when it is not.
+    n2.restart_control().await;
+    c.nodes[0].restart_control().await;
+    for at in ["n1", "n2", "n3"] {
+        assert_eq!(c.member(0, at).await.state, "active", "{at}");
+    }
+    let mut stranger = with("n2", &second).await;
+    let why = stranger.start_control().await.unwrap_err().to_string();
+    assert!(why.contains("needs the present one"), "{why}");
+    // All hear each other, whichever token they have.
+    let heard = async |of: &Bench| {
+        let mut admin = of.admin();
+        let listed = admin.list_members(ListMembersRequest {}).await.unwrap();
+        let members = listed.into_inner().members;
+        members.iter().filter(|m| m.load.is_some()).count()
+    };
+    let all = async {
+        for of in [&c.nodes[0], &n2, &n3] {
+            while heard(of).await < 3 {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+    };
+    let all = tokio::time::timeout(PATIENCE, all).await;
+    assert!(all.is_ok(), "nodes with different tokens hear each other");
+    n3.stop_control().await;
+    n2.stop_control().await;
+    c.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn attachments_leave_a_node_that_is_drained_or_in_maintenance_and_nothing_comes() {
     let c = Nodes::start(3).await;
     let id = c.create("v", 3).await;
