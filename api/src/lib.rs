@@ -3,6 +3,9 @@
 //! Every `.proto` file under `api/proto` is compiled by `build.rs`; each package becomes a module of the private `contracts`
 //! tree, nested as its name is, and gets its public name here. A new package needs its `pub use` below and nothing else.
 
+/// Exit code of a control process whose node was decommissioned (`docs/membership.md`): whoever keeps it running does not start it again.
+pub const EXIT_LEFT: u8 = 3;
+
 pub mod channel;
 pub mod json;
 pub mod openapi;

@@ -105,6 +105,9 @@ pub enum OpError {
     /// This version cannot do it.
     #[error("{0}")]
     NotYet(String),
+    /// This node was decommissioned: its process ends, for good.
+    #[error("{0}")]
+    Left(String),
     /// A record or an answer is not what it must be.
     #[error("{0}")]
     Internal(String),
@@ -148,7 +151,7 @@ impl OpError {
             }
             Self::NotFound { .. } => Code::NotFound,
             Self::Exists { .. } => Code::AlreadyExists,
-            Self::State(_) | Self::TooFewNodes { .. } | Self::NoNode { .. } => {
+            Self::State(_) | Self::TooFewNodes { .. } | Self::NoNode { .. } | Self::Left(_) => {
                 Code::FailedPrecondition
             }
             Self::Denied(_) => Code::PermissionDenied,

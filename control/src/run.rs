@@ -18,6 +18,7 @@ use crate::rest;
 use crate::schedule::keep_schedules;
 use crate::sdk::Services;
 use axum::serve::ListenerExt;
+use keelblock_api::EXIT_LEFT;
 use keelblock_api::json::Codec;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -69,6 +70,16 @@ pub enum RunError {
     /// The program itself is at fault.
     #[error("the contracts in this program cannot be read: {0}")]
     Contracts(String),
+}
+
+impl RunError {
+    /// The process' exit code: 1, or [`EXIT_LEFT`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Refused(OpError::Left(_)) => EXIT_LEFT,
+            _ => 1,
+        }
+    }
 }
 
 /// A running control process.

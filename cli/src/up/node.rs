@@ -7,6 +7,7 @@ use super::ready::ReadyNode;
 use super::screen::Screen;
 use crate::failure::{Failure, Result};
 use clap::ValueEnum;
+use keelblock_api::EXIT_LEFT;
 use std::path::Path;
 
 /// A node of the cluster.
@@ -57,6 +58,7 @@ impl Node {
             args,
             dir: spec.dir.into(),
             log: spec.dir.join(format!("{name}.log")),
+            last_code: (name == "control").then_some(EXIT_LEFT.into()),
         };
         let datapath = program("datapath", &binaries.datapath, datapath_args(&spec, args));
         let control = program("control", &binaries.control, control_args(&spec, args));
@@ -73,6 +75,11 @@ impl Node {
     /// Whether it was stopped on purpose.
     pub fn stopped(&self) -> bool {
         self.stopped
+    }
+
+    /// Whether it was decommissioned, and its control process has ended for that.
+    pub fn left(&self) -> bool {
+        self.control.state().over
     }
 
     /// Takes the node away, or returns it. Control goes first, so that it does not take the data path's end for a failure.
@@ -236,7 +243,13 @@ mod tests {
         };
         let none = args(&["up"]);
         assert!(!none.iter().any(|a| a.contains("cluster-token")));
-        let some = args(&["up", "--cluster-token-file", "t", "--cluster-key-file", "/k"]);
+        let some = args(&[
+            "up",
+            "--cluster-token-file",
+            "t",
+            "--cluster-key-file",
+            "/k",
+        ]);
         let at = |option: &str| {
             let found = some.iter().position(|a| a == option);
             Path::new(&some[found.unwrap() + 1])

@@ -98,7 +98,11 @@ impl Nodes {
     /// What is missing, with the last lines of its logs.
     pub async fn wait_until_all_serve(&mut self) -> Result<()> {
         for member in &mut self.members {
-            member.wait_until_serving(true).await?;
+            match member.wait_until_serving(true).await {
+                // It is no part of the cluster any more.
+                Err(_) if member.node.left() => {}
+                other => other?,
+            }
         }
         Ok(())
     }
@@ -123,9 +127,18 @@ impl Nodes {
         self.members.iter_mut()
     }
 
-    /// How many.
-    pub fn count(&self) -> usize {
-        self.members.len()
+    /// One of those that are part of the cluster, another one for each number.
+    pub fn in_turn(&mut self, number: usize) -> &mut Member {
+        let part = |(_, m): &(usize, &Member)| !m.node.left();
+        let part: Vec<usize> = self
+            .members
+            .iter()
+            .enumerate()
+            .filter(part)
+            .map(|(at, _)| at)
+            .collect();
+        let at = part.get(number % part.len().max(1));
+        &mut self.members[at.copied().unwrap_or(0)]
     }
 
     /// The one of that id.
@@ -141,7 +154,8 @@ impl Nodes {
 
     /// One that runs, to be asked about the cluster; the first, if none does.
     pub fn any(&mut self) -> &mut Member {
-        let at = self.members.iter().position(|m| !m.node.stopped());
+        let serves = |m: &Member| !m.node.stopped() && !m.node.left();
+        let at = self.members.iter().position(serves);
         &mut self.members[at.unwrap_or(0)]
     }
 
@@ -159,6 +173,10 @@ impl Member {
     pub async fn wait_until_serving(&mut self, deaths_count: bool) -> Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
+            if self.node.left() {
+                let why = "it was decommissioned, and its data directory never joins again";
+                return Err(Failure::local(format!("start of {}", self.node.id), why));
+            }
             if let Some(failure) = self.node.death().filter(|_| deaths_count) {
                 return Err(failure);
             }
@@ -236,6 +254,7 @@ fn kvdb_program(cluster_id: &str, dir: &Path, at: SocketAddr, binaries: &Binarie
         args: words.map(str::to_owned).to_vec(),
         dir: dir.into(),
         log: dir.join("kvdb.log"),
+        last_code: None,
     }
 }
 

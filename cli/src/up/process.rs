@@ -33,6 +33,8 @@ pub struct Program {
     pub dir: PathBuf,
     /// Where its output goes.
     pub log: PathBuf,
+    /// With this exit code it has ended for good.
+    pub last_code: Option<i32>,
 }
 
 /// Where it stands.
@@ -42,6 +44,8 @@ pub struct State {
     pub pid: Option<u32>,
     /// How often it ended without being asked to.
     pub deaths: u32,
+    /// It ended for good, and is only started when somebody asks for that.
+    pub over: bool,
 }
 
 /// What shall be of a program.
@@ -73,6 +77,7 @@ impl Service {
         let (tell, state) = watch::channel(State {
             pid: child.id(),
             deaths: 0,
+            over: false,
         });
         let task = tokio::spawn(keep(program.clone(), child, on, tell, screen));
         Ok(Service {
@@ -107,7 +112,11 @@ impl Service {
         self.wanted.send_replace(wanted);
         let run = wanted == Wanted::Running;
         // Fails only if the task is gone, and then the program is as well.
-        let _ = self.state.wait_for(|s| s.pid.is_some() == run).await;
+        let so = |s: &State| match run {
+            true => s.pid.is_some() || s.over,
+            false => s.pid.is_none() && !s.over,
+        };
+        let _ = self.state.wait_for(so).await;
     }
 
     /// The last words of its log, for error messages.
@@ -171,12 +180,26 @@ async fn keep(
             if started.elapsed() > SOUND_AFTER {
                 backoff = BACKOFF_FIRST;
             }
+            let code = status.as_ref().ok().and_then(ExitStatus::code);
+            let over = code.is_some() && code == program.last_code;
             tell.send_modify(|s| {
                 *s = State {
                     pid: None,
-                    deaths: s.deaths + 1,
+                    deaths: s.deaths + u32::from(!over),
+                    over,
                 }
             });
+            if over {
+                screen.note(&format!(
+                    "{} has ended for good, and is not started again: its log says why",
+                    program.name
+                ));
+                if wanted.wait_for(|w| *w != Wanted::Running).await.is_err() {
+                    return;
+                }
+                tell.send_modify(|s| s.over = false);
+                continue;
+            }
             let how = status.map_or_else(|e| e.to_string(), |s| describe(&s));
             screen.note(&format!(
                 "{} {how}; starting it again in {:.1} s",
@@ -283,7 +306,32 @@ mod tests {
             args: vec!["-c".into(), script.into()],
             dir: dir.into(),
             log: dir.join("log"),
+            last_code: None,
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_that_ends_for_good_is_only_started_when_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = Program {
+            last_code: Some(3),
+            ..shell(dir.path(), "echo runs; exit 3")
+        };
+        let mut service = Service::start(program, Screen::silent()).unwrap();
+        let over = State {
+            pid: None,
+            deaths: 0,
+            over: true,
+        };
+        let now = *service.state.wait_for(|s| s.over).await.unwrap();
+        assert_eq!(now, over);
+        // Who wants it to run as it is wanted already is not kept waiting.
+        service.set_running(true).await;
+        assert_eq!(service.state(), over);
+        service.set_running(false).await;
+        service.set_running(true).await;
+        service.state.wait_for(|s| s.over).await.unwrap();
+        assert_eq!(service.last_words().matches("runs").count(), 2);
     }
 
     #[tokio::test]
@@ -317,6 +365,7 @@ mod tests {
         let gone = State {
             pid: None,
             deaths: 0,
+            over: false,
         };
         assert_eq!(service.state(), gone);
         assert!(!service.last_words().contains("asked"));

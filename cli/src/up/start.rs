@@ -218,8 +218,7 @@ impl Up {
                 }
                 None => {
                     // One after the other, so each node has some.
-                    let at = index % self.nodes.count();
-                    let home = self.nodes.iter_mut().nth(at).expect("one of them");
+                    let home = self.nodes.in_turn(index);
                     let volume = create(home.watcher.client().await?, wish).await?;
                     plans.push((
                         volume.id,
@@ -276,7 +275,10 @@ impl Up {
             self.data.path().display()
         )];
         for member in self.nodes.iter_mut() {
-            lines.push(describe_node(member, &self.cluster.device).await?);
+            lines.push(match member.node.left() {
+                true => format!("  {}: was decommissioned", member.node.id),
+                false => describe_node(member, &self.cluster.device).await?,
+            });
         }
         for volume in volumes {
             let found = checked
@@ -357,9 +359,10 @@ impl Up {
     async fn line(&mut self, volumes: &[ReadyVolume]) -> String {
         let mut nodes = Vec::new();
         for member in self.nodes.iter_mut() {
-            let rates = match member.node.stopped() {
-                true => Err("is stopped".to_owned()),
-                false => {
+            let rates = match (member.node.stopped(), member.node.left()) {
+                (_, true) => Err("was decommissioned".to_owned()),
+                (true, false) => Err("is stopped".to_owned()),
+                (false, false) => {
                     let rates = member.watcher.rates(volumes).await;
                     rates.map_err(|e| e.to_string().lines().next().unwrap_or_default().into())
                 }

@@ -24,6 +24,7 @@ impl From<Refused> for OpError {
     fn from(refused: Refused) -> Self {
         match refused {
             Refused::Label(key, why) => Self::invalid(format!("label {key:?}"), why),
+            gone @ Refused::Gone(_) => Self::Left(gone.to_string()),
             other => Self::State(other.to_string()),
         }
     }

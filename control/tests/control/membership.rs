@@ -342,8 +342,9 @@ async fn a_node_is_decommissioned_when_everything_it_has_is_elsewhere() {
     assert_eq!(nodes.unwrap().into_inner().node_ids, ["n2", "n3"]);
     // Its data directory never joins again; another one may have its id.
     c.nodes[0].stop_control().await;
-    let said = c.nodes[0].start_control().await.unwrap_err().to_string();
-    assert!(said.contains("was decommissioned"), "{said}");
+    let left = c.nodes[0].start_control().await.unwrap_err();
+    assert!(left.to_string().contains("was decommissioned"), "{left}");
+    assert_eq!(left.exit_code(), 3, "so that nobody starts it again");
     c.nodes.push(Bench::join("n1", &kvdb).await);
     assert_eq!(c.member(1, "n1").await.state, "active");
     c.stop().await;
