@@ -263,7 +263,7 @@ mod tests {
             "cluster provision-status -j",
             "cluster token show -j",
             "cluster token rotate",
-            "cluster token rotate --grace 30m --token-file /a/file",
+            "cluster token rotate --grace 30m --new-token-file /a/file",
             "service diags /a/file.tar.gz --max 8M --here",
             "service pool rebalance --dry-run -j",
             "service pool rebalance list",

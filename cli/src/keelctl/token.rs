@@ -20,7 +20,7 @@ pub enum Command {
 pub struct Rotate {
     /// The first line of this file, instead of one that is made.
     #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    new_token_file: Option<PathBuf>,
     /// Nodes may still join with the one before for so long, like 30m, in whole minutes; without it they may not.
     #[arg(long, value_name = "TIME", value_parser = parse_grace)]
     grace: Option<u64>,
@@ -82,7 +82,7 @@ async fn show(client: &mut Client) -> Result<Answer> {
 
 async fn rotate(client: &mut Client, args: Rotate) -> Result<Answer> {
     let what = "change the cluster's token";
-    let said = match &args.token_file {
+    let said = match &args.new_token_file {
         None => String::new(),
         Some(path) => {
             let read = std::fs::read_to_string(path);
