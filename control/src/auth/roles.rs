@@ -165,10 +165,10 @@ fn no_role(name: &str) -> OpError {
 }
 
 impl Node {
-    /// Makes a role. The same again succeeds.
+    /// Makes a role, once: it is not for a second caller to believe that it is theirs.
     ///
     /// # Errors
-    /// [`OpError::Exists`] of another one of that name; what cannot be a role.
+    /// [`OpError::Exists`] if there is one of that name, whatever its rules; what cannot be a role.
     pub async fn create_role(&self, role: RoleRecord) -> Result<RoleRecord, OpError> {
         check_changeable(&role.name, false)?;
         check(&role.rules)?;
@@ -178,10 +178,12 @@ impl Node {
             return Ok(role);
         }
         match self.registry.get::<RoleRecord>(&key).await? {
-            Some(found) if found.record.rules == role.rules => Ok(role),
-            Some(_) => Err(OpError::Exists {
+            Some(found) => Err(OpError::Exists {
                 name: format!("role {}", role.name),
-                what: "other rules: update it instead".into(),
+                what: match found.record.rules == role.rules {
+                    true => "these rules already".into(),
+                    false => "other rules: update it instead".into(),
+                },
             }),
             None => Err(OpError::Contended { what: key }),
         }

@@ -44,7 +44,8 @@ pub async fn a_watch_that_was_cut_misses_nothing(b: &Backend) {
     assert_eq!(values(&mut watcher, "0").await, ["0"]);
     for round in 1..4 {
         relay.cut();
-        assert!(is_unavailable(&client.put(b.key("k"), "lost").await));
+        // Perhaps it had gone through when the way was cut, and only its answer is lost.
+        assert!(is_unavailable(&client.put(b.key("k"), "perhaps").await));
         // It looks for the server meanwhile, and does not find it.
         let early = tokio::time::timeout(Duration::from_millis(700), watcher.next()).await;
         assert!(early.is_err(), "{early:?}");
@@ -54,7 +55,10 @@ pub async fn a_watch_that_was_cut_misses_nothing(b: &Backend) {
         }
         relay.heal();
         let expected: Vec<String> = (0..3).map(|part| format!("{round}.{part}")).collect();
-        let seen = values(&mut watcher, &expected[2]).await;
+        let mut seen = values(&mut watcher, &expected[2]).await;
+        let perhaps = |seen: &[String]| seen.iter().filter(|v| *v == "perhaps").count();
+        assert!(perhaps(&seen) <= 1, "{seen:?}");
+        seen.retain(|v| v != "perhaps");
         assert_eq!(seen, expected, "each once, in order");
     }
 }
