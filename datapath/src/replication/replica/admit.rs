@@ -55,6 +55,11 @@ impl<O: Outgoing> std::fmt::Debug for Permit<O> {
 }
 
 impl<O: Outgoing> Permit<O> {
+    /// Whether the channel that it came by is gone.
+    pub fn has_ended(&self) -> bool {
+        self.busy.0.ended.get()
+    }
+
     fn new(chan: &Rc<Chan<O>>, (bytes, blocks): (u64, u64), admitted: &Rc<O::Admitted>) -> Self {
         Self {
             busy: chan.busy(),

@@ -20,6 +20,8 @@ use crate::replication::wire::resync::{Copied, NotCopied};
 const ROOM_AFTER: Duration = Duration::from_micros(50);
 /// And so long when a list has none: what is settled makes some. Its channel is granted nothing meanwhile, as what waits is not done.
 const LIST_AFTER: Duration = Duration::from_millis(2);
+/// For so long at most: what waits has a part of what its session may have under way, and others use that too.
+const LIST_LIMIT: Duration = Duration::from_secs(1);
 
 impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
     /// Begins whatever may begin.
@@ -45,10 +47,19 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
                     || planted::is(Bug::FullListRefuses)
                     || self.store.has_room(&job.record, rolled);
                 if !room {
-                    self.lanes.borrow_mut()[lane].order.put_back(ticket, job);
-                    waits = true;
+                    let now = self.handle.now();
+                    let mut lanes = self.lanes.borrow_mut();
+                    let since = *lanes[lane].full_since.get_or_insert(now);
+                    if job.permit.has_ended() || now >= since + LIST_LIMIT {
+                        drop(lanes);
+                        self.finished(lane, ticket, job, Err(ReplicaError::Full));
+                    } else {
+                        lanes[lane].order.put_back(ticket, job);
+                        waits = true;
+                    }
                     break;
                 }
+                self.lanes.borrow_mut()[lane].full_since = None;
                 if !self.start(lane, ticket, job) {
                     return;
                 }

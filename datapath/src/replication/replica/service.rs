@@ -16,7 +16,7 @@ use super::positions::Stream;
 use super::sets::Sets;
 use super::state::State;
 use super::{Breach, CHANNELS_MAX, Outgoing};
-use crate::reactor::{Handle, Notify};
+use crate::reactor::{Handle, Nanos, Notify};
 use crate::replication::planted::{self, Bug};
 use crate::replication::seam::{Id, ReplicaStore, Unsettled};
 use crate::replication::wire::frame::Kind;
@@ -52,6 +52,8 @@ pub(super) struct LaneWork<O: Outgoing> {
     pub settled: Option<Stamp>,
     /// Of a replica that is copied to: where its stream began.
     pub s0: Option<Stamp>,
+    /// Since when its list has had no room for what is next.
+    pub full_since: Option<Nanos>,
 }
 
 impl<O: Outgoing> LaneWork<O> {
@@ -66,6 +68,7 @@ impl<O: Outgoing> LaneWork<O> {
             listed: None,
             settled: None,
             s0: None,
+            full_since: None,
         }
     }
 }
