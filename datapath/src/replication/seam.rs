@@ -231,8 +231,12 @@ pub trait ReplicaStore: 'static {
     /// Everything at or below it is stable on every member; lower than before changes nothing.
     fn settle(&self, lane: u8, stamp: Stamp);
 
-    /// For a replica that is copied to: everything at or below it comes by copies (s0), or is settled and was stable here before (`docs/replication.md` §11, 2
-    /// and 3). It leaves the lists; what was erased stays known.
+    /// For a replica that is copied to, where its stream begins: everything at or below `s0` comes by copies (`docs/replication.md` §11, 2), and no copy of an older
+    /// subscription is under way. It leaves the lists; of what was erased only what is above stays known.
+    fn copied_from(&self, lane: u8, s0: Stamp);
+
+    /// For a replica that is copied to: everything at or below it is settled, and was stable here before (`docs/replication.md` §11, 3). It leaves the lists;
+    /// what was erased stays known.
     fn settle_here(&self, lane: u8, stamp: Stamp);
 
     /// Whether the list of its lane has room for a record, or has it already; else what is settled must make it first. `rolled`: it is of an older epoch, and comes by a

@@ -233,6 +233,10 @@ impl ReplicaStore for Opened {
         either!(self, s => s.settle(lane, stamp));
     }
 
+    fn copied_from(&self, lane: u8, s0: Stamp) {
+        either!(self, s => s.copied_from(lane, s0));
+    }
+
     fn settle_here(&self, lane: u8, stamp: Stamp) {
         either!(self, s => s.settle_here(lane, stamp));
     }

@@ -136,7 +136,8 @@ impl<S: ReplicaStore, O: Outgoing> Inner<S, O> {
             // One of it failed, and the rest runs out: this channel may open again then.
             if lane.broken {
                 drop(lanes);
-                self.refuse(chan, Reason::Failed);
+                // Whoever failed it said why; a drive need not have.
+                self.refuse(chan, Reason::Busy);
                 break;
             }
             match lane.stream.admit(head.position) {

@@ -333,7 +333,7 @@ impl<S: ReplicaStore, O: Outgoing> Channel<S, O> {
             if chan.subscribed.get() && on.s0 != (Stamp { epoch: 0, seq: 0 }) {
                 lane.s0 = Some(on.s0);
                 if outside {
-                    inner.store.settle_here(number, on.s0);
+                    inner.store.copied_from(number, on.s0);
                 }
             }
         }

@@ -595,6 +595,10 @@ impl ReplicaStore for Memory {
             || lane.records.len() < times * disk.list_max
     }
 
+    fn copied_from(&self, lane: u8, s0: Stamp) {
+        self.settle_here(lane, s0);
+    }
+
     fn settle_here(&self, lane: u8, stamp: Stamp) {
         let mut disk = self.disk.borrow_mut();
         let lane = &mut disk.lanes[usize::from(lane)];

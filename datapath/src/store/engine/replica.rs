@@ -512,6 +512,12 @@ impl ReplicaStore for Replica {
         }
     }
 
+    fn copied_from(&self, lane: u8, s0: Stamp) {
+        if let Some((store, lane)) = self.lanes.get(usize::from(lane)) {
+            store.copied_from(lane, s0);
+        }
+    }
+
     fn settle_here(&self, lane: u8, stamp: Stamp) {
         // The store looks at the promise itself, to keep what was erased.
         self.settle(lane, stamp);

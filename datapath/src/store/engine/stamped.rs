@@ -159,9 +159,10 @@ impl Inner {
             What::Write { crcs, .. } | What::Poison { crcs, .. } => crcs.len() as u64 / 4,
             _ => 0,
         };
-        last <= replica.settled()
+        // Almost always there is room: that is looked at first.
+        self.can_list(replica, listed_bytes(lane, blocks), rolled)
+            || last <= replica.settled()
             || replica.get(stamp).is_some()
-            || self.can_list(replica, listed_bytes(lane, blocks), rolled)
     }
 
     fn list_has_room(&self, lane: &LaneState, blocks: u64) -> Result<(), StoreError> {

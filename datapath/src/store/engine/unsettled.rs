@@ -119,6 +119,8 @@ pub struct ReplicaLane {
     told: Cell<Option<Nanos>>,
     /// While it is copied to: what was erased and is settled, with the highest stamp of it. Copies that were read before do not bring it back.
     erased: RefCell<BTreeMap<u64, (u64, Stamp)>>,
+    /// While it is copied to: no copy that comes has anything above it, so of what is erased at or below it nothing is remembered.
+    copied_from: Cell<Stamp>,
 }
 
 impl ReplicaLane {
@@ -131,6 +133,7 @@ impl ReplicaLane {
             said: Cell::new(settled),
             told: Cell::new(None),
             erased: RefCell::default(),
+            copied_from: Cell::new(Stamp { epoch: 0, seq: 0 }),
         }
     }
 
@@ -355,6 +358,16 @@ impl Inner {
         })
     }
 
+    /// The lane is copied to from this moment on: what it has at or below `s0` is replaced by copies.
+    pub(super) fn copied_from(&self, lane: &Rc<LaneState>, s0: Stamp) {
+        let Some(replica) = &lane.replica else { return };
+        replica.copied_from.set(s0);
+        let mut erased = replica.erased.borrow_mut();
+        erased.retain(|_, (_, stamp)| *stamp > s0);
+        drop(erased);
+        self.settle(lane, s0);
+    }
+
     /// Everything up to `stamp` is stable on all members of the lane's set.
     pub(super) fn settle(&self, lane: &Rc<LaneState>, stamp: Stamp) {
         let Some(replica) = &lane.replica else { return };
@@ -465,7 +478,8 @@ impl Inner {
             && listed.last <= upto
             && !replica.entering.borrow().contains(&stamp)
         {
-            if resyncing && listed.is_tombstone() {
+            let remembered = listed.is_tombstone() && stamp > replica.copied_from.get();
+            if resyncing && remembered {
                 replica.keep_erased(&listed.blocks, stamp);
             }
             let listed = listed.clone();

@@ -100,6 +100,13 @@ impl Slow {
         }
     }
 
+    /// Somebody left who held back settled: who stays may have stood still for that, as lists were full.
+    pub fn relieved(&mut self, place: Place, now: Nanos) {
+        if let Some((_, since)) = &mut self.since[place.index()].still {
+            *since = now;
+        }
+    }
+
     /// Somebody is new here.
     pub fn forget(&mut self, place: Place, now: Nanos) {
         self.since[place.index()] = Since {
@@ -265,6 +272,23 @@ mod tests {
         slow.again(place, true, at(8149));
         assert!(!slow.look(place, waits(8), at(8149)));
         assert!(!slow.look(place, FINE, at(8150)), "nothing waits for it");
+    }
+
+    #[test]
+    fn who_stood_still_for_another_gets_as_long_again() {
+        let (mut slow, place) = started();
+        let waits = Seen {
+            waits_at: Some(7),
+            ..FINE
+        };
+        assert!(!slow.look(place, waits, at(100)));
+        slow.again(place, true, at(4000));
+        slow.relieved(place, at(4000));
+        assert!(!slow.look(place, waits, at(5999)));
+        slow.again(place, true, at(6500));
+        assert!(!slow.look(place, waits, at(7999)));
+        slow.again(place, true, at(7999));
+        assert!(slow.look(place, waits, at(8000)));
     }
 
     #[test]

@@ -265,6 +265,29 @@ fn a_copy_goes_below_s0_and_not_above() {
     assert_eq!(rig.read(1..3), [(Kind::Poison, 60), (Kind::Poison, 61)]);
 }
 
+/// What was erased and is settled is known to copies before it has left the list, too; another subscription needs nothing of what it begins with.
+#[test]
+fn what_was_erased_is_known_until_another_subscription() {
+    let rig = Rig::new();
+    rig.promised(3, Standing::Resyncing);
+    rig.apply(Does::Write, 90, 0..4);
+    rig.replica.copied_from(0, stamp(100));
+    rig.apply(Does::Erase, 110, 0..2);
+    rig.replica.settle_here(0, stamp(110));
+    let erased = |seq| (Kind::Erased, seq);
+    let data = |seq| (Kind::Data, seq);
+    rig.copy(Does::Write, 10, 0..3, 100);
+    assert_eq!(rig.read(0..3), [erased(110), erased(110), data(12)]);
+    rig.checkpoint();
+    rig.copy(Does::Write, 10, 0..3, 100);
+    assert_eq!(rig.read(0..3), [erased(110), erased(110), data(12)]);
+    rig.replica.copied_from(0, stamp(120));
+    rig.copy(Does::Write, 115, 0..2, 120);
+    rig.apply(Does::Erase, 130, 1..2);
+    rig.copy(Does::Write, 20, 0..2, 120);
+    assert_eq!(rig.read(0..2), [data(20), erased(130)]);
+}
+
 #[test]
 fn a_repair_is_for_exactly_what_is_damaged() {
     let rig = Rig::new();

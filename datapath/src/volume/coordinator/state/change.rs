@@ -440,6 +440,11 @@ impl Machine {
             self.leases.forget(place);
             self.peers[place.index()].opened = false;
         }
+        if !old.within(asked.members) {
+            for place in old.and(asked.members).iter() {
+                self.slow.relieved(place, now);
+            }
+        }
         for place in asked.members.minus(old).iter() {
             self.peers[place.index()].subscriber = false;
             self.slow.forget(place, now);
